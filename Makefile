@@ -1,0 +1,37 @@
+# Thin wrappers around what a user could type. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN ?= results/run
+WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+.DEFAULT_GOAL := help
+.PHONY: help install bench plots regress test lint
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+install: $(READY)  ## create .venv with everything that is needed
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+bench: $(READY)  ## run the default sweep (or go on with it) and draw its plots
+	$(BIN)/profl sweep --preset default --output $(RUN) --workers $(WORKERS)
+
+plots: $(READY)  ## draw the plots of the last sweep again
+	$(BIN)/profl report $(RUN)
+
+regress: $(READY)  ## compare every measured footprint with results/reference
+	$(BIN)/profl check
+
+test: $(READY)  ## run all tests, with line coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

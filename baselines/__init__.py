@@ -1,0 +1,1 @@
+"""ProFL's rivals behind the bench's contract, one file each."""

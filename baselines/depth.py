@@ -1,0 +1,78 @@
+"""Depth slicing: the first stages of a network, with exits behind some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.aggregation import Update
+from bench.models import ModelSpec
+
+NewExit = Callable[[Sequence[int], int], nn.Module]
+"""Makes the exit behind a stage from that stage's channels and those of all later ones, and the classes."""
+
+
+class MultiExit(nn.Module):
+    """The first stages of a network and some of its exits; tensors are named alike at every depth.
+
+    Parameters
+    ----------
+    stem
+        Module in front of the first stage.
+    stages
+        The first stages, front to back.
+    exits
+        Classifiers by depth: number 1 stands behind the first stage.
+    """
+
+    def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], exits: Mapping[int, nn.Module]) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.exits = nn.ModuleDict({str(depth): classifier for depth, classifier in exits.items()})
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        """Return the logits of every exit, each of shape (batch, classes), the shallowest first."""
+        logits = []
+        features = self.stem(inputs)
+        for depth, stage in enumerate(self.stages, start=1):
+            features = stage(features)
+            if str(depth) in self.exits:
+                logits.append(self.exits[str(depth)](features))
+        return logits
+
+
+class MeanLogits(nn.Module):
+    """A network of several exits as a single classifier: the plain mean of their logits."""
+
+    def __init__(self, network: MultiExit) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits, shape (batch, classes)."""
+        return torch.stack(self.network(inputs)).mean(dim=0)
+
+
+def cut(model: ModelSpec, depth: int, exits: Iterable[int], new_exit: NewExit) -> MultiExit:
+    """Return the first ``depth`` stages and the exits of these depths; the last exit is the model's head."""
+    full = model.build()
+    classifiers = {
+        number: full.head if number == len(full.stages) else new_exit(full.stage_channels[number:], model.classes)
+        for number in exits
+    }
+    return MultiExit(full.stem, full.stages[:depth], classifiers)
+
+
+def stage_count(model: ModelSpec) -> int:
+    """Return how many stages, and so how many depths, a network has."""
+    with torch.device("meta"):
+        return len(model.build().stages)
+
+
+def deepest_exit(updates: Sequence[Update]) -> int:
+    """Return the greatest depth whose exit is among the updates."""
+    names = (name.split(".") for update in updates for name in update.state)
+    return max(int(name[1]) for name in names if name[0] == "exits")

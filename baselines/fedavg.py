@@ -1,0 +1,31 @@
+"""Ideal FedAvg: every device trains the full model, memory ignored. The upper bound, not a rival."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from baselines.server import filled
+from bench.method import FullModel, Method, Task, initial_state
+from bench.models import ModelSpec
+
+
+class FedAvg(Method):
+    """Federated averaging (McMahan et al., AISTATS 2017) with equal weights, as if memory were no limit."""
+
+    ignores_memory = True
+
+    def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
+        super().__init__(model, rounds, seed, options)
+        self.global_state = initial_state(model, seed)
+
+    def all_tasks(self) -> Sequence[Task]:
+        return [FullModel(self.model)]
+
+    def tasks(self) -> Sequence[Task]:
+        return self.all_tasks()
+
+    def global_model(self) -> nn.Module:
+        return filled(self.model.build, self.global_state)

@@ -1,0 +1,136 @@
+"""HeteroFL: every device trains as many leading channels of every layer as it can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from baselines.server import filled
+from baselines.width import RATES, load_leading, parse_rates
+from bench.aggregation import Update
+from bench.method import LocalContext, Method, Task, initial_state
+from bench.models import ModelSpec
+
+
+class HeteroFL(Method):
+    """Diao, Ding and Tarokh: *HeteroFL*, ICLR 2021, and their repository of that name.
+
+    A narrow model is the first ``ceil(rate * channels)`` channels of every layer of the wide one. The server
+    takes each element's plain mean over the devices that hold it; an element that nobody holds keeps its
+    value. Of the last layer a device sends only the rows of the classes it has examples of. At rate 1, and
+    with examples of every class, all of this is federated averaging.
+
+    BatchNorm is *static*: training normalises by the batch and keeps no running statistics, none are sent,
+    and the harness estimates them for the global model before each test.
+
+    The networks are the bench's own; the paper's are pre-activation ResNets and count other parameters.
+    """
+
+    recalibrates_batchnorm = True
+
+    @dataclass(frozen=True)
+    class Options:
+        """Options of HeteroFL.
+
+        Parameters
+        ----------
+        rates
+            Shares of the channels that are offered, in any order. Default: the paper's.
+        scaler
+            Divide the output of every convolution by the rate, in training only (the paper's Scaler). On by
+            default because it is part of the published method. In networks with BatchNorm behind every
+            convolution, as here, the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
+        """
+
+        rates: tuple[str, ...] = RATES
+        scaler: bool = True
+
+    def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
+        super().__init__(model, rounds, seed, options)
+        self._tasks = [SubnetworkTask(model.at_rate(rate), options.scaler) for rate in parse_rates(options.rates)]
+        self.global_state = initial_state(model, seed)
+
+    def all_tasks(self) -> Sequence[Task]:
+        return self._tasks
+
+    def tasks(self) -> Sequence[Task]:
+        return self._tasks
+
+    def global_model(self) -> nn.Module:
+        return filled(self.model.build, self.global_state)
+
+
+@dataclass(frozen=True)
+class SubnetworkTask(Task):
+    """Train the leading channels with the Scaler, static BatchNorm and the cross-entropy of the held classes.
+
+    Parameters
+    ----------
+    model
+        The network at this device's rate.
+    scaler
+        Whether the outputs of convolutions are divided by the rate.
+    """
+
+    model: ModelSpec
+    scaler: bool
+
+    @property
+    def key(self) -> str:
+        return f"subnetwork {self.model.rate}" + (" scaled" if self._scaled else "")
+
+    @property
+    def _scaled(self) -> bool:
+        return self.scaler and self.model.rate != 1
+
+    def build(self) -> nn.Module:
+        module = self.model.build()
+        held_classes = torch.ones(self.model.classes, dtype=torch.bool)
+        module.register_buffer("held_classes", held_classes, persistent=False)
+        for part in module.modules():
+            if isinstance(part, _BatchNorm):
+                make_static(part)
+            elif isinstance(part, nn.Conv2d) and self._scaled:
+                # A hook rather than a module around the convolution: the tensors keep their names.
+                part.register_forward_hook(partial(_divide_in_training, rate=float(self.model.rate)))
+        return module
+
+    def load(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> None:
+        load_leading(module, global_state)
+        module.get_buffer("held_classes").copy_(local.classes)
+
+    def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        # As in the authors' code the logits of absent classes become 0, not -inf: they stay in the softmax as
+        # constants and get no gradient.
+        logits = module(inputs).masked_fill(~module.get_buffer("held_classes"), 0)
+        return functional.cross_entropy(logits, targets)
+
+    def update(self, module: nn.Module, local: LocalContext) -> Update:
+        """Return the parameters; of the last linear layer the rows of the held classes only."""
+        state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        rows = local.classes.nonzero().flatten()
+        classifier = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
+        regions = {}
+        for name in (f"{classifier}.weight", f"{classifier}.bias"):
+            columns = [torch.arange(size) for size in state[name].shape[1:]]
+            state[name] = state[name][rows]
+            regions[name] = (rows, *columns)
+        return Update(state, local.examples, regions)
+
+
+def make_static(batchnorm: _BatchNorm) -> None:
+    """Normalise by the statistics of the batch alone, and keep no other, in training or evaluation."""
+    batchnorm.track_running_stats = False
+    batchnorm.running_mean = batchnorm.running_var = batchnorm.num_batches_tracked = None
+
+
+def _divide_in_training(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, rate: float) -> Tensor:
+    # In place: a convolution's backward does not read its output, so the Scaler needs no second activation.
+    return output.div_(rate) if module.training else output

@@ -1,0 +1,83 @@
+"""InclusiveFL: every device trains as many of the first stages as it can hold, with one exit behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from baselines.depth import MeanLogits, MultiExit, cut, deepest_exit, stage_count
+from baselines.server import filled
+from bench.aggregation import Update
+from bench.method import Method, Task
+from bench.models import ModelSpec, global_average_head
+from bench.randomness import initialised
+
+
+class InclusiveFL(Method):
+    """Layer-wise averaging of models of several depths (Liu et al.: *No One Left Behind*, KDD 2022).
+
+    A device of depth d trains the stem, the first d stages and its own exit, a global average and a linear
+    layer. The server takes each tensor's plain mean over the devices that hold it. What nobody trains keeps
+    its value, so stages that no device can hold stay random: the global model is the deepest one that any
+    device has trained so far (our choice; the paper always has devices for the whole model).
+
+    The paper's momentum distillation is left out. It adds the mean update of deeper layers to the last layer
+    of a shallower model, which takes layers of one shape (Transformer encoders there); the stages of a
+    convolutional network have different ones.
+    """
+
+    def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
+        super().__init__(model, rounds, seed, options)
+        self._depths = range(1, stage_count(model) + 1)
+        self._deepest_trained = 0
+        with initialised(seed, "model"):
+            self.global_state = cut(model, self._depths[-1], self._depths, plain_exit).state_dict()
+
+    def all_tasks(self) -> Sequence[Task]:
+        return [PrefixTask(self.model, depth) for depth in reversed(self._depths)]
+
+    def tasks(self) -> Sequence[Task]:
+        return self.all_tasks()
+
+    def aggregate(self, updates: Sequence[Update]) -> None:
+        super().aggregate(updates)
+        self._deepest_trained = max(self._deepest_trained, deepest_exit(updates))
+
+    def global_model(self) -> nn.Module:
+        depth = max(self._deepest_trained, 1)
+        return MeanLogits(filled(PrefixTask(self.model, depth).build, self.global_state))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "deepest_trained": self._deepest_trained}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._deepest_trained = state["deepest_trained"]
+
+
+@dataclass(frozen=True)
+class PrefixTask(Task):
+    """Train the stem, the first ``depth`` stages and the exit behind them."""
+
+    model: ModelSpec
+    depth: int
+
+    @property
+    def key(self) -> str:
+        return f"depth {self.depth}"
+
+    def build(self) -> MultiExit:
+        return cut(self.model, self.depth, [self.depth], plain_exit)
+
+    def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        (logits,) = module(inputs)
+        return functional.cross_entropy(logits, targets)
+
+
+def plain_exit(channels: Sequence[int], classes: int) -> nn.Module:
+    """Return a global average and one linear layer on the channels of the stage itself, ``channels[0]``."""
+    return global_average_head(channels[0], classes)

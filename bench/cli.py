@@ -1,0 +1,346 @@
+"""The command line: ``profl sweep | measure | report | check | list | doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.errors import InputError
+from bench.memory.footprint import Footprint
+from bench.memory.workload import CATEGORIES
+
+REFERENCE = Path("results/reference")
+TASKS_PER_TABLE = 5
+PEAKS = {
+    "peak requested": "peak_requested_bytes",
+    "peak allocated": "peak_allocated_bytes",
+    "peak reserved": "peak_reserved_bytes",
+    "least budget": "least_budget_bytes",
+    "peak activations": "peak_activation_bytes",
+}
+"""Rows below the categories, and the footprint's attributes."""
+
+
+def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
+    """Return an option that may be given several times."""
+    return click.option(flag, multiple=True, type=kind, help=text + " May be repeated.", **more)
+
+
+class Friendly(click.Group):
+    """A group whose commands end bad input with one line and status 2, and Ctrl-C with status 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from bench.memory.errors import GpuUnavailable, MeasurementFailed
+
+        try:
+            return super().invoke(ctx)
+        except (InputError, GpuUnavailable, MeasurementFailed) as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(cls=Friendly, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="profl")
+def main() -> None:
+    """Measured training memory of ProFL and its rivals in memory-constrained federated learning.
+
+    \b
+    Examples:
+      profl sweep --preset smoke
+      profl measure --method profl --model resnet18 --batch-size 64 --gpu virtual:h100
+      profl report results/default
+      profl check
+    """
+
+
+@main.command()
+@click.option("--preset", help="A configuration that comes with profl: see 'profl list'.  [default: default]")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of your own instead of a preset.")
+@several("--method", "Methods to run.")
+@several("--model", "Models to train.")
+@several("--width", "Channels of the model's first stage.", int)
+@several("--dataset", "Datasets.")
+@several("--tier", "Memory tiers: 512MiB, 50%, 100..900MB, 20%..120% or a file.")
+@several("--seed", "Seeds.", int)
+@click.option("--rounds", type=int, help="Round budget of every run.")
+@click.option("--batch-size", type=int, help="Largest local batch.")
+@click.option("--gpu", help="Where memory is measured: cuda or virtual:NAME.")
+@click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100).")
+@click.option("--workers", type=click.IntRange(1), help="Processes, one torch thread each.  [default: cores]")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/NAME]")
+def sweep(preset: str | None, config: Path | None, workers: int | None, output: Path | None, **given: Any) -> None:
+    """Run methods over memory tiers; run again to finish what is missing.
+
+    Values given here replace those of the preset or file.
+
+    \b
+    Examples:
+      profl sweep --preset smoke
+      profl sweep --preset default --method profl --method heterofl --tier 50% --output results/mine
+      profl sweep --config my-study.toml --workers 8
+      profl sweep --dataset imagefolder --data ~/pictures --tier 100..900MB
+    """
+    from bench.memory.probe import Prober
+    from bench.progress import SweepProgress
+    from bench.report import closing_table, write_report
+    from bench.results import read_run
+    from bench.sweep import GRID, cells, folder_of, override, presets, read_config, run_sweep
+
+    if preset and config:
+        raise click.UsageError("give either --preset or --config")
+    if config is None:
+        from bench.registry import unknown
+
+        name = preset or "default"
+        if name not in presets():
+            unknown("preset", name, presets())
+        config = presets()[name]
+    chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
+    todo = cells(chosen)
+    run = output or Path("results") / config.stem
+    console = Console(stderr=True)
+    for cell in todo:
+        folder_of(cell, run).check()
+    missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
+    finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
+    console.print(f"{len(todo)} cells in {run}, {len(todo) - len(missing)} of them done already", highlight=False)
+    with Prober() as prober, SweepProgress(missing, finished, console) as progress:
+        try:
+            run_sweep(missing, run, workers or os.cpu_count() or 1, prober, progress)
+        except KeyboardInterrupt:
+            console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
+            raise SystemExit(130) from None
+    results = read_run(run)
+    written = write_report(run)
+    Console().print(closing_table(results))
+    console.print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
+    if progress.failures:
+        raise click.ClickException(
+            f"{len(progress.failures)} of {len(todo)} cells failed; see error.txt in their folders under {run}/cells"
+        )
+
+
+@main.command()
+@several("--method", "Methods whose tasks are measured.  [default: all]")
+@click.option("--model", default="resnet18", show_default=True, help="The network.")
+@click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage.")
+@click.option("--batch-size", type=int, default=64, show_default=True, help="Pictures in a batch.")
+@click.option("--dataset", default="cifar10", show_default=True, help="Decides the number of classes.")
+@click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder.")
+@click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see.")
+@click.option("--gpu", default="virtual:h100", show_default=True, help="cuda or virtual:NAME.")
+@several("--task", "Only these tasks, as the table names them.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Folder for timeline plots, one per task.")
+@click.option("--snapshot", type=click.Path(path_type=Path), help="Folder for PyTorch snapshots (memory_viz).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def measure(
+    method: tuple[str, ...],
+    model: str,
+    width: int,
+    batch_size: int,
+    dataset: str,
+    data: str | None,
+    rounds: int,
+    gpu: str,
+    task: tuple[str, ...],
+    plot: Path | None,
+    snapshot: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure the memory of every task of a method: one local training step, byte for byte.
+
+    \b
+    Examples:
+      profl measure --method profl --gpu virtual:h100
+      profl measure --method fedavg --model resnet34 --batch-size 64 --plot plots/
+      profl measure --method heterofl --task "subnetwork 1/4 scaled" --gpu cuda --snapshot snapshots/
+      profl measure --method profl --json > footprints.json
+    """
+    from bench.cell import Cell, Recipe
+    from bench.fleet import UNLIMITED
+    from bench.memory.plot import write_timeline
+    from bench.memory.probe import Prober
+    from bench.registry import methods, unknown
+    from bench.sweep import workloads
+
+    recipe = Recipe(rounds=rounds, batch_size=batch_size)
+    wanted = {}
+    for name in method or tuple(sorted(methods())):
+        cell = Cell(name, model, width, dataset, UNLIMITED, 0, gpu, data, recipe)
+        wanted.update({(name, key): workload for key, workload in workloads(cell).items()})
+    for key in task:
+        if key not in {known for _, known in wanted}:
+            unknown("task", key, {known for _, known in wanted})
+    wanted = {pair: workload for pair, workload in wanted.items() if not task or pair[1] in task}
+    measured = []
+    with Prober() as prober:
+        for (name, key), workload in track(wanted.items(), "measuring", console=Console(stderr=True), transient=True):
+            shot = snapshot and _task_file(snapshot, name, key, ".pickle")
+            footprint = prober.measure(workload, gpu, timeline=plot is not None, snapshot=shot)
+            measured.append((name, key, footprint))
+            if plot:
+                write_timeline(footprint, _task_file(plot, name, key, ".png"))
+    if as_json:
+        tasks = [{"method": name, "task": key, **footprint.to_dict()} for name, key, footprint in measured]
+        shape = {"model": model, "width": width, "batch_size": batch_size, "dataset": dataset, "gpu": gpu}
+        click.echo(json.dumps({**shape, "tasks": tasks}))
+        return
+    device = measured[0][2].environment.device_name
+    console = Console()
+    console.print(f"{model} width {width}, batch {batch_size}, measured on {device}", highlight=False)
+    for table in _footprint_tables(measured):
+        console.print(table)
+    console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
+    if plot is not None:
+        click.echo(f"{len(measured)} timelines in {plot}")
+
+
+def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / (re.sub(r"[^A-Za-z0-9]+", "-", f"{method} {task}") + ending)
+
+
+def _footprint_tables(measured: list[tuple[str, str, Footprint]]) -> Iterator[Table]:
+    """Return tables narrow enough for a terminal: a column per task, a row per category and peak."""
+    for method, entries in groupby(measured, key=lambda entry: entry[0]):
+        for part in _batched([(task, footprint) for _, task, footprint in entries]):
+            table = Table(title=method, box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column("MiB", no_wrap=True)
+            for task, _ in part:
+                table.add_column(task, justify="right", min_width=8)
+            for name, row in _footprint_rows([footprint for _, footprint in part]):
+                cells = ["?" if size is None else f"{size / 2**20:.1f}" for size in row]
+                table.add_row(name, *cells, style="bold" if name in PEAKS else None, end_section=name == CATEGORIES[-1])
+            yield table
+
+
+def _batched(entries: list[tuple[str, Footprint]]) -> Iterator[list[tuple[str, Footprint]]]:
+    for start in range(0, len(entries), TASKS_PER_TABLE):
+        yield entries[start : start + TASKS_PER_TABLE]
+
+
+def _footprint_rows(footprints: list[Footprint]) -> Iterator[tuple[str, list[int | None]]]:
+    for category in CATEGORIES:
+        yield category, [footprint.categories_at_peak[category] for footprint in footprints]
+    for name, attribute in PEAKS.items():
+        yield name, [getattr(footprint, attribute) for footprint in footprints]
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to write into.  [default: RUN/report]")
+def report(run: Path, output: Path | None) -> None:
+    """Draw a run's figures and tables from its result files.
+
+    \b
+    Examples:
+      profl report results/default
+      profl report results/mine --output figures/
+    """
+    from bench.report import closing_table, write_report
+    from bench.results import read_run
+
+    results = read_run(run)
+    for path in write_report(run, output):
+        click.echo(path)
+    Console().print(closing_table(results))
+
+
+@main.command()
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    default=REFERENCE,
+    show_default=True,
+    help="Folder of the committed memory numbers.",
+)
+@click.option("--update", is_flag=True, help="Accept the measured numbers: rewrite the reference.")
+def check(reference: Path, update: bool) -> None:
+    """Compare every footprint of the default sweep with the reference, to the byte.
+
+    \b
+    Examples:
+      profl check
+      profl check --update
+    """
+    from bench.memory.probe import Prober
+    from bench.regression import compare, measure_all, read_reference, write_reference
+    from bench.sweep import presets, read_config
+
+    config = read_config(presets()["default"])
+    known = None if update else read_reference(reference)
+    with Prober() as prober:
+        measured = measure_all(config, prober)
+    if known is None:
+        click.echo(f"{len(measured['metrics'])} entries in {write_reference(reference, measured)}")
+        return
+    differences = compare(known, measured)
+    for line in differences:
+        click.echo(line)
+    if differences:
+        raise click.ClickException(
+            f"memory differs from {reference}: accept it with 'profl check --reference {reference} --update'"
+        )
+    click.echo(f"{len(measured['metrics'])} entries, all equal to {reference}")
+
+
+@main.command(name="list")
+@click.argument("kind", type=click.Choice(["methods", "models", "datasets", "gpus", "presets"]), required=False)
+def list_names(kind: str | None) -> None:
+    """Show the names that the other commands take.
+
+    \b
+    Examples:
+      profl list
+      profl list gpus
+    """
+    from bench.data import DATASETS
+    from bench.memory.gpu.profile import known_gpus
+    from bench.registry import MODELS, methods
+    from bench.sweep import presets
+
+    names: dict[str, Iterable[str]] = {
+        "methods": methods(),
+        "models": MODELS,
+        "datasets": DATASETS,
+        "gpus": known_gpus(),
+        "presets": presets(),
+    }
+    if kind:
+        click.echo("\n".join(names[kind]))
+    else:
+        for group, members in names.items():
+            click.echo(f"{group}: {', '.join(members)}")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine can do, and what is missing for the rest.
+
+    \b
+    Example:
+      profl doctor
+    """
+    from bench.doctor import examine
+
+    table = Table("part", "state", "remedy", title="profl doctor")
+    findings = examine()
+    for finding in findings:
+        table.add_row(finding.part, finding.state, finding.remedy or "")
+    Console().print(table)
+    if any(finding.remedy for finding in findings):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Datasets as tensors; their partitions over clients are in `bench.data.partition`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.data import cifar, digits, imagefolder
+from bench.data.augmentation import augment
+from bench.data.dataset import Dataset
+from bench.errors import InputError
+
+__all__ = ["DATASETS", "Dataset", "augment", "classes_of", "load_dataset"]
+
+
+def _folder(root: Path | None) -> Path:
+    if root is None:
+        raise InputError("dataset 'imagefolder' needs the folder that holds train/<class> and test/<class>")
+    return root
+
+
+class Source(NamedTuple):
+    """Where a dataset comes from: how to load it, and how to count its classes without loading it."""
+
+    load: Callable[[Path | None], Dataset]
+    classes: Callable[[Path | None], int]
+
+
+DATASETS: Mapping[str, Source] = {
+    "digits": Source(lambda root: digits.load(), lambda root: digits.CLASSES),
+    "cifar10": Source(partial(cifar.load, "cifar10"), lambda root: cifar.CLASSES["cifar10"]),
+    "cifar100": Source(partial(cifar.load, "cifar100"), lambda root: cifar.CLASSES["cifar100"]),
+    "imagefolder": Source(
+        lambda root: imagefolder.load(_folder(root)), lambda root: len(imagefolder.classes(_folder(root)))
+    ),
+}
+"""The datasets by name."""
+
+
+def load_dataset(name: str, root: Path | None = None) -> Dataset:
+    """Load a dataset into memory.
+
+    Parameters
+    ----------
+    name
+        One of `DATASETS`.
+    root
+        Where the data lies. ``cifar10`` and ``cifar100``: torchvision's folder, to which they are downloaded
+        if absent; in the user's cache if None. ``imagefolder``: the folder above ``train`` and ``test``.
+        ``digits`` needs none.
+
+    Raises
+    ------
+    InputError
+        If there is no such dataset, or its data is missing or damaged.
+    """
+    return _source(name).load(root)
+
+
+def classes_of(name: str, root: Path | None = None) -> int:
+    """Return a dataset's number of classes without loading or downloading it.
+
+    Memory depends on the data through this number alone. Parameters and errors as `load_dataset`.
+    """
+    return _source(name).classes(root)
+
+
+def _source(name: str) -> Source:
+    if name not in DATASETS:
+        raise InputError(f"unknown dataset '{name}': choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]

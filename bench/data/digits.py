@@ -1,0 +1,31 @@
+"""1,797 real handwritten digits that come with scikit-learn: no download."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from bench.data.dataset import SIDE, Dataset, normalised
+
+CLASSES = 10
+
+
+def load() -> Dataset:
+    """Load the digits: 1,437 to train, 360 to test.
+
+    The 8x8 pictures of ``sklearn.datasets.load_digits`` (17 grey levels) are resized to 32x32 bilinearly. The
+    split is fixed and stratified by class. Writers are not separated: the source does not name them.
+    """
+    # scikit-learn takes seconds to import, and few commands load this dataset.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pictures, targets = load_digits(return_X_y=True)
+    grey = torch.as_tensor(pictures, dtype=torch.float32).view(-1, 1, 8, 8) * (255 / 16)
+    resized = functional.interpolate(grey, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    inputs = resized.round().to(torch.uint8).repeat(1, 3, 1, 1)
+    train, test = train_test_split(range(len(targets)), test_size=0.2, stratify=targets, random_state=0)
+
+    train_inputs, test_inputs = normalised(inputs[train], inputs[test])
+    labels = torch.as_tensor(targets, dtype=torch.int64)
+    return Dataset("digits", train_inputs, labels[train], test_inputs, labels[test], CLASSES, augment=False)

@@ -1,0 +1,161 @@
+"""Which examples each client holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bench.errors import InputError
+
+Indices = NDArray[np.int64]
+
+TRIES = 1000
+"""Draws before a split that leaves some client with too few examples is given up."""
+
+LARGEST_ALPHA = 1e6
+"""Shares are equal to 0.1 % by then; far above it the Dirichlet sampler fails."""
+
+
+class Scheme(Protocol):
+    """A way of dealing examples to clients; ``str(scheme)`` is the text it was parsed from."""
+
+    def deal(self, targets: NDArray, clients: int, generator: np.random.Generator) -> list[Indices]:
+        """Return one draw: the indices into ``targets`` (examples,) that each client gets."""
+
+
+@dataclass(frozen=True)
+class Iid:
+    """At random, equally many each (one more for the first clients where it does not divide evenly)."""
+
+    def __str__(self) -> str:
+        return "iid"
+
+    def deal(self, targets: NDArray, clients: int, generator: np.random.Generator) -> list[Indices]:
+        return np.array_split(generator.permutation(len(targets)), clients)
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    """Every class is dealt by shares drawn from a symmetric Dirichlet distribution.
+
+    The scheme of flwr_datasets without self-balancing: a small ``alpha`` gives each class to few clients, a
+    large one tends to equal shares.
+    """
+
+    alpha: float
+
+    def __str__(self) -> str:
+        return f"dirichlet:{self.alpha:g}"
+
+    def deal(self, targets: NDArray, clients: int, generator: np.random.Generator) -> list[Indices]:
+        by_class = []
+        for label in np.unique(targets):
+            held = np.flatnonzero(targets == label)
+            shares = generator.dirichlet(np.full(clients, self.alpha))
+            # Every cut is rounded down, as in the original: the remainder goes to later clients.
+            by_class.append(np.split(held, (np.cumsum(shares) * len(held)).astype(int)[:-1]))
+        return [np.concatenate(pieces) for pieces in zip(*by_class, strict=True)]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The examples sorted by class are cut into equal shards; each client gets ``per_client`` random ones.
+
+    The non-IID split of McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+    Data", 2017. A shard straddles two classes where their sizes are no multiple of the shard's.
+    """
+
+    per_client: int
+
+    def __str__(self) -> str:
+        return f"shards:{self.per_client}"
+
+    def deal(self, targets: NDArray, clients: int, generator: np.random.Generator) -> list[Indices]:
+        count = clients * self.per_client
+        if count > len(targets):
+            raise InputError(
+                f"partition '{self}': {clients} clients need {count} shards, but there are only "
+                f"{len(targets)} examples; use fewer shards or fewer clients"
+            )
+        shuffled = generator.permutation(len(targets))
+        by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]
+        shards = np.array_split(by_class, count)
+        dealt = generator.permutation(count).reshape(clients, self.per_client)
+        return [np.concatenate([shards[shard] for shard in own]) for own in dealt]
+
+
+def parse_scheme(text: str) -> Scheme:
+    """Read ``iid``, ``dirichlet:0.5`` or ``shards:2``.
+
+    Raises
+    ------
+    InputError
+        If the text is none of these, or its number is out of range.
+    """
+    kind, _, number = text.strip().partition(":")
+    try:
+        if kind == "dirichlet" and 0 < float(number) <= LARGEST_ALPHA:
+            return Dirichlet(float(number))
+        if kind == "shards" and int(number) >= 1:
+            return Shards(int(number))
+        if kind == "iid" and kind == text.strip():
+            return Iid()
+    except ValueError:
+        pass  # not a number: the same error as a number out of range
+    raise InputError(
+        f"unknown partition '{text}': write iid, dirichlet:ALPHA with 0 < ALPHA <= {LARGEST_ALPHA:g} as in "
+        "dirichlet:0.5, or shards:COUNT with COUNT >= 1 as in shards:2"
+    )
+
+
+def partition(targets: ArrayLike, clients: int, scheme: str | Scheme, seed: int, minimum: int = 1) -> list[Indices]:
+    """Deal the examples to the clients, each to exactly one.
+
+    Parameters
+    ----------
+    targets
+        Class of every example; int, shape (examples,).
+    clients
+        Number of clients.
+    scheme
+        See `parse_scheme` for its text form.
+    seed
+        Seeds ``numpy.random.default_rng`` as it stands, not by name, so that a Dirichlet split equals that of
+        other frameworks at the same seed.
+    minimum
+        Fewest examples a client may hold. The whole split is drawn again until every client has them.
+
+    Returns
+    -------
+    list of ndarray
+        Indices into ``targets`` by client, shuffled; int64.
+
+    Raises
+    ------
+    InputError
+        If the scheme is malformed, if there are too few examples for the clients or shards, or if no draw in
+        `TRIES` leaves every client with ``minimum`` examples.
+    """
+    scheme = parse_scheme(scheme) if isinstance(scheme, str) else scheme
+    labels = np.asarray(targets)
+    if clients < 1:
+        raise InputError(f"{clients} clients: a partition needs at least 1")
+    if len(labels) < clients * minimum:
+        raise InputError(
+            f"{len(labels)} examples cannot give each of {clients} clients at least {minimum}: use fewer "
+            "clients, a smaller minimum or a larger dataset"
+        )
+    generator = np.random.default_rng(seed)
+    for _ in range(TRIES):
+        parts = scheme.deal(labels, clients, generator)
+        if min(map(len, parts)) >= minimum:
+            for part in parts:
+                generator.shuffle(part)
+            return parts
+    raise InputError(
+        f"partition '{scheme}': in {TRIES} draws from {len(labels)} examples, some of the {clients} clients "
+        f"always got fewer than {minimum}; use fewer clients, a smaller minimum or a larger alpha"
+    )

@@ -1,0 +1,67 @@
+"""What this machine can do: one finding per part that measuring or training needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+
+import torch
+
+from bench.cell import Recipe
+from bench.memory.errors import GpuUnavailable
+from bench.memory.gpu.profile import PHYSICAL, known_gpus
+from bench.memory.probe import Prober
+from bench.method import FullModel
+from bench.models import ModelSpec
+from bench.registry import method_class, methods
+from bench.training import TrainingWorkload
+
+_SMALL = ModelSpec("resnet18", width=1, classes=2)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one part, and what to do if something is missing (None if nothing is)."""
+
+    part: str
+    state: str
+    remedy: str | None = None
+
+
+def examine() -> list[Finding]:
+    """Return the findings: versions, methods, the physical GPU, and every virtual GPU really started."""
+    findings = [
+        Finding("profl", version("profl")),
+        Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}"),
+        Finding("cores", str(os.cpu_count())),
+    ]
+    findings += [_attempt(f"method {name}", partial(_module, name)) for name in methods()]
+    step = TrainingWorkload("doctor", _SMALL, FullModel(_SMALL), Recipe(batch_size=1))
+    with Prober() as prober:
+        for name in known_gpus():
+            if name != PHYSICAL or torch.cuda.is_available():
+                findings.append(_attempt(name, partial(_measured, prober, step, name)))
+    if not torch.cuda.is_available():  # not a fault: the virtual ones stand in
+        findings.append(Finding(PHYSICAL, "no GPU and driver on this machine; virtual GPUs stand in"))
+    return findings
+
+
+def _module(method: str) -> str:
+    return method_class(method).__module__
+
+
+def _measured(prober: Prober, step: TrainingWorkload, gpu: str) -> str:
+    footprint = prober.measure(step, gpu, least_budget=False)
+    return f"measures ({footprint.environment.device_name}, cuDNN {footprint.environment.cudnn})"
+
+
+def _attempt(part: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(part, look())
+    except GpuUnavailable as error:
+        return Finding(part, "not available", str(error))
+    except Exception as error:
+        return Finding(part, "broken", f"{type(error).__name__}: {error}")

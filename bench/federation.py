@@ -1,0 +1,200 @@
+"""The round loop: draw participants, train the first task that fits each, aggregate, test, record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.cell import Cell
+from bench.data import Dataset, load_dataset
+from bench.data.partition import parse_scheme, partition
+from bench.fleet import UNLIMITED, Tier, lost
+from bench.memory.gpu.profile import PHYSICAL
+from bench.memory.limit import memory_limit
+from bench.method import LocalContext, RoundSummary, Task, Update
+from bench.randomness import initialised, numpy_generator, torch_generator
+from bench.registry import create_method
+from bench.results import CellFolder
+from bench.training import evaluate, recalibrate_batchnorm, train_locally
+
+Row = dict[str, Any]
+
+
+class Federation:
+    """A fleet of devices training one method on one dataset; one call a round.
+
+    Parameters
+    ----------
+    cell
+        What to run.
+    dataset
+        Its data.
+    least_budgets
+        Least memory in bytes of every task of the method, by task key.
+    full_model_bytes
+        Least memory of the full model: what tiers in percent refer to.
+    """
+
+    def __init__(self, cell: Cell, dataset: Dataset, least_budgets: Mapping[str, int], full_model_bytes: int) -> None:
+        recipe = cell.recipe
+        self.cell, self.recipe, self.dataset = cell, recipe, dataset
+        self.method = create_method(cell.method, cell.spec(dataset.classes), recipe.rounds, cell.seed, cell.options)
+        self.least_budgets = dict(least_budgets)
+        self.budgets = Tier.parse(cell.tier).budgets(recipe.devices, cell.seed, full_model_bytes)
+        self.partition = partition(
+            dataset.train_targets.numpy(),
+            recipe.devices,
+            parse_scheme(recipe.partition),
+            cell.seed,
+        )
+        self.device = torch.device("cuda" if cell.gpu == PHYSICAL else "cpu")
+        self.resident: dict[str, nn.Module] = {}
+        smallest = min(self.budgets)
+        self.method.settle([task for task in self.method.all_tasks() if self.least_budgets[task.key] <= smallest])
+
+    def run_round(self, number: int) -> Row:
+        """Run round ``number`` (from 1) and return its row, as ``bench.results.ROUND_COLUMNS`` describes it."""
+        began = time.perf_counter()
+        tasks, phase = list(self.method.tasks()), self.method.phase
+        chosen = {device: self._first_fit(tasks, budget) for device, budget in enumerate(self.budgets)}
+        eligible = [device for device, task in chosen.items() if task is not None]
+        out = lost(
+            [task is not None for task in chosen.values()],
+            self.partition,
+            self.dataset.train_targets.numpy(),
+            self.dataset.classes,
+        )
+        updates: list[Update] = []
+        losses: list[float] = []
+        trained: Counter[str] = Counter()
+        downloaded_bytes = 0
+        for device in self._draw(eligible, number):
+            task = chosen[device]
+            assert task is not None
+            update, loss, received = self._train(task, device, number)
+            updates.append(update)
+            losses.append(loss)
+            trained[task.key] += 1
+            downloaded_bytes += received
+        if updates:
+            self.method.aggregate(updates)
+        train_loss = float(np.mean(losses)) if losses else math.nan
+        # Tested before the schedule moves on: the next step's network is not what this round trained.
+        test_loss, test_accuracy = self._test(number)
+        self.method.finish_round(RoundSummary(number, len(updates), train_loss))
+        return {
+            "round": number,
+            "phase": phase,
+            "train_loss": train_loss,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "participants": len(updates),
+            "eligible_devices": len(eligible),
+            "devices_out_share": float(out.devices),
+            "data_out_share": float(out.data),
+            "classes_out_share": float(out.classes),
+            "uploaded_bytes": sum(update.uploaded_bytes for update in updates),
+            "downloaded_bytes": downloaded_bytes,
+            "tasks": dict(trained),
+            "seconds": time.perf_counter() - began,
+        }
+
+    def _first_fit(self, tasks: list[Task], budget: int) -> Task | None:
+        return next((task for task in tasks if self.least_budgets[task.key] <= budget), None)
+
+    def _draw(self, eligible: list[int], number: int) -> list[int]:
+        """Draw the round's participants uniformly, without replacement; devices without data cannot be drawn."""
+        able = [device for device in eligible if len(self.partition[device])]
+        count = min(self.recipe.participants, len(able))
+        draw = numpy_generator(self.cell.seed, "participants", number)
+        return sorted(int(device) for device in draw.choice(able, count, replace=False)) if able else []
+
+    def _train(self, task: Task, device: int, number: int) -> tuple[Update, float, int]:
+        """Train one device's task under its memory limit; return its update, mean loss and downloaded bytes."""
+        indices = torch.from_numpy(self.partition[device])
+        inputs, targets = self.dataset.train_inputs[indices], self.dataset.train_targets[indices]
+        local = LocalContext(
+            generator=torch_generator(self.cell.seed, "local", number, device),
+            classes=torch.bincount(targets, minlength=self.dataset.classes) > 0,
+            examples=len(targets),
+        )
+        if task.key not in self.resident:
+            with initialised(self.cell.seed, "resident"):
+                self.resident[task.key] = task.build()
+        module = self.resident[task.key]
+        task.load(module, self.method.global_state, local)
+        with memory_limit(self.device, self.budgets[device]):
+            module.to(self.device)
+            loss = train_locally(task, module, inputs, targets, self.recipe, local.generator, self.dataset.augment)
+            module.to("cpu")
+        received = sum(value.nbytes for value in module.state_dict().values())
+        return task.update(module, local), loss, received
+
+    def _test(self, number: int) -> tuple[float, float]:
+        if number % self.recipe.evaluate_every and number != self.recipe.rounds:
+            return math.nan, math.nan
+        with initialised(self.cell.seed, "resident"):
+            model = self.method.global_model()
+        model.to(self.device)
+        if self.method.recalibrates_batchnorm:
+            recalibrate_batchnorm(model, self.dataset.train_inputs)
+        return evaluate(model, self.dataset.test_inputs, self.dataset.test_targets)
+
+
+def run_cell(
+    cell: Cell,
+    folder: CellFolder,
+    least_budgets: Mapping[str, int],
+    full_model_bytes: int,
+    on_round: Callable[[Row], None],
+) -> None:
+    """Run what is missing of a cell, round by round, keeping every finished round on disk.
+
+    Raises
+    ------
+    InputError
+        If a value of the cell cannot be used, or its folder is damaged.
+    torch.OutOfMemoryError
+        If a task does not fit a device that its measured footprint admits (on a physical GPU only).
+    """
+    dataset = load_dataset(cell.dataset, Path(cell.data) if cell.data else None)
+    federation = Federation(cell, dataset, least_budgets, full_model_bytes)
+    checkpoint = folder.resume()
+    if checkpoint:
+        federation.method.load_state_dict(checkpoint["method"])
+    finished = checkpoint["round"] if checkpoint else 0
+    for number in range(finished + 1, cell.recipe.rounds + 1):
+        row = federation.run_round(number)
+        folder.append_round(row, {"round": number, "method": federation.method.state_dict()})
+        on_round(row)
+    folder.finish(_summary(folder.rounds(), federation, full_model_bytes))
+
+
+def _summary(rows: list[Row], federation: Federation, full_model_bytes: int) -> dict[str, Any]:
+    tested = [row for row in rows if row["test_accuracy"] is not None]
+    best = max(tested, key=lambda row: row["test_accuracy"])
+    trained = {task for row in rows for task in row["tasks"]}
+    return {
+        "final_accuracy": tested[-1]["test_accuracy"],
+        "best_accuracy": best["test_accuracy"],
+        "best_round": best["round"],
+        "participation_share": float(np.mean([1 - row["devices_out_share"] for row in rows])),
+        "data_out_share": float(np.mean([row["data_out_share"] for row in rows])),
+        "classes_out_share": float(np.mean([row["classes_out_share"] for row in rows])),
+        "uploaded_bytes": sum(row["uploaded_bytes"] for row in rows),
+        "downloaded_bytes": sum(row["downloaded_bytes"] for row in rows),
+        "seconds": sum(row["seconds"] for row in rows),
+        "full_model_least_budget_bytes": full_model_bytes,
+        "dearest_trained_budget_bytes": max((federation.least_budgets[task] for task in trained), default=math.nan),
+        "mean_device_budget_bytes": (
+            math.nan if federation.cell.tier == UNLIMITED else float(np.mean(federation.budgets))
+        ),
+    }

@@ -1,0 +1,278 @@
+"""Devices and their memory: tiers, who can train what, and what is lost when some cannot."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from bench.errors import InputError
+
+UNITS = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+"""Bytes by unit, decimal and binary; read in upper or lower case."""
+
+UNLIMITED = "unlimited"
+"""The tier of a method that ignores memory: every task fits every device."""
+
+_BYTES_BY_NAME = {name.lower(): size for name, size in UNITS.items()}
+_NUMBER = r"([+-]?\d+(?:\.\d+)?)"
+_AMOUNT = re.compile(rf"{_NUMBER}\s*([a-z]*|%)", re.IGNORECASE)
+_RANGE = re.compile(rf"{_NUMBER}\s*(%?)\s*\.\.\s*{_NUMBER}\s*([a-z]*|%)", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory such as ``512MiB``, ``900 MB`` or ``1.5GiB``, rounded down to whole bytes.
+
+    Raises
+    ------
+    InputError
+        If it is no number with a unit, or less than a byte.
+    """
+    amount = _AMOUNT.fullmatch(text.strip())
+    if amount is None:
+        raise InputError(f"'{text}' is not an amount of memory: write a number and a unit, as in 512MiB")
+    number, unit = amount.groups()
+    size = int(Fraction(number) * _unit_bytes(unit, text))
+    if size < 1:
+        raise InputError(f"'{text}' is not above zero: a budget is at least one byte")
+    return size
+
+
+def format_bytes(size: float) -> str:
+    """Return bytes with four significant digits and a binary unit, such as ``512 MiB``. May be negative."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if abs(size) >= UNITS[unit]:
+            return f"{size / UNITS[unit]:.4g} {unit}"
+    return f"{size:.4g} B"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A named way to give a fleet its memory. Made by `Tier.parse`.
+
+    Parameters
+    ----------
+    text
+        What it was parsed from; names the tier in results.
+    low, high
+        Every device draws an integer from ``low`` to ``high``, both included.
+    scale
+        What the drawn integer counts: bytes, or percent of the full model's least budget if ``relative``.
+    relative
+        Whether the budgets follow from the full model's least budget, which then has to be measured first.
+    listed
+        The budgets in bytes as a file lists them, instead of draws.
+    """
+
+    text: str
+    low: int = 1
+    high: int = 1
+    scale: Fraction = Fraction(0)
+    relative: bool = False
+    listed: tuple[int, ...] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Tier:
+        """Read a tier.
+
+        ============== =====================================================================================
+        ``512MiB``     All devices alike.
+        ``50%``        All alike, in percent of the full model's least budget.
+        ``100..900MB`` Every device draws an integer number of that unit, each equally likely.
+        ``20%..120%``  Every device draws an integer percentage of the full model's least budget.
+        ``unlimited``  More than any task needs.
+        a file path    One budget a line, as many as devices; ``#`` starts a comment. Read once, now.
+        ============== =====================================================================================
+
+        Raises
+        ------
+        InputError
+            If the text is none of these, a budget is not above zero, a range is reversed, or the file is
+            malformed.
+        """
+        text = text.strip()
+        if text == UNLIMITED:
+            return cls(text, scale=Fraction(sys.maxsize))
+        if match := _RANGE.fullmatch(text):
+            return cls._parse_range(text, *match.groups())
+        if match := _AMOUNT.fullmatch(text):
+            number, unit = match.groups()
+            if unit != "%":
+                return cls(text, scale=Fraction(parse_bytes(text)))
+            if Fraction(number) <= 0:
+                raise InputError(f"tier '{text}' is not above zero: write a share such as 50%")
+            return cls(text, scale=Fraction(number), relative=True)
+        if Path(text).expanduser().is_file():
+            return cls(text, listed=_read_budgets(Path(text).expanduser()))
+        raise InputError(
+            f"tier '{text}' is neither a budget (512MiB), a share of the full model's least budget (50%), "
+            "a range (100..900MB, 20%..120%) nor a file with one budget a line"
+        )
+
+    @classmethod
+    def _parse_range(cls, text: str, low: str, low_percent: str, high: str, unit: str) -> Tier:
+        if not (low.isdigit() and high.isdigit() and 0 < int(low) <= int(high)):
+            raise InputError(
+                f"tier '{text}' is no range of whole numbers above zero, the smaller first: write 100..900MB "
+                "or 20%..120%, with a smaller unit instead of a fraction"
+            )
+        relative = unit == "%"
+        if low_percent and not relative:
+            raise InputError(f"tier '{text}' mixes a share and an amount: write 100..900MB or 20%..120%")
+        scale = 1 if relative else _unit_bytes(unit, text)
+        return cls(text, int(low), int(high), Fraction(scale), relative)
+
+    def budgets(self, devices: int, seed: int, full_model_bytes: int | None = None) -> list[int]:
+        """Return the memory budget of every device in bytes.
+
+        Ranges are drawn from Python's own ``random.Random(seed)``, one ``randint`` per device and nothing
+        before: at seed 42, ``100..900MB`` is the fleet of ProFL's published code.
+
+        Parameters
+        ----------
+        devices
+            Size of the fleet.
+        seed
+            Seed of the draw.
+        full_model_bytes
+            Least budget of the full model; needed if ``relative``. Shares are rounded down to bytes.
+
+        Raises
+        ------
+        InputError
+            If the file does not list as many budgets as there are devices, or there are no devices.
+        ValueError
+            If the tier is relative and ``full_model_bytes`` is None.
+        """
+        if devices < 1:
+            raise InputError(f"{devices} devices: a fleet needs at least 1")
+        if self.listed is not None:
+            if len(self.listed) != devices:
+                raise InputError(
+                    f"tier '{self.text}' lists {len(self.listed)} budgets for {devices} devices: make the numbers agree"
+                )
+            return list(self.listed)
+        scale = self.scale
+        if self.relative:
+            if full_model_bytes is None:
+                raise ValueError(f"tier '{self.text}' needs the full model's least budget")
+            scale *= Fraction(full_model_bytes, 100)
+        generator = random.Random(seed)
+        return [int(generator.randint(self.low, self.high) * scale) for _ in range(devices)]
+
+
+def eligibility(budgets: ArrayLike, least_budgets: Mapping[str, int]) -> pd.DataFrame:
+    """Return who can train what.
+
+    Parameters
+    ----------
+    budgets
+        Memory of every device in bytes, shape (devices,).
+    least_budgets
+        Bytes that each task needs, by task.
+
+    Returns
+    -------
+    DataFrame
+        True where the device's budget suffices; bool, shape (devices, tasks).
+    """
+    needed = np.fromiter(least_budgets.values(), np.int64)
+    suffices = np.greater_equal.outer(np.asarray(budgets), needed)
+    return pd.DataFrame(suffices, columns=pd.Index(least_budgets, name="task")).rename_axis(index="device")
+
+
+def eligible_counts(fleets: Mapping[str, ArrayLike], least_budgets: Mapping[str, int]) -> pd.DataFrame:
+    """Return how many devices of each tier can train each task.
+
+    Parameters
+    ----------
+    fleets
+        The devices' budgets in bytes, by tier.
+    least_budgets
+        Bytes that each task needs, by task.
+
+    Returns
+    -------
+    DataFrame
+        Number of devices; int64, shape (tiers, tasks).
+    """
+    counts = {tier: eligibility(budgets, least_budgets).sum() for tier, budgets in fleets.items()}
+    return pd.DataFrame(counts).T.rename_axis(index="tier", columns="task")
+
+
+class Lost(NamedTuple):
+    """What a fleet loses when some devices take no part; shares in [0, 1]."""
+
+    devices: float
+    data: float
+    classes: float
+
+
+def lost(eligible: ArrayLike, partition: Sequence[NDArray[np.int64]], targets: ArrayLike, classes: int) -> Lost:
+    """Return the shares of devices, of data and of classes that are out of reach.
+
+    Parameters
+    ----------
+    eligible
+        Whether each device takes part; bool, shape (devices,).
+    partition
+        Indices into ``targets`` of the examples that each device holds.
+    targets
+        Class of every example; int, shape (examples,).
+    classes
+        Number of classes. One is out of reach if no eligible device holds an example of it.
+    """
+    mask = np.asarray(eligible, dtype=bool)
+    labels = np.asarray(targets)
+    held = [part for part, takes_part in zip(partition, mask, strict=True) if takes_part]
+    reached = np.concatenate(held) if held else np.empty(0, np.int64)
+    total = sum(map(len, partition))
+    return Lost(
+        devices=float((~mask).mean()),
+        data=(total - len(reached)) / total,
+        classes=(classes - len(np.unique(labels[reached]))) / classes,
+    )
+
+
+def _unit_bytes(unit: str, text: str) -> int:
+    if unit.lower() not in _BYTES_BY_NAME:
+        problem = f"has the unknown unit '{unit}'" if unit else "has no unit"
+        raise InputError(f"'{text}' {problem}: use one of {', '.join(UNITS)}")
+    return _BYTES_BY_NAME[unit.lower()]
+
+
+def _read_budgets(path: Path) -> tuple[int, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a list of budgets ({error})") from error
+    budgets = []
+    for number, line in enumerate(lines, start=1):
+        amount = line.partition("#")[0].strip()
+        if amount:
+            try:
+                budgets.append(parse_bytes(amount))
+            except InputError as error:
+                raise InputError(f"{path}, line {number}: {error}") from None
+    if not budgets:
+        raise InputError(f"{path} lists no budgets: write one a line, as in 512MiB")
+    return tuple(budgets)

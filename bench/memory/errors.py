@@ -1,0 +1,13 @@
+"""What can go wrong when memory is measured."""
+
+
+class GpuUnavailable(RuntimeError):
+    """The GPU asked for cannot be had here; the message says which part is missing and the remedy."""
+
+
+class MeasurementFailed(RuntimeError):
+    """A workload could not be measured: it raised an error, or its worker process died."""
+
+
+class OutOfMemory(MeasurementFailed):
+    """A workload needs more memory than the whole GPU has."""

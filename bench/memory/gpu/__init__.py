@@ -1,0 +1,12 @@
+"""The GPU to measure on: this machine's own, or a virtual one that counts memory and computes nothing.
+
+A virtual GPU is a C library that answers PyTorch's calls to CUDA, cuBLAS and cuDNN. Everything above it is
+real: PyTorch's operators and allocator, and cuDNN's choice of convolution plans with their workspaces.
+Limits:
+
+- No number is computed: whatever is copied to the host is zero, so a shape that depends on data is wrong.
+- What cuDNN's batch normalisation keeps beside its tensors counts as nothing.
+- The CUDA context is not counted. ``cudnn.benchmark`` chooses by timing, and nothing here takes time.
+- CUDA graphs, cuDNN's recurrent layers and its attention (half precision on an H100), cuSOLVER and NCCL are
+  missing; using them raises an error.
+"""

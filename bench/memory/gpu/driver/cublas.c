@@ -1,0 +1,54 @@
+/* cuBLAS: handles, and descriptors that nobody looks into. The computations themselves are generated and do nothing.
+ * The workspaces that PyTorch gives to cuBLAS are PyTorch's own allocations and are counted like any other. */
+#include "virtual_gpu.h"
+
+#include <cublasLt.h>
+#include <cublas_v2.h>
+#include <stdlib.h>
+#include <string.h>
+
+cublasStatus_t cublasCreate_v2(cublasHandle_t *handle) {
+    *handle = new_handle();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasGetMathMode(cublasHandle_t handle, cublasMath_t *mode) {
+    *mode = CUBLAS_DEFAULT_MATH;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasGetPointerMode_v2(cublasHandle_t handle, cublasPointerMode_t *mode) {
+    *mode = CUBLAS_POINTER_MODE_HOST;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+size_t cublasLtGetVersion(void) { return CUBLAS_VERSION; }
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *descriptor, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
+    *descriptor = new_handle();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type, uint64_t rows,
+                                          uint64_t columns, int64_t leading_dimension) {
+    *layout = new_handle();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
+    *preference = new_handle();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* One algorithm, always possible. PyTorch allocates the workspace before it asks, so the answer does not change it. */
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int wanted,
+                                              cublasLtMatmulHeuristicResult_t results[], int *found) {
+    memset(&results[0], 0, sizeof results[0]);
+    results[0].state = CUBLAS_STATUS_SUCCESS;
+    *found = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}

@@ -1,0 +1,103 @@
+/* cuDNN's graph API, through which PyTorch runs convolutions: it describes an operation, asks the heuristics for
+ * execution plans, takes the first that can be built and allocates the workspace that the plan names.
+ *
+ * All of that is answered by the real libcudnn. Since version 9.8 it can plan for a device that is not there, when
+ * every descriptor that depends on the device is given a description of it. Only executing a plan does nothing. */
+#define _GNU_SOURCE
+#include "virtual_gpu.h"
+
+#include <cudnn.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    cudnnStatus_t (*create)(cudnnBackendDescriptorType_t, cudnnBackendDescriptor_t *);
+    cudnnStatus_t (*destroy)(cudnnBackendDescriptor_t);
+    cudnnStatus_t (*set)(cudnnBackendDescriptor_t, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, int64_t,
+                         const void *);
+    cudnnStatus_t (*get)(cudnnBackendDescriptor_t, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, int64_t,
+                         int64_t *, void *);
+    cudnnStatus_t (*finalize)(cudnnBackendDescriptor_t);
+    void (*last_error)(char *, size_t);
+    cudnnBackendDescriptor_t device;
+    int ready;
+} real;
+
+static char open_error[256];
+
+static void open_real_cudnn(void) {
+    /* In a namespace of its own: otherwise its symbols and the ones in this file would find each other. */
+    void *library = dlmopen(LM_ID_NEWLM, virtual_gpu.cudnn_library, RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        snprintf(open_error, sizeof open_error, "%s", dlerror());
+        return;
+    }
+    real.create = dlsym(library, "cudnnBackendCreateDescriptor");
+    real.destroy = dlsym(library, "cudnnBackendDestroyDescriptor");
+    real.set = dlsym(library, "cudnnBackendSetAttribute");
+    real.get = dlsym(library, "cudnnBackendGetAttribute");
+    real.finalize = dlsym(library, "cudnnBackendFinalize");
+    real.last_error = dlsym(library, "cudnnGetLastErrorString");
+    if (!real.create || !real.destroy || !real.set || !real.get || !real.finalize || !real.last_error) {
+        snprintf(open_error, sizeof open_error, "%s lacks the graph API", virtual_gpu.cudnn_library);
+        return;
+    }
+    real.ready = !real.create(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, &real.device) &&
+                 !real.set(real.device, CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,
+                           (int64_t)strlen(virtual_gpu.cudnn_device), virtual_gpu.cudnn_device) &&
+                 !real.finalize(real.device);
+    if (!real.ready) real.last_error(open_error, sizeof open_error);
+}
+
+static int real_is_ready(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_real_cudnn);
+    return real.ready;
+}
+
+void cudnnGetLastErrorString(char *message, size_t bytes) {
+    if (real.ready)
+        real.last_error(message, bytes);
+    else
+        snprintf(message, bytes, "%s", open_error);
+}
+
+/* The attribute through which a kind of descriptor learns its device, or -1. */
+static int device_attribute(cudnnBackendDescriptorType_t type) {
+    switch (type) {
+        case CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR: return CUDNN_ATTR_ENGINEHEUR_DEVICEPROP;
+        case CUDNN_BACKEND_ENGINE_DESCRIPTOR: return CUDNN_ATTR_ENGINE_DEVICEPROP;
+        case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR: return CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP;
+        default: return -1;
+    }
+}
+
+cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t *descriptor) {
+    if (!real_is_ready()) return CUDNN_STATUS_NOT_INITIALIZED;
+    cudnnStatus_t status = real.create(type, descriptor);
+    int attribute = device_attribute(type);
+    if (status || attribute < 0) return status;
+    return real.set(*descriptor, (cudnnBackendAttributeName_t)attribute, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                    &real.device);
+}
+
+cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor) { return real.destroy(descriptor); }
+
+cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
+                                       cudnnBackendAttributeType_t type, int64_t count, const void *values) {
+    /* The description of the device takes the place of the handle, which is not a real one. */
+    if (type == CUDNN_TYPE_HANDLE) return CUDNN_STATUS_SUCCESS;
+    return real.set(descriptor, name, type, count, values);
+}
+
+cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) { return real.finalize(descriptor); }
+
+cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
+                                       cudnnBackendAttributeType_t type, int64_t room, int64_t *count, void *values) {
+    cudnnStatus_t status = real.get(descriptor, name, type, room, count, values);
+    if (!status && name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE && !virtual_gpu.cudnn_workspaces)
+        *(int64_t *)values = 0;
+    return status;
+}

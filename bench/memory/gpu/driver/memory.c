@@ -1,0 +1,242 @@
+/* Device memory: addresses without memory behind them, and an exact count of the bytes handed out. */
+#define _GNU_SOURCE
+#include "virtual_gpu.h"
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* The driver maps device memory in pages of this size, so every allocation occupies a multiple of it. */
+#define PAGE_BYTES (2 * MEBIBYTE)
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static size_t used_bytes;
+
+static size_t whole_pages(size_t bytes) { return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES; }
+
+/* --- addresses ----------------------------------------------------------------------------------------------- */
+
+/* One large range that no process memory can ever share. Addresses are taken from it in ascending order and start
+ * over once every one has been given back, which is the case between two measurements. */
+static struct {
+    uintptr_t start, next, end;
+    size_t ranges_out;
+} space;
+
+__attribute__((constructor)) static void reserve_address_space(void) {
+    /* Inaccessible pages cost nothing, but the process may limit its address space: take what it gives. */
+    for (size_t bytes = (size_t)16 << 40; bytes >= (size_t)64 << 30; bytes /= 2) {
+        void *found = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (found != MAP_FAILED) {
+            space.start = space.next = whole_pages((uintptr_t)found);
+            space.end = (uintptr_t)found + bytes;
+            return;
+        }
+    }
+}
+
+/* Returns 0 when the range is used up. The caller holds the lock. */
+static uintptr_t take_addresses(size_t bytes) {
+    if (space.ranges_out == 0) space.next = space.start;
+    bytes = whole_pages(bytes);
+    if (bytes > space.end - space.next) return 0;
+    uintptr_t address = space.next;
+    space.next += bytes;
+    space.ranges_out++;
+    return address;
+}
+
+static int on_device(const void *pointer) {
+    return (uintptr_t)pointer >= space.start && (uintptr_t)pointer < space.end;
+}
+
+/* --- cudaMalloc and cudaFree --------------------------------------------------------------------------------- */
+
+/* What cudaMalloc handed out, in no particular order: a few hundred at most, searched from the newest. */
+static struct allocation {
+    uintptr_t address;
+    size_t bytes;
+} *allocations;
+static size_t allocation_count, allocation_room;
+
+static int remember(uintptr_t address, size_t bytes) {
+    if (allocation_count == allocation_room) {
+        size_t room = allocation_room ? 2 * allocation_room : 256;
+        struct allocation *grown = realloc(allocations, room * sizeof *grown);
+        if (!grown) return 0;
+        allocations = grown;
+        allocation_room = room;
+    }
+    allocations[allocation_count++] = (struct allocation){address, bytes};
+    return 1;
+}
+
+cudaError_t cudaMalloc(void **pointer, size_t bytes) {
+    *pointer = NULL;
+    if (bytes == 0) return cudaSuccess;
+    cudaError_t status = cudaErrorMemoryAllocation;
+    pthread_mutex_lock(&lock);
+    size_t mapped = whole_pages(bytes);
+    if (mapped <= virtual_gpu.total_bytes - used_bytes) {
+        uintptr_t address = take_addresses(mapped);
+        if (address && remember(address, mapped)) {
+            used_bytes += mapped;
+            *pointer = (void *)address;
+            status = cudaSuccess;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+cudaError_t cudaFree(void *pointer) {
+    if (!pointer) return cudaSuccess;
+    cudaError_t status = cudaErrorInvalidValue;
+    pthread_mutex_lock(&lock);
+    for (size_t i = allocation_count; i-- > 0;) {
+        if (allocations[i].address == (uintptr_t)pointer) {
+            used_bytes -= allocations[i].bytes;
+            space.ranges_out--;
+            allocations[i] = allocations[--allocation_count];
+            status = cudaSuccess;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
+    *total_bytes = virtual_gpu.total_bytes;
+    *free_bytes = virtual_gpu.total_bytes - used_bytes;
+    return cudaSuccess;
+}
+
+/* --- virtual memory management: PyTorch's expandable segments ------------------------------------------------ */
+
+/* Addresses and memory come apart here: a range is reserved first, memory is created and mapped into it later. The
+ * handle of created memory is its size, all that is needed to take it back. */
+
+static CUresult memory_page_bytes(size_t *bytes, const CUmemAllocationProp *properties,
+                                  CUmemAllocationGranularity_flags which) {
+    *bytes = PAGE_BYTES;
+    return CUDA_SUCCESS;
+}
+
+static CUresult reserve_range(CUdeviceptr *address, size_t bytes, size_t alignment, CUdeviceptr wish,
+                              unsigned long long flags) {
+    pthread_mutex_lock(&lock);
+    *address = take_addresses(bytes);
+    pthread_mutex_unlock(&lock);
+    return *address ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+static CUresult release_range(CUdeviceptr address, size_t bytes) {
+    pthread_mutex_lock(&lock);
+    space.ranges_out--;
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
+static CUresult create_memory(CUmemGenericAllocationHandle *handle, size_t bytes,
+                              const CUmemAllocationProp *properties, unsigned long long flags) {
+    CUresult status = CUDA_ERROR_OUT_OF_MEMORY;
+    pthread_mutex_lock(&lock);
+    if (bytes <= virtual_gpu.total_bytes - used_bytes) {
+        used_bytes += bytes;
+        *handle = bytes;
+        status = CUDA_SUCCESS;
+    }
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+static CUresult release_memory(CUmemGenericAllocationHandle handle) {
+    pthread_mutex_lock(&lock);
+    used_bytes -= handle;
+    pthread_mutex_unlock(&lock);
+    return CUDA_SUCCESS;
+}
+
+static CUresult map_memory(CUdeviceptr address, size_t bytes, size_t offset, CUmemGenericAllocationHandle handle,
+                           unsigned long long flags) {
+    return CUDA_SUCCESS;
+}
+
+static CUresult unmap_memory(CUdeviceptr address, size_t bytes) { return CUDA_SUCCESS; }
+
+static CUresult set_access(CUdeviceptr address, size_t bytes, const CUmemAccessDesc *access, size_t count) {
+    return CUDA_SUCCESS;
+}
+
+void *find_memory_function(const char *name) {
+    static const struct {
+        const char *name;
+        void *function;
+    } known[] = {
+        {"cuMemGetAllocationGranularity", memory_page_bytes},
+        {"cuMemAddressReserve", reserve_range},
+        {"cuMemAddressFree", release_range},
+        {"cuMemCreate", create_memory},
+        {"cuMemRelease", release_memory},
+        {"cuMemMap", map_memory},
+        {"cuMemUnmap", unmap_memory},
+        {"cuMemSetAccess", set_access},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i].name, name)) return known[i].function;
+    return NULL;
+}
+
+/* --- copies -------------------------------------------------------------------------------------------------- */
+
+/* Memory of the host is real. Reading the device gives zeros, always the same; writing to it does nothing. */
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+    if (on_device(to)) return cudaSuccess;
+    if (on_device(from))
+        memset(to, 0, bytes);
+    else
+        memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    return cudaMemcpy(to, from, bytes, kind);
+}
+
+cudaError_t cudaMemset(void *to, int value, size_t bytes) {
+    if (!on_device(to)) memset(to, value, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
+    return cudaMemset(to, value, bytes);
+}
+
+/* --- host memory and pointers -------------------------------------------------------------------------------- */
+
+cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags) {
+    return posix_memalign(pointer, 4096, bytes ? bytes : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *pointer) {
+    free(pointer);
+    return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *pointer) {
+    memset(attributes, 0, sizeof *attributes);
+    if (on_device(pointer)) {
+        attributes->type = cudaMemoryTypeDevice;
+        attributes->device = THE_DEVICE;
+        attributes->devicePointer = (void *)pointer;
+    } else {
+        attributes->type = cudaMemoryTypeUnregistered;
+        attributes->device = -2; /* cudaInvalidDeviceId */
+        attributes->hostPointer = (void *)pointer;
+    }
+    return cudaSuccess;
+}

@@ -1,0 +1,27 @@
+"""Start of a worker process, run as a script: puts a virtual GPU in place before anything imports torch."""
+
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+
+def main() -> None:
+    # Ctrl-C reaches the whole terminal; the parent decides, and its death ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(int(sys.argv[1]))
+    try:
+        sys.path[:] = connection.recv()
+        stage = connection.recv()
+        if stage is not None:
+            from bench.memory.gpu.driver import load
+
+            load(stage)
+        from bench.memory.worker import serve
+
+        serve(connection)
+    except (EOFError, BrokenPipeError):
+        pass  # the parent is gone
+
+
+if __name__ == "__main__":
+    main()

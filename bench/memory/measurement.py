@@ -1,0 +1,170 @@
+"""Measure a workload in this process, the worker, which does nothing else. Begins and ends clean."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import time
+from pathlib import Path
+
+import torch
+
+from bench.memory.budget import least_budget_bytes
+from bench.memory.event_log import History
+from bench.memory.footprint import Environment, Footprint, Timeline
+from bench.memory.limit import memory_limit
+from bench.memory.nvml import process_used_bytes
+from bench.memory.recorder import Recorder
+from bench.memory.workload import CATEGORIES, Workload
+
+_SETTINGS = (
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
+_VIRTUAL = "virtual "
+_PATIENCE_SECONDS = 2
+
+
+class _Unobserved:
+    """An observer that looks away."""
+
+    def forward(self) -> None: ...
+    def backward(self, loss: torch.Tensor) -> None: ...
+    def optimizer(self) -> None: ...
+    def end(self) -> None: ...
+
+
+def measure(
+    workload: Workload,
+    gpu: str,
+    device: torch.device,
+    *,
+    steps: int,
+    least_budget: bool,
+    timeline: bool,
+    snapshot: Path | None,
+) -> Footprint:
+    """Return the workload's footprint on ``device``, which the caller knows as ``gpu``.
+
+    Parameters
+    ----------
+    steps
+        Training steps to run; momentum and the like exist from the second on.
+    least_budget
+        Whether to search for the least budget, which runs the steps about ten times more.
+    timeline
+        Whether to keep it.
+    snapshot
+        File for the allocator's state and log, as https://pytorch.org/memory_viz reads it.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If the whole GPU is too small.
+    RuntimeError
+        If the bookkeeping does not agree with the allocator's statistics to the byte, or the workload leaves
+        something on the GPU.
+    """
+    with Recorder(device) as recorder:
+        prepared = workload.prepare(device)
+        recorder.prepared(prepared)
+        for _ in range(steps):
+            prepared.step(recorder)
+            recorder.check_step_complete()
+        torch.cuda.synchronize(device)
+        stats = torch.cuda.memory_stats(device)
+        environment = _environment(gpu, device)
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        used_bytes = None if environment.is_virtual else process_used_bytes(uuid)
+        parameter_bytes = sum(parameter.nbytes for parameter in prepared.module.parameters())
+    history = recorder.history
+    del prepared
+    _clean_up(workload, device)
+    if snapshot:
+        snapshot.write_bytes(pickle.dumps(recorder.snapshot))
+    allocated_bytes, reserved_bytes = stats["allocated_bytes.all.peak"], stats["reserved_bytes.all.peak"]
+    least_bytes = None
+    if least_budget:
+        least_bytes = least_budget_bytes(
+            lambda budget_bytes: fits(workload, device, budget_bytes, steps=steps),
+            allocated_bytes,
+            reserved_bytes,
+        )
+    activation_bytes = history.live_bytes[:, CATEGORIES.index("activations")]
+    return Footprint(
+        key=workload.key,
+        steps=steps,
+        peak_requested_bytes=stats["requested_bytes.all.peak"],
+        peak_allocated_bytes=allocated_bytes,
+        peak_reserved_bytes=reserved_bytes,
+        least_budget_bytes=least_bytes,
+        parameter_bytes=parameter_bytes,
+        peak_activation_bytes=int(activation_bytes.max()),
+        categories_at_peak=dict(zip(CATEGORIES, history.live_bytes[history.peak_moment].tolist(), strict=True)),
+        largest_blocks=history.largest_blocks,
+        nvml_used_bytes=used_bytes,
+        environment=environment,
+        timeline=_timeline(recorder, history) if timeline else None,
+    )
+
+
+def fits(workload: Workload, device: torch.device, budget_bytes: int, *, steps: int) -> bool:
+    """Run the steps with ``budget_bytes`` of GPU memory; return whether it was enough."""
+    enough = True
+    try:
+        with memory_limit(device, budget_bytes):
+            _run_unobserved(workload, device, steps)
+    except torch.OutOfMemoryError:
+        enough = False
+    _clean_up(workload, device)
+    return enough
+
+
+def _run_unobserved(workload: Workload, device: torch.device, steps: int) -> None:
+    prepared = workload.prepare(device)
+    for _ in range(steps):
+        prepared.step(_Unobserved())
+    torch.cuda.synchronize(device)
+
+
+def clean(device: torch.device) -> bool:
+    """Give everything back, so that the next measurement starts from nothing; return whether that worked."""
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    # After an error in backward autograd's own thread holds on to a few tensors until it next gets to run.
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while torch.cuda.memory_allocated(device) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device) == 0
+
+
+def _clean_up(workload: Workload, device: torch.device) -> None:
+    if not clean(device):
+        left_bytes = torch.cuda.memory_allocated(device)
+        raise RuntimeError(
+            f"{workload.key} leaves {left_bytes} bytes on the GPU: tensors may live only in what prepare returns"
+        )
+
+
+def _environment(gpu: str, device: torch.device) -> Environment:
+    properties = torch.cuda.get_device_properties(device)
+    settings = [f"{name}={os.environ[name]}" for name in _SETTINGS if os.environ.get(name)]
+    return Environment(
+        gpu=gpu,
+        device_name=properties.name,
+        is_virtual=properties.name.startswith(_VIRTUAL),
+        total_bytes=properties.total_memory,
+        torch=str(torch.__version__),
+        cuda=str(torch.version.cuda),
+        cudnn=str(torch.backends.cudnn.version()),
+        allocator_settings=" ".join(settings) or "default",
+    )
+
+
+def _timeline(recorder: Recorder, history: History) -> Timeline:
+    columns = zip(CATEGORIES, history.live_bytes.T.tolist(), strict=True)
+    return Timeline(dict(columns), tuple((phase.moment, phase.name) for phase in recorder.phases))

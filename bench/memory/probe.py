@@ -1,0 +1,212 @@
+"""Measure workloads in worker processes: this one needs no GPU, and nothing it holds is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from multiprocessing import Pipe
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from bench.memory.footprint import Footprint
+from bench.memory.gpu.build import build
+from bench.memory.gpu.installation import find_installation
+from bench.memory.gpu.profile import resolve
+from bench.memory.protocol import Answer, Request, Stage
+from bench.memory.workload import Workload
+
+__all__ = ["GpuUnavailable", "MeasurementFailed", "OutOfMemory", "Prober", "probe"]
+
+_LAUNCH = Path(__file__).with_name("launch.py")
+_GRACE_SECONDS = 5
+_WORKER_VARIABLES = {
+    # PyTorch keeps every convolution's plan, also one that it fell back to when memory was short. Without
+    # that memory a measurement does not depend on those before it.
+    "TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT": "-1",
+    # The fast way to name the functions of a stack; exported ones are all that is asked for.
+    "TORCH_SYMBOLIZE_MODE": "dladdr",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def probe(
+    workload: Workload,
+    gpu: str,
+    *,
+    steps: int = 3,
+    least_budget: bool = True,
+    timeline: bool = False,
+    snapshot: Path | None = None,
+) -> Footprint:
+    """Measure one workload in a worker process of its own; see `Prober.measure`."""
+    with Prober() as prober:
+        return prober.measure(
+            workload, gpu, steps=steps, least_budget=least_budget, timeline=timeline, snapshot=snapshot
+        )
+
+
+class Prober:
+    """Measures workloads; keeps one warm worker process per GPU, and every footprint it has measured.
+
+    Use as a context manager: the workers end with it. They also end when this process does, however it ends.
+    """
+
+    def __init__(self) -> None:
+        self._workers: dict[str, _Worker] = {}
+        self._footprints: dict[tuple[object, ...], Footprint] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; a later call starts new ones."""
+        workers = list(self._workers.values())
+        self._workers.clear()
+        for worker in workers:
+            worker.hang_up()
+        for worker in workers:
+            worker.close()
+
+    def measure(
+        self,
+        workload: Workload,
+        gpu: str,
+        *,
+        steps: int = 3,
+        least_budget: bool = True,
+        timeline: bool = False,
+        snapshot: Path | None = None,
+    ) -> Footprint:
+        """Return the footprint of ``workload``, measured once for every key, GPU and options.
+
+        Parameters
+        ----------
+        gpu
+            ``cuda``, or a virtual GPU as `bench.memory.gpu.profile.resolve` names them.
+        steps
+            Training steps to run; momentum and the like exist from the second on.
+        least_budget
+            Whether to search for the least budget, which runs the steps about ten times more.
+        timeline
+            Whether to keep the live bytes at every moment.
+        snapshot
+            Also write the allocator's log to this file, for https://pytorch.org/memory_viz.
+
+        Raises
+        ------
+        GpuUnavailable
+            If the GPU cannot be had; the message says what is missing.
+        OutOfMemory
+            If the whole GPU is too small for the workload.
+        MeasurementFailed
+            If the workload raises an error, or the worker process dies.
+        """
+        if steps < 1:
+            raise ValueError(f"steps is {steps}: at least 1 must be run")
+        options = {"steps": steps, "least_budget": least_budget, "timeline": timeline}
+        known = (workload.key, gpu, *options.values())
+        if snapshot is not None or known not in self._footprints:
+            arguments = {"gpu": gpu, "snapshot": snapshot and snapshot.absolute(), **options}
+            self._footprints[known] = self._ask(gpu, Request("measure", pickle.dumps(workload), arguments))
+        return self._footprints[known]
+
+    def fits(self, workload: Workload, gpu: str, budget_bytes: int, *, steps: int = 3) -> bool:
+        """Run the steps with ``budget_bytes`` of GPU memory; return whether that sufficed.
+
+        Raises as `measure` does, except for `OutOfMemory`.
+        """
+        arguments = {"budget_bytes": budget_bytes, "steps": steps}
+        return self._ask(gpu, Request("fits", pickle.dumps(workload), arguments))
+
+    def _ask(self, gpu: str, request: Request) -> Any:
+        if gpu not in self._workers:
+            self._workers[gpu] = _Worker(gpu)
+        try:
+            answer = self._workers[gpu].ask(request)
+        except BaseException:  # also Ctrl-C: the answer still under way would be taken for the next one's
+            self._workers.pop(gpu).kill()
+            raise
+        if not answer.reusable:
+            self._workers.pop(gpu).close()
+        if answer.error:
+            raise answer.error
+        return answer.result
+
+
+class _Worker:
+    """One worker process, at the other end of a pipe."""
+
+    def __init__(self, gpu: str) -> None:
+        stage, variables = _stage(gpu)
+        self._connection, other_end = Pipe()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_LAUNCH), str(other_end.fileno())],
+            env=variables,
+            pass_fds=[other_end.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+        )
+        other_end.close()
+        with contextlib.suppress(BrokenPipeError):  # a death at birth is reported by the first question
+            self._connection.send(sys.path)
+            self._connection.send(stage)
+
+    def ask(self, request: Request) -> Answer:
+        """Return the worker's answer.
+
+        Raises
+        ------
+        MeasurementFailed
+            If the worker dies instead; the message ends with its last words.
+        """
+        try:
+            self._connection.send(request)
+            answer: Answer = self._connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            status = self._process.wait()
+            self._errors.seek(0)
+            last = self._errors.read().decode(errors="replace")[-2000:].strip()
+            raise MeasurementFailed(f"the worker process died with status {status}: {last or 'no message'}") from None
+        return answer
+
+    def hang_up(self) -> None:
+        """Close the pipe, whereupon the process ends."""
+        self._connection.close()
+
+    def close(self) -> None:
+        """End the process; if it is too busy to notice that the pipe is closed, it is killed."""
+        self.hang_up()
+        try:
+            self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self.close()
+
+
+def _stage(gpu: str) -> tuple[Stage | None, dict[str, str]]:
+    """Return what the worker puts in place, and its environment variables."""
+    virtual = resolve(gpu)
+    variables = {**os.environ, **_WORKER_VARIABLES}
+    if virtual is None:
+        return None, variables
+    variables.pop("CUDA_VISIBLE_DEVICES", None)  # it speaks of the real ones
+    return Stage(virtual, build(), find_installation().cudnn), variables

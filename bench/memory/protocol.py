@@ -1,0 +1,44 @@
+"""What the parent and its worker process say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.memory.gpu.build import Libraries
+from bench.memory.gpu.profile import VirtualGpu
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a worker puts in place before it imports torch: the virtual GPU."""
+
+    gpu: VirtualGpu
+    libraries: Libraries
+    cudnn: Path
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job: ``measure`` or ``fits``, a pickled workload, and further arguments by name."""
+
+    job: str
+    workload: bytes
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The job's result, or the error to raise in its place.
+
+    Parameters
+    ----------
+    reusable
+        False: something is left on the GPU, so the next job needs another worker.
+    """
+
+    result: Any = None
+    error: Exception | None = None
+    reusable: bool = True

@@ -1,0 +1,60 @@
+"""The worker process: one GPU, one job at a time, until the parent goes away."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import torch
+
+from bench.memory import measurement
+from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from bench.memory.protocol import Answer, Request
+
+_JOBS: dict[str, Callable[..., object]] = {"measure": measurement.measure, "fits": measurement.fits}
+
+
+def serve(connection: Connection) -> None:
+    """Answer requests; raises EOFError when the parent closes the connection."""
+    torch.set_num_threads(1)
+    while True:
+        connection.send(_answer(connection.recv()))
+
+
+def _answer(request: Request) -> Answer:
+    if not torch.cuda.is_available():
+        return Answer(error=GpuUnavailable(_missing_gpu()))
+    torch.cuda.init()
+    device = torch.device("cuda", 0)
+    result, error = _attempt(request, device)
+    return Answer(result, error, reusable=measurement.clean(device))
+
+
+def _attempt(request: Request, device: torch.device) -> tuple[object, Exception | None]:
+    try:
+        workload = pickle.loads(request.workload)
+    except Exception as error:
+        return None, MeasurementFailed(
+            f"the worker process cannot load the workload ({type(error).__name__}: {error}): "
+            "its class must be defined in a module that can be imported, not in the main script"
+        )
+    # Whatever the imports brought stays: not to be searched again by each of the many collections to come.
+    gc.collect()
+    gc.freeze()
+    try:
+        return _JOBS[request.job](workload, device=device, **request.arguments), None
+    except torch.OutOfMemoryError as error:
+        gpu = torch.cuda.get_device_properties(device)
+        return None, OutOfMemory(f"{workload.key} needs more than the {gpu.total_memory} bytes of {gpu.name}: {error}")
+    except Exception:
+        return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}")
+
+
+def _missing_gpu() -> str:
+    remedy = "choose a virtual GPU, for example virtual:h100"
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is built without CUDA: install the CUDA build, or {remedy} on Linux"
+    return f"PyTorch finds no NVIDIA GPU and driver on this machine: {remedy}"

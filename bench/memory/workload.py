@@ -1,0 +1,86 @@
+"""What can be measured: a training step, described so that a worker process can build and run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+CATEGORIES = (
+    "parameters",
+    "gradients",
+    "optimizer state",
+    "buffers",
+    "inputs",
+    "activations",
+    "workspace",
+    "temporaries",
+)
+"""Every allocated byte is one of these.
+
+parameters
+    Of the module, trained or frozen.
+gradients
+    Of the parameters: what the optimizer is about to read.
+optimizer state
+    What the optimizer keeps from step to step.
+buffers
+    Of the module, and whatever else preparing leaves on the GPU.
+inputs
+    One batch, and whatever is allocated between two steps.
+activations
+    The rest of the forward pass: saved for backward, or in flight.
+workspace
+    Scratch memory that no tensor owns: of cuBLAS, cuDNN and single kernels.
+temporaries
+    The rest of backward and of the optimizer's step, and of preparing.
+"""
+
+
+class StepObserver(Protocol):
+    """Told by a step as each of its phases begins, in this order."""
+
+    def forward(self) -> None:
+        """The forward pass begins."""
+
+    def backward(self, loss: Tensor) -> None:
+        """The forward pass has given ``loss``; the backward pass begins."""
+
+    def optimizer(self) -> None:
+        """Every gradient is there; the optimizer's step begins."""
+
+    def end(self) -> None:
+        """The step is over, and its gradients may be gone."""
+
+
+@dataclass
+class Prepared:
+    """A workload ready to run.
+
+    Parameters
+    ----------
+    module, optimizer, inputs
+        Used to tell parameters, buffers, optimizer state and inputs apart; all on the GPU.
+    step
+        Runs one whole training step and tells the observer.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    inputs: tuple[Tensor, ...]
+    step: Callable[[StepObserver], None]
+
+
+class Workload(Protocol):
+    """A training step to measure: a picklable value, defined in an importable module."""
+
+    @property
+    def key(self) -> str:
+        """Stable name; equal keys mean equal footprints."""
+
+    def prepare(self, device: torch.device) -> Prepared:
+        """Build everything on ``device``."""

@@ -1,0 +1,182 @@
+"""The contract between a federated method and the harness: Method, Task, Update. Read this first.
+
+A method offers tasks; the harness measures what each task needs, lets every device train the first offered task
+that fits its memory, and hands the updates back. A method never sees a memory budget.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.aggregation import State, Update, owner_mean
+from bench.models import ModelSpec
+from bench.randomness import initialised
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """What a task may know of the device it runs on. Made by the harness.
+
+    Parameters
+    ----------
+    generator
+        The device's own random generator for this round.
+    classes
+        Which classes the device holds examples of; bool, shape (classes,).
+    examples
+        Number of training examples on the device.
+    """
+
+    generator: torch.Generator
+    classes: Tensor
+    examples: int
+
+
+class Task(ABC):
+    """What one device trains in one round: a picklable value object without global state.
+
+    ``build``, ``loss`` and the ``key`` decide the memory footprint; the harness runs them both when it trains and
+    when it measures.
+    """
+
+    learning_rate: float | None = None
+    """Overrides the recipe's learning rate if not None."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Stable name, unique within a method and model; tasks with equal keys have equal footprints."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return the module in train mode with ``requires_grad`` set. Called by the harness, also on 'meta'."""
+
+    def load(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> None:
+        """Copy the global values into a resident ``module``, in place. Called before local training."""
+        module.load_state_dict({name: global_state[name] for name in module.state_dict()})
+
+    def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the scalar training loss for ``inputs`` (batch, 3, 32, 32) and int64 ``targets`` (batch,)."""
+        return functional.cross_entropy(module(inputs), targets)
+
+    def update(self, module: nn.Module, local: LocalContext) -> Update:
+        """Return what the device uploads: by default every tensor of the module."""
+        state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        return Update(state, local.examples)
+
+
+@dataclass(frozen=True)
+class FullModel(Task):
+    """Plain training of the whole network: what a method without a memory limit offers."""
+
+    model: ModelSpec
+
+    @property
+    def key(self) -> str:
+        return "full model"
+
+    def build(self) -> nn.Module:
+        return self.model.build()
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """What the harness tells a method at the end of a round.
+
+    Parameters
+    ----------
+    round
+        Number of the finished round, from 1.
+    participants
+        How many devices trained; 0 if nothing offered fits any device.
+    train_loss
+        Mean local training loss, NaN without participants.
+    """
+
+    round: int
+    participants: int
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A method without knobs."""
+
+
+class Method(ABC):
+    """A federated algorithm: which tasks it offers and how it merges what comes back.
+
+    Parameters
+    ----------
+    model
+        The full network.
+    rounds
+        Round budget of the run; schedules must end inside it.
+    seed
+        Seed of every random draw of the method.
+    options
+        An instance of the class's ``Options`` dataclass.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    ignores_memory: ClassVar[bool] = False
+    """True only for an ideal upper bound: every device trains the first task, whatever its memory."""
+    recalibrates_batchnorm: ClassVar[bool] = False
+    """True if BatchNorm statistics are not trained; the harness then re-estimates them before each test."""
+
+    global_state: State
+    """The server's tensors, from which tasks load; set by the subclass."""
+
+    def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
+        self.model = model
+        self.rounds = rounds
+        self.seed = seed
+        self.options = options
+
+    @abstractmethod
+    def all_tasks(self) -> Sequence[Task]:
+        """Every task the method may ever offer, for measuring beforehand."""
+
+    @abstractmethod
+    def tasks(self) -> Sequence[Task]:
+        """Tasks offered in the coming round, the most preferred first; a device takes the first that fits."""
+
+    @abstractmethod
+    def global_model(self) -> nn.Module:
+        """Return the module to test; its forward gives logits, shape (batch, classes)."""
+
+    @property
+    def phase(self) -> str:
+        """Where the schedule stands, for the records; for example ``grow 2/4``."""
+        return "train"
+
+    def settle(self, trainable_by_all: Sequence[Task]) -> None:  # noqa: B027 - most methods have no use for it
+        """Hear once, before round 1, which of ``all_tasks`` the whole fleet can train (in that order)."""
+
+    def aggregate(self, updates: Sequence[Update]) -> None:
+        """Merge the round's updates, in participant order, into the global state. Never called with none."""
+        owner_mean(self.global_state, updates)
+
+    def finish_round(self, summary: RoundSummary) -> None:  # noqa: B027 - only schedules move here
+        """Hear that a round is over; schedules move here."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that is needed to go on to the bit: tensors, numbers, strings and containers."""
+        return {"global_state": self.global_state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self.global_state = dict(state["global_state"])
+
+
+def initial_state(model: ModelSpec, seed: int) -> State:
+    """Return the full model's initial tensors: the same for every method at one seed."""
+    with initialised(seed, "model"):
+        return model.build().state_dict()

@@ -1,0 +1,49 @@
+"""ResNet18 and ResNet34 for small pictures, built from torchvision's residual blocks.
+
+The stem is one 3x3 convolution without max-pooling, as usual for 32x32 pictures and as in ProFL's published code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+from bench.models.staged import INPUT_SHAPE, ModelSpec, StagedModel, global_average_head
+
+
+def resnet18(spec: ModelSpec) -> StagedModel:
+    """Four stages of two basic blocks (He et al., CVPR 2016)."""
+    return _resnet(spec, (2, 2, 2, 2))
+
+
+def resnet34(spec: ModelSpec) -> StagedModel:
+    """Four stages of 3, 4, 6 and 3 basic blocks (He et al., CVPR 2016)."""
+    return _resnet(spec, (3, 4, 6, 3))
+
+
+def _resnet(spec: ModelSpec, depths: Sequence[int]) -> StagedModel:
+    channels = [spec.channels(1), *(spec.channels(2**stage) for stage in range(len(depths)))]
+    strides = [1 if stage == 0 else 2 for stage in range(len(depths))]
+    stem = nn.Sequential(
+        nn.Conv2d(INPUT_SHAPE[0], channels[0], 3, stride=1, padding=1, bias=False),
+        nn.BatchNorm2d(channels[0]),
+        nn.ReLU(inplace=True),
+    )
+    stages = [_stage(channels[stage], channels[stage + 1], strides[stage], depth) for stage, depth in enumerate(depths)]
+    model = StagedModel(stem, stages, global_average_head(channels[-1], spec.classes), channels, strides)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def _stage(in_channels: int, out_channels: int, stride: int, depth: int) -> nn.Sequential:
+    downsample = None
+    if stride != 1:
+        downsample = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+        )
+    first = BasicBlock(in_channels, out_channels, stride, downsample)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels) for _ in range(depth - 1)))

@@ -1,0 +1,73 @@
+"""Names to things: methods (entry points, so that other packages can plug in theirs) and models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NoReturn
+
+from bench.errors import InputError
+from bench.method import Method
+from bench.models import ModelSpec, StagedModel, resnet18, resnet34
+
+MODELS: Mapping[str, Callable[[ModelSpec], StagedModel]] = {"resnet18": resnet18, "resnet34": resnet34}
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
+    """Raise the error for a name that is not registered, listing those that are."""
+    raise InputError(f"unknown {kind} '{name}': choose one of {', '.join(sorted(known))}")
+
+
+def model_builder(name: str) -> Callable[[ModelSpec], StagedModel]:
+    """Return the function that builds a model of this name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if name not in MODELS:
+        unknown("model", name, MODELS)
+    return MODELS[name]
+
+
+@cache
+def methods() -> Mapping[str, EntryPoint]:
+    """Return the installed methods by name, from the entry points ``profl.methods``."""
+    return {point.name: point for point in entry_points(group="profl.methods")}
+
+
+def method_class(name: str) -> type[Method]:
+    """Load the class of a method.
+
+    Raises
+    ------
+    InputError
+        If no installed package offers it, or if what is offered is not a ``Method``.
+    """
+    if name not in methods():
+        unknown("method", name, methods())
+    loaded = methods()[name].load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+        raise InputError(f"method '{name}' ({methods()[name].value}) is not a subclass of bench.method.Method")
+    return loaded
+
+
+def create_method(
+    name: str, model: ModelSpec, rounds: int, seed: int, options: Mapping[str, Any] | None = None
+) -> Method:
+    """Make a method from its name and the values of its options.
+
+    Raises
+    ------
+    InputError
+        If the method or one of the options is unknown, or the method refuses an option's value.
+    """
+    factory = method_class(name)
+    known = {field.name: field for field in fields(factory.Options)}
+    for option in options or {}:
+        if option not in known:
+            unknown(f"option of method '{name}'", option, known or ["(it has none)"])
+    return factory(model, rounds, seed, factory.Options(**(options or {})))

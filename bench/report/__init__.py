@@ -1,0 +1,6 @@
+"""Figures and tables, from result files alone."""
+
+from bench.report.tables import closing_table, closing_text
+from bench.report.writing import write_report
+
+__all__ = ["closing_table", "closing_text", "write_report"]

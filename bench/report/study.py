@@ -1,0 +1,170 @@
+"""The part of a run that fits one figure: one model on one dataset, measured on one GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import pandas as pd
+
+from bench.fleet import UNLIMITED
+from bench.report.style import IDEAL, in_order, mebibytes
+from bench.results import Run
+
+
+class Spread(NamedTuple):
+    """A figure over the seeds; all NaN if unknown."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to show."""
+        return math.isfinite(self.mean)
+
+    def times(self, factor: float) -> Spread:
+        """Return the same in another unit."""
+        return Spread(factor * self.mean, factor * self.low, factor * self.high)
+
+
+UNKNOWN = Spread(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One model, dataset and GPU of a run, in display order.
+
+    Parameters
+    ----------
+    model, width, dataset, gpu
+        What the cells have in common.
+    cells, rounds, footprints
+        The run's frames, cut down to them.
+    """
+
+    model: str
+    width: str
+    dataset: str
+    gpu: str
+    cells: pd.DataFrame
+    rounds: pd.DataFrame
+    footprints: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        """For file names."""
+        return f"{self.model}-{self.width}-{self.dataset}-{self.gpu}".replace(":", "-")
+
+    @property
+    def setting(self) -> str:
+        """Model, dataset and GPU, for headings."""
+        gpu = self.gpu.replace("virtual:", "virtual ")
+        return f"{self.model} (width {self.width}) on {self.dataset} · memory measured on: {gpu}"
+
+    @property
+    def training_setting(self) -> str:
+        """The same and how much was trained, for headings of figures of results."""
+        seeds = f" · {self.seeds} seeds" if self.seeds > 1 else ""
+        return f"{self.setting} · {self.cells['rounds'].max()} rounds{seeds}"
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Methods, in display order."""
+        return in_order(self.cells["method"].tolist())
+
+    @cached_property
+    def tiers(self) -> list[str]:
+        """Tiers, the poorest first; those of unknown budget last."""
+        budgets = self.budgets
+        return sorted(budgets, key=lambda tier: (math.isnan(budgets[tier]), budgets[tier], tier))
+
+    @cached_property
+    def budgets(self) -> dict[str, float]:
+        """Mean device budget in bytes by tier; NaN as long as no cell of the tier is done."""
+        means = self.cells.groupby("tier")["mean_device_budget_bytes"].mean()
+        return {str(tier): float(mean) for tier, mean in means.items()}
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds were run."""
+        return self.cells["seed"].nunique()
+
+    def tier_label(self, tier: str, between: str = "\n") -> str:
+        """Return a tier's name and what its devices have on average."""
+        return f"{tier}{between}{mebibytes(self.budgets[tier])} MiB"
+
+    def cells_of(self, method: str, tier: str) -> pd.DataFrame:
+        """Return the cells of a method and tier, by seed."""
+        cells = self.cells
+        return cells.loc[(cells["method"] == method) & (cells["tier"] == tier)].sort_values("seed")
+
+    def figures(self, column: str) -> dict[tuple[str, str], Spread]:
+        """Return a column of the finished cells over their seeds, for every pair of method and tier."""
+        if column not in self._found:
+            found = {(method, tier): UNKNOWN for method in self.methods for tier in self.tiers}
+            done = self.cells.loc[self.cells["status"] == "done"].dropna(subset=[column])
+            over_seeds = done.groupby(["method", "tier"])[column].agg(["mean", "min", "max"]).astype(float)
+            found.update({pair: Spread(*row) for pair, *row in over_seeds.itertuples(name=None)})
+            self._found[column] = found
+        return self._found[column]
+
+    @cached_property
+    def _found(self) -> dict[str, dict[tuple[str, str], Spread]]:
+        return {}
+
+    def idle(self, method: str, tier: str) -> bool:
+        """Whether the pair has finished cells and in none of them any device could train."""
+        return self.figures("participation_share")[method, tier].high == 0
+
+    @property
+    def unfinished(self) -> list[str]:
+        """One entry per missing result: ``depthfl at 30% (failed)``."""
+        found = []
+        for method in self.methods:
+            for tier in self.tiers:
+                cells = self.cells_of(method, tier)
+                if cells.empty:
+                    found.append(f"{method} at {tier} (not run)")
+                for seed, status in zip(cells["seed"], cells["status"], strict=True):
+                    if status != "done":
+                        which = f"seed {seed}, " if self.seeds > 1 else ""
+                        found.append(f"{method} at {tier} ({which}{status})")
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What every figure of results must add: the ideal bound, the meaning of ranges, missing results."""
+        notes = []
+        if IDEAL in self.methods:
+            notes.append(f"{IDEAL} is an ideal bound: every device trains, whatever its memory.")
+        if self.seeds > 1:
+            notes.append(f"Mean of {self.seeds} seeds, with the range from the lowest to the highest.")
+        if missing := self.unfinished:
+            shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+            notes.append(f"No result: {shown}.")
+        return notes
+
+
+def studies(run: Run) -> Iterator[Study]:
+    """Cut a run into studies, by model, width, dataset and GPU."""
+    keys = ["model", "width", "dataset", "gpu"]
+    for values, cells in run.cells.groupby(keys, dropna=False):
+        model, width, dataset, gpu = values
+        prints = run.footprints.reindex(columns=list(dict.fromkeys([*run.footprints, *keys])))  # may be empty
+        here = (prints[keys] == list(values)).all(axis=1)
+        rounds = run.rounds.loc[run.rounds["cell"].isin(cells["cell"])]
+        everywhere = _in_every_tier(cells)
+        yield Study(str(model), str(width), str(dataset), str(gpu), everywhere, rounds, prints.loc[here])
+
+
+def _in_every_tier(cells: pd.DataFrame) -> pd.DataFrame:
+    """Repeat the cells of methods that ignore memory, which were run once, in every tier they compare with."""
+    once = cells["tier"] == UNLIMITED
+    tiers = cells.loc[~once, "tier"].unique()
+    repeated = [cells.loc[once].assign(tier=tier) for tier in tiers]
+    return pd.concat([cells.loc[~once], *repeated], ignore_index=True) if once.any() and len(tiers) else cells

@@ -1,0 +1,202 @@
+"""One look for every figure: page, colours, markers, units. No pyplot, hence no global state."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+IDEAL = "fedavg"
+"""The upper bound that ignores memory: drawn grey and dashed, left out of every contest."""
+
+WIDTH = 850 / 96
+"""Inches. At 96 pixels per inch a figure is as wide as a README column, and 9 pt text is 9 pt."""
+
+GREY = "#6E6E6E"
+PALE = "#D0D0D0"
+
+_SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#EBEBEB",
+    "grid.linewidth": 0.8,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "svg.hashsalt": "profl",  # else every SVG gets new random ids
+}
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers; fixed by name so that a method looks the
+# same in every run.
+_KNOWN = {
+    IDEAL: (GREY, "X"),
+    "profl": ("#D55E00", "o"),
+    "allsmall": ("#56B4E9", "s"),
+    "depthfl": ("#009E73", "^"),
+    "exclusive": ("#E69F00", "D"),
+    "heterofl": ("#0072B2", "v"),
+    "inclusivefl": ("#CC79A7", "P"),
+}
+_FURTHER = [("#000000", "*"), ("#8C6D00", "<"), ("#5B3A8E", ">"), ("#7A3B2E", "h"), ("#00687A", "p")]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn. ``ink`` is its colour, dark enough for text on white."""
+
+    colour: str
+    marker: str
+    dashes: str
+
+    @property
+    def size(self) -> float:
+        """Of the marker, in points; the thin ones are drawn larger."""
+        return 7.5 if self.marker in "XP*" else 6.0
+
+    @property
+    def ink(self) -> tuple[float, float, float]:
+        red, green, blue = to_rgb(self.colour)
+        luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        shade = min(1.0, 0.36 / luminance) if luminance else 1.0
+        return red * shade, green * shade, blue * shade
+
+
+def in_order(methods: Sequence[str]) -> list[str]:
+    """Sort methods for display: the ideal, ``profl``, then by name."""
+    return sorted(set(methods), key=lambda name: (name != IDEAL, name != "profl", name))
+
+
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """Return a look per method; unknown methods get further colours by their place in the alphabet."""
+    strangers = [name for name in in_order(methods) if name not in _KNOWN]
+    further = {name: _FURTHER[place % len(_FURTHER)] for place, name in enumerate(strangers)}
+    return {name: Look(*(_KNOWN | further)[name], dashes="--" if name == IDEAL else "-") for name in in_order(methods)}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Apply the settings, and nothing of the user's own matplotlibrc, to figures made and saved inside."""
+    with matplotlib.style.context(["default", _SETTINGS]):
+        yield
+
+
+def page(
+    body: float,
+    title: str,
+    subtitle: str,
+    notes: Sequence[str] = (),
+    legend: float = 0.0,
+    axis_names: tuple[str, str] = ("", ""),
+) -> Figure:
+    """Return an empty figure with a heading and notes at the foot; axes go in between, ``body`` inches high.
+
+    Parameters
+    ----------
+    body
+        Height left to the axes, in inches.
+    title, subtitle
+        What is shown; of what and where measured.
+    notes
+        Sentences for the foot.
+    legend
+        Inches kept free for ``legend_above``.
+    axis_names
+        Names of the x and y axes that all panels share, once for the page.
+    """
+    across, up = axis_names
+    lines = [line for note in notes for line in textwrap.wrap(note, 128)]
+    heading, foot = 0.52 + legend, 0.08 + 0.165 * len(lines) + (0.22 if across else 0.0)
+    height = heading + body + foot
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    side = 0.2 / WIDTH if up else 0.0
+    engine.set(rect=(side, foot / height, 1.0 - side, body / height), w_pad=0.08, h_pad=0.06)
+    figure.text(0.5, (foot - 0.02) / height, across, ha="center", va="top")
+    figure.text(0.09 / WIDTH, (foot + body / 2) / height, up, rotation=90, ha="left", va="center")
+    left = 0.1 / WIDTH
+    figure.text(left, 1 - 0.08 / height, title, size=12, weight="bold", va="top")
+    figure.text(left, 1 - 0.31 / height, subtitle, color="#444444", va="top")
+    figure.text(left, 0.06 / height, "\n".join(lines), color="#444444", va="bottom", linespacing=1.3)
+    return figure
+
+
+def legend_above(figure: Figure, handles: Sequence, columns: int) -> None:
+    """Put one legend for all panels under the heading."""
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1 - 0.48 / figure.get_figheight()),
+        ncols=columns,
+        columnspacing=1.6,
+        handletextpad=0.5,
+    )
+
+
+def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
+    """Return ``count`` panels with shared axes in rows of ``columns``; each column's lowest has x labels."""
+    columns = min(columns, count)
+    grid = figure.subplots(math.ceil(count / columns), columns, sharex=True, sharey=True, squeeze=False)
+    axes = list(grid.flat)
+    for spare in axes[count:]:
+        spare.remove()
+    for place, panel in enumerate(axes[:count]):
+        panel.tick_params(labelbottom=place + columns >= count)
+    return axes[:count]
+
+
+def say_empty(axes: Axes) -> None:
+    """Say that there is nothing to show yet, instead of an axis of made-up numbers."""
+    axes.text(0.5, 0.5, "no result yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set_yticks([])
+
+
+def settle(figure: Figure) -> None:
+    """Fix the layout, so that labels placed by measured position stay where they were put."""
+    if not isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        # The solver's last bits differ from time to time; rounded off, the same results give the same bytes.
+        left, low, width, height = (round(edge, 6) for edge in axes.get_position().bounds)
+        axes.set_position((left, low, width, height))
+
+
+def mebibytes(size: float) -> str:
+    """Return ``'531'``, ``'53.1'`` or ``'5.31'`` for a number of bytes; ``'?'`` if unknown."""
+    if not math.isfinite(size):
+        return "?"
+    value = size / 2**20
+    return f"{value:,.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and SVG; the same figure gives the same bytes."""
+    settle(figure)  # once, not again for either file
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    figure.savefig(png, dpi=192, metadata={"Software": None})
+    figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]

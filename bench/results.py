@@ -1,0 +1,302 @@
+"""What a run leaves on disk, and how it is read back. The schema is stated here and nowhere else.
+
+A run is a folder with one folder per cell::
+
+    RUN/cells/CELL/cell.json         what was run: method, model, dataset, tier, seed, recipe
+                   environment.json  where: versions, machine, torch threads
+                   footprints.json   measured memory of every task of the method
+                   rounds.jsonl      one row per finished round, appended and flushed
+                   checkpoint.pt     state after the last finished round, replaced atomically
+                   summary.json      final figures; present exactly when the cell is done
+                   error.txt         traceback of the last failure, if it failed
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bench.errors import InputError
+
+ROUND_COLUMNS = {
+    "round": "number of the round, from 1",
+    "phase": "where the method's schedule stands",
+    "train_loss": "mean local training loss; NaN if nobody trained",
+    "test_loss": "cross-entropy of the global model on the test set; NaN if not evaluated in this round",
+    "test_accuracy": "share of the test set classified correctly, 0 to 1; NaN if not evaluated in this round",
+    "participants": "devices that trained",
+    "eligible_devices": "devices for which an offered task fits",
+    "devices_out_share": "share of devices for which nothing offered fits",
+    "data_out_share": "share of training examples on those devices",
+    "classes_out_share": "share of classes of which no eligible device holds an example",
+    "uploaded_bytes": "bytes sent by all participants together",
+    "downloaded_bytes": "bytes received by all participants together",
+    "seconds": "wall-clock seconds of the round, evaluation included",
+}
+"""Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task)."""
+
+CELL_COLUMNS = {
+    "cell": "folder name",
+    "status": "done, failed, running or waiting",
+    "method": "name of the federated method",
+    "model": "name of the network",
+    "width": "channels of its first stage",
+    "dataset": "name of the data",
+    "tier": "how the fleet got its memory",
+    "seed": "seed of every random draw",
+    "gpu": "where memory was measured",
+    "rounds": "rounds finished",
+    "final_accuracy": "test accuracy after the last round",
+    "best_accuracy": "best test accuracy of any evaluated round",
+    "best_round": "round of the best test accuracy",
+    "participation_share": "mean over the rounds of the share of devices that an offered task fits",
+    "data_out_share": "mean over the rounds of the share of training examples out of reach",
+    "classes_out_share": "mean over the rounds of the share of classes out of reach",
+    "uploaded_bytes": "bytes uploaded in the whole run",
+    "downloaded_bytes": "bytes downloaded in the whole run",
+    "seconds": "wall-clock seconds of all rounds",
+    "full_model_least_budget_bytes": "least memory in which the full model trains",
+    "dearest_trained_budget_bytes": "least budget of the dearest task that any device trained; NaN if nobody trained",
+    "mean_device_budget_bytes": "mean memory of the fleet's devices",
+}
+"""Columns of the cells frame."""
+
+
+FOOTPRINT_KEY = ["method", "model", "width", "dataset", "task", "batch_size", "gpu"]
+"""Columns that tell the rows of the footprints frame apart."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back: three frames, joined by ``cell`` (rounds, footprints) and described above.
+
+    Parameters
+    ----------
+    cells
+        One row per cell, columns ``CELL_COLUMNS``; figures of an unfinished cell are NaN.
+    rounds
+        One row per cell and round: ``cell``, ``method``, ``tier``, ``tasks`` and ``ROUND_COLUMNS``.
+    footprints
+        One row per method and task: ``FOOTPRINT_KEY``, the flat fields of ``bench.memory.footprint.Footprint``
+        and one column ``<category>_bytes`` per category at the peak. The same task of several cells appears once.
+    """
+
+    path: Path
+    cells: pd.DataFrame
+    rounds: pd.DataFrame
+    footprints: pd.DataFrame
+
+
+class CellFolder:
+    """One cell's folder. Every file is replaced atomically or appended by whole lines.
+
+    A ``kill -9`` loses at most the round in flight: a row without its checkpoint is dropped when the cell resumes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def status(self) -> str:
+        """``done``, ``failed`` (last attempt raised), ``running`` (or interrupted) or ``waiting`` (not begun)."""
+        if (self.path / "summary.json").exists():
+            return "done"
+        if (self.path / "error.txt").exists():
+            return "failed"
+        return "running" if (self.path / "rounds.jsonl").exists() else "waiting"
+
+    def check(self) -> None:
+        """Read what the folder holds, so that damage is found before any work is done.
+
+        Raises
+        ------
+        InputError
+            If a file of the cell is damaged.
+        """
+        for name in ("cell.json", "environment.json", "footprints.json", "summary.json"):
+            if (self.path / name).exists():
+                read_json(self.path / name)
+        self.rounds()
+
+    def begin(self, cell: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Write what is to be run, and where; forget an earlier failure.
+
+        Raises
+        ------
+        InputError
+            If the folder already belongs to another cell.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        known = self.path / "cell.json"
+        if known.exists() and read_json(known) != json.loads(_json(cell)):
+            raise InputError(f"{self.path} holds another cell: move it away, or choose another --output folder")
+        (self.path / "error.txt").unlink(missing_ok=True)
+        write_json(known, cell)
+        write_json(self.path / "environment.json", environment)
+
+    def write_footprints(self, entries: list[dict[str, Any]]) -> None:
+        """Write the measured memory of every task of the method."""
+        write_json(self.path / "footprints.json", entries)
+
+    def footprints(self) -> list[dict[str, Any]]:
+        """Return what was measured; nothing if measuring has not got that far."""
+        path = self.path / "footprints.json"
+        return read_json(path) if path.exists() else []
+
+    def append_round(self, row: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+        """Add one finished round and replace the checkpoint."""
+        with open(self.path / "rounds.jsonl", "a") as rows:
+            rows.write(_json(row) + "\n")
+            rows.flush()
+            os.fsync(rows.fileno())
+        partial = self.path / "checkpoint.pt.partial"
+        torch.save(dict(checkpoint), partial)
+        os.replace(partial, self.path / "checkpoint.pt")
+
+    def resume(self) -> dict[str, Any] | None:
+        """Return the last checkpoint, or None, and drop rows of rounds after it.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint cannot be read.
+        """
+        path = self.path / "checkpoint.pt"
+        checkpoint = None
+        if path.exists():
+            try:
+                checkpoint = torch.load(path, weights_only=True)
+            except Exception as error:
+                raise InputError(f"{path} is damaged ({type(error).__name__}): delete {self.path} to run it again")
+        finished = checkpoint["round"] if checkpoint else 0
+        kept = [_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
+        if len(kept) != finished:
+            raise InputError(f"{self.path}/rounds.jsonl lacks rows: delete {self.path} to run it again")
+        _replace(self.path / "rounds.jsonl", "".join(kept))
+        return checkpoint
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the final figures; the checkpoint is no longer needed and goes."""
+        write_json(self.path / "summary.json", summary)
+        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+
+    def fail(self, traceback: str) -> None:
+        """Record a failure; what was finished stays."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _replace(self.path / "error.txt", traceback)
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the rows of the finished rounds; a last line cut short by a kill is left out.
+
+        Raises
+        ------
+        InputError
+            If another line cannot be read.
+        """
+        path = self.path / "rounds.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text().split("\n")
+        rows = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise InputError(f"{path}, line {number} is not JSON: delete {self.path} to run it again") from None
+        return rows
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: is this the folder of a run?") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not readable JSON ({error}): delete the folder to run it again") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    _replace(path, _json(value, indent=1) + "\n")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """Return JSON in which an unknown number (NaN) is null, as the standard has no NaN."""
+    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's folder into frames.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing, holds no cells, or one of its files is damaged.
+    """
+    folders = sorted(folder for folder in (path / "cells").glob("*") if folder.is_dir())
+    if not folders:
+        raise InputError(f"{path} holds no results: expected {path}/cells/*, as 'profl sweep --output' writes")
+    cells: list[dict[str, Any]] = []
+    rounds: list[dict[str, Any]] = []
+    footprints: list[dict[str, Any]] = []
+    for folder in folders:
+        cell = CellFolder(folder)
+        identity = {name: value for name, value in read_json(folder / "cell.json").items() if name in CELL_COLUMNS}
+        summary = read_json(folder / "summary.json") if cell.status == "done" else {}
+        rows = cell.rounds()
+        cells.append({"cell": folder.name, "status": cell.status, **identity, "rounds": len(rows), **summary})
+        rounds.extend(
+            {"cell": folder.name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows
+        )
+        shape = {name: identity[name] for name in ("method", "model", "width", "dataset")}
+        footprints.extend({**shape, **_flat(entry)} for entry in cell.footprints())
+    return Run(
+        path,
+        pd.DataFrame(cells).reindex(columns=list(CELL_COLUMNS)),
+        pd.DataFrame(rounds).reindex(columns=["cell", "method", "tier", "tasks", *ROUND_COLUMNS]),
+        pd.DataFrame(footprints, columns=None if footprints else FOOTPRINT_KEY).drop_duplicates(FOOTPRINT_KEY),
+    )
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name == "categories_at_peak":
+            flat.update(category_columns(value))
+        elif not isinstance(value, (dict, list)):
+            flat[name] = value
+    return flat
+
+
+def category_columns(categories: Mapping[str, int]) -> dict[str, int]:
+    """Return ``{'optimizer state': 5}`` as ``{'optimizer_state_bytes': 5}``."""
+    return {f"{name.replace(' ', '_')}_bytes": value for name, value in categories.items()}

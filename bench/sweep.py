@@ -1,0 +1,400 @@
+"""A grid of cells: read from a configuration, measured, run by local workers, resumed."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import platform
+import queue
+import signal
+import tomllib
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from bench.cell import Cell, Recipe
+from bench.data import classes_of
+from bench.data.partition import parse_scheme
+from bench.errors import InputError
+from bench.federation import Row, run_cell
+from bench.fleet import UNLIMITED, Tier
+from bench.memory.errors import MeasurementFailed
+from bench.memory.footprint import Footprint
+from bench.memory.gpu.profile import PHYSICAL
+from bench.memory.probe import Prober
+from bench.method import FullModel, Method
+from bench.registry import create_method, method_class, unknown
+from bench.results import CellFolder
+from bench.training import TrainingWorkload
+
+GRID = ("method", "model", "width", "dataset", "tier", "seed")
+"""The axes of a sweep; each is a list of values."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A sweep as a user describes it.
+
+    Parameters
+    ----------
+    grid
+        Values by axis of ``GRID``; the cells are their product.
+    gpu, data
+        As of ``Cell``.
+    recipe
+        How every method trains.
+    options
+        Options by method.
+    """
+
+    grid: Mapping[str, Sequence[Any]]
+    gpu: str
+    data: str | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def presets() -> dict[str, Path]:
+    """Return the configurations that come with the package, by name."""
+    folder = Path(str(files("bench") / "presets"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_config(path: Path) -> Config:
+    """Read a sweep's TOML file: ``gpu``, ``data`` and the tables ``grid``, ``recipe`` and ``options.METHOD``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or malformed, or holds a key that is not known.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): give a TOML file, or --preset NAME") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    _only(values, {setting.name for setting in fields(Config)}, f"{path}")
+    grid, recipe = values.get("grid", {}), values.get("recipe", {})
+    _only(grid, set(GRID), f"{path} [grid]")
+    _only(recipe, {setting.name for setting in fields(Recipe)}, f"{path} [recipe]")
+    for axis in GRID:
+        if not isinstance(grid.get(axis), list) or not grid[axis]:
+            raise InputError(f"{path} [grid]: {axis} needs a list of at least one value")
+    if "gpu" not in values:
+        raise InputError(f"{path}: say where memory is measured, for example gpu = 'virtual:jetson-orin'")
+    return Config(grid, values["gpu"], values.get("data"), Recipe(**recipe), values.get("options", {}))
+
+
+def _only(values: Mapping[str, Any], known: set[str], where: str) -> None:
+    for name in values:
+        if name not in known:
+            unknown(f"key in {where}:", name, known)
+
+
+def cells(config: Config) -> list[Cell]:
+    """Return the cells of a sweep, checked, so that nothing is refused after work has begun.
+
+    A method that ignores memory gives the same result in every tier; it gets one cell, in the tier `UNLIMITED`.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or a value cannot be used.
+    """
+    result = []
+    parse_scheme(config.recipe.partition)
+    for name in config.options:
+        method_class(name)
+    for values in itertools.product(*(config.grid[axis] for axis in GRID)):
+        named = dict(zip(GRID, values, strict=True))
+        if method_class(named["method"]).ignores_memory:
+            named["tier"] = UNLIMITED
+        cell = Cell(
+            **named,
+            gpu=config.gpu,
+            data=config.data,
+            recipe=config.recipe,
+            options=config.options.get(named["method"], {}),
+        )
+        if cell not in result:
+            _method_of(cell)
+            Tier.parse(cell.tier).budgets(cell.recipe.devices, cell.seed, 1)
+            result.append(cell)
+    return result
+
+
+def _method_of(cell: Cell) -> Method:
+    model = cell.spec(classes_of(cell.dataset, Path(cell.data) if cell.data else None))
+    return create_method(cell.method, model, cell.recipe.rounds, cell.seed, cell.options)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a cell's method needs, measured.
+
+    Parameters
+    ----------
+    footprints
+        By task key.
+    full_model_bytes
+        Least budget of plain training of the full model.
+    """
+
+    footprints: Mapping[str, Footprint]
+    full_model_bytes: int
+
+    @property
+    def least_budgets(self) -> dict[str, int]:
+        """Least budgets in bytes, by task key."""
+        return {key: _least(footprint) for key, footprint in self.footprints.items()}
+
+    def entries(self, cell: Cell) -> list[dict[str, Any]]:
+        """Return the rows of ``footprints.json``."""
+        return [
+            {"task": key, "batch_size": cell.recipe.batch_size, "gpu": cell.gpu, **footprint.to_dict()}
+            for key, footprint in self.footprints.items()
+        ]
+
+
+def _least(footprint: Footprint) -> int:
+    if footprint.least_budget_bytes is None:
+        raise ValueError(f"the least budget of {footprint.key} was not measured")
+    return footprint.least_budget_bytes
+
+
+def workloads(cell: Cell) -> dict[str, TrainingWorkload]:
+    """Return the steps to measure for a cell, by task key: every task its method may offer."""
+    method = _method_of(cell)
+    return {task.key: TrainingWorkload(cell.method, method.model, task, cell.recipe) for task in method.all_tasks()}
+
+
+def measure(cell: Cell, prober: Prober) -> Measured:
+    """Measure every task of a cell's method, and the full model."""
+    model = cell.spec(classes_of(cell.dataset, Path(cell.data) if cell.data else None))
+    full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
+    return Measured(
+        {key: prober.measure(workload, cell.gpu) for key, workload in workloads(cell).items()},
+        _least(prober.measure(full, cell.gpu)),
+    )
+
+
+def confirm(cell: Cell, measured: Measured, prober: Prober) -> None:
+    """Run every task once in the smallest memory of the fleet that admits it, where training is not limited itself.
+
+    On a physical GPU each device trains under its own limit; on the CPU this stands in for it.
+
+    Raises
+    ------
+    MeasurementFailed
+        If a task runs out of memory there, though it ran in less: memory is not quite monotone.
+    """
+    if cell.gpu == PHYSICAL or cell.tier == UNLIMITED:
+        return
+    budgets = Tier.parse(cell.tier).budgets(cell.recipe.devices, cell.seed, measured.full_model_bytes)
+    for key, workload in workloads(cell).items():
+        least = measured.least_budgets[key]
+        admitting = min((budget for budget in budgets if budget >= least), default=None)
+        if admitting is not None and not prober.fits(workload, cell.gpu, admitting):
+            raise MeasurementFailed(f"{workload.key} ran in {least} bytes of {cell.gpu}, but not in {admitting}")
+
+
+class Listener(Protocol):
+    """Who is told how a sweep goes on."""
+
+    def measured(self, cell: Cell) -> None:
+        """The cell's footprints are known."""
+
+    def round(self, cell: Cell, row: Row) -> None:
+        """A round is over and on disk."""
+
+    def finished(self, cell: Cell, error: str | None) -> None:
+        """A cell is over: done, or failed with this one line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measured cell, ready to run: picklable, for a worker process.
+
+    Parameters
+    ----------
+    path
+        The cell's folder.
+    least_budgets, full_model_bytes
+        As of ``Measured``.
+    """
+
+    cell: Cell
+    path: Path
+    least_budgets: Mapping[str, int]
+    full_model_bytes: int
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine that a cell runs on."""
+    return {
+        "profl": version("profl"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads_per_worker": 1,
+    }
+
+
+def run_sweep(todo: Sequence[Cell], output: Path, workers: int, prober: Prober, listener: Listener) -> None:
+    """Measure and run the cells that are not done; an error in one leaves the others going.
+
+    Parameters
+    ----------
+    output
+        Folder of the run; finished cells and rounds in it are kept and not repeated.
+    workers
+        Processes, one torch thread each; 1 runs in this process. The results do not depend on it.
+
+    Raises
+    ------
+    GpuUnavailable
+        If memory cannot be measured here.
+    KeyboardInterrupt
+        On Ctrl-C, with the workers ended and every finished round on disk.
+    """
+    ready: list[Job] = []
+    for cell in todo:
+        folder = folder_of(cell, output)
+        if folder.status == "done":
+            continue
+        folder.begin(cell.to_dict(), environment())
+        try:
+            measured = measure(cell, prober)
+            folder.write_footprints(measured.entries(cell))
+            confirm(cell, measured, prober)
+        except MeasurementFailed as error:
+            folder.fail(traceback.format_exc())
+            listener.finished(cell, _one_line(error))
+            continue
+        listener.measured(cell)
+        ready.append(Job(cell, folder.path, measured.least_budgets, measured.full_model_bytes))
+    if workers == 1:
+        with _one_torch_thread():
+            for job in ready:
+                listener.finished(job.cell, _run(job, listener.round))
+    else:
+        _run_in_processes(ready, workers, listener)
+
+
+def folder_of(cell: Cell, output: Path) -> CellFolder:
+    """Return the cell's folder in a run."""
+    return CellFolder(output / "cells" / cell.folder_name)
+
+
+def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> str | None:
+    """Run one cell; return None, or the failure in one line."""
+    folder = CellFolder(job.path)
+    try:
+        run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, lambda row: on_round(job.cell, row))
+    except Exception as error:
+        folder.fail(traceback.format_exc())
+        return _one_line(error)
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_rounds: Any = None
+"""In a worker: the queue on which finished rounds are reported."""
+
+
+def _start_worker(rounds: Any) -> None:
+    global _rounds
+    _rounds = rounds
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+
+
+def _run_in_worker(job: Job) -> str | None:
+    return _run(job, lambda cell, row: _rounds.put((cell, row)))
+
+
+def _run_in_processes(jobs: Sequence[Job], workers: int, listener: Listener) -> None:
+    # Devices hold different numbers of examples, so convolutions come in many shapes; compiling one takes longer than
+    # running it, and the library keeps too few of them by default.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch may hang
+    rounds = context.Queue()
+    left = list(jobs)
+    while left:
+        with ProcessPoolExecutor(
+            min(workers, len(left)), mp_context=context, initializer=_start_worker, initargs=(rounds,)
+        ) as pool:
+            running: dict[Future[str | None], Job] = {pool.submit(_run_in_worker, job): job for job in left}
+            left = []
+            try:
+                while running:
+                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    _report(rounds, listener)
+                    for future in done:
+                        job = running.pop(future)
+                        try:
+                            listener.finished(job.cell, future.result())
+                        except BrokenProcessPool:
+                            left += _after_crash(job, listener)
+            except BaseException:
+                for process in list((pool._processes or {}).values()):
+                    process.kill()
+                raise
+
+
+def _after_crash(job: Job, listener: Listener) -> list[Job]:
+    """A worker was killed and all its pool with it: a cell that was running fails, one that waited runs again."""
+    folder = CellFolder(job.path)
+    if folder.status == "waiting":
+        return [job]
+    message = "a worker process was killed, perhaps because the machine ran out of memory: run again to go on"
+    folder.fail(message)
+    listener.finished(job.cell, message)
+    return []
+
+
+def _report(rounds: Any, listener: Listener) -> None:
+    while True:
+        try:
+            cell, row = rounds.get_nowait()
+        except queue.Empty:
+            return
+        listener.round(cell, row)
+
+
+def override(config: Config, grid: Mapping[str, Sequence[Any]], **recipe: Any) -> Config:
+    """Return ``config`` with the axes and recipe values that are given (not empty, not None)."""
+    return replace(
+        config,
+        grid={**config.grid, **{axis: list(values) for axis, values in grid.items() if values}},
+        recipe=replace(config.recipe, **{name: value for name, value in recipe.items() if value is not None}),
+    )

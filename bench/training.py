@@ -1,0 +1,178 @@
+"""Local training and testing, one screen each. The same step is trained and measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.cell import Recipe
+from bench.data import augment
+from bench.memory.workload import Prepared, StepObserver
+from bench.method import Task
+from bench.models import INPUT_SHAPE, ModelSpec
+
+EVALUATION_BATCH = 256
+"""Examples per batch when testing: nothing is kept for backward, so this is not what limits a device."""
+
+RECALIBRATION_EXAMPLES = 512
+"""How many training examples BatchNorm statistics are re-estimated on: thousands of pixels a channel suffice."""
+
+
+def local_optimizer(task: Task, module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Return a fresh SGD over the parameters that train."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    rate = recipe.learning_rate if task.learning_rate is None else task.learning_rate
+    return torch.optim.SGD(trainable, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def train_step(
+    task: Task,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    observer: StepObserver | None = None,
+) -> Tensor:
+    """Run one forward, backward and optimizer step; return the detached scalar loss.
+
+    Parameters
+    ----------
+    observer
+        Told as each phase begins, when memory is measured.
+    """
+    if observer:
+        observer.forward()
+    loss = task.loss(module, inputs, targets)
+    if observer:
+        observer.backward(loss)
+    loss.backward()
+    if observer:
+        observer.optimizer()
+    optimizer.step()
+    optimizer.zero_grad()
+    if observer:
+        observer.end()
+    return loss.detach()
+
+
+def train_locally(
+    task: Task,
+    module: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    augmented: bool,
+) -> float:
+    """Train a device's task on its examples; return the mean loss per example over all epochs.
+
+    Parameters
+    ----------
+    inputs, targets
+        The device's examples: float32 (examples, 3, 32, 32) and int64 (examples,), in host memory; only a batch
+        at a time goes to the module's device.
+    generator
+        Decides order and augmentation; nothing else does.
+    augmented
+        Whether pictures are cropped and flipped at random.
+    """
+    optimizer = local_optimizer(task, module, recipe)
+    device = _device(module)
+    total = torch.zeros((), dtype=torch.float64)
+    for _ in range(recipe.local_epochs):
+        order = torch.randperm(len(targets), generator=generator)
+        for batch in order.split(recipe.batch_size):
+            pictures = augment(inputs[batch], generator) if augmented else inputs[batch]
+            loss = train_step(task, module, optimizer, pictures.to(device), targets[batch].to(device))
+            total += loss.cpu() * len(batch)
+    return float(total) / (recipe.local_epochs * len(targets))
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Return mean cross-entropy and the share classified correctly, with ``model`` in eval mode."""
+    model.eval()
+    loss, correct = 0.0, 0
+    for pictures, labels in zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
+        logits = model(pictures.to(_device(model))).cpu()
+        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        correct += int((logits.argmax(1) == labels).sum())
+    mean = loss / len(targets)
+    return (mean if math.isfinite(mean) else math.nan), correct / len(targets)
+
+
+@torch.inference_mode()
+def recalibrate_batchnorm(model: nn.Module, inputs: Tensor) -> None:
+    """Set every BatchNorm's running statistics to the plain mean over batches of the first inputs.
+
+    For methods whose statistics are not trained (HeteroFL's static BatchNorm).
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    with _cumulative(norms):
+        model.train()
+        for pictures in inputs[:RECALIBRATION_EXAMPLES].split(EVALUATION_BATCH):
+            model(pictures.to(_device(model)))
+
+
+@contextmanager
+def _cumulative(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@dataclass(frozen=True)
+class TrainingWorkload:
+    """A task's local training step, as the memory room measures it.
+
+    Parameters
+    ----------
+    scope
+        Whose task it is: a method's name.
+    model
+        The full model.
+    task, recipe
+        What trains, and how; the batch is a full one.
+    """
+
+    scope: str
+    model: ModelSpec
+    task: Task
+    recipe: Recipe
+
+    @property
+    def key(self) -> str:
+        """Name of the footprint: everything that decides its bytes."""
+        model, recipe = self.model, self.recipe
+        return (
+            f"{self.scope}/{self.task.key} of {model.name} width {model.width}, {model.classes} classes, "
+            f"batch {recipe.batch_size}, SGD momentum {recipe.momentum:g} weight decay {recipe.weight_decay:g}"
+        )
+
+    def prepare(self, device: torch.device) -> Prepared:
+        """Build module, optimizer and one batch on ``device``; the values do not matter, only their sizes."""
+        with torch.device("meta"):
+            module = self.task.build()
+        module.to_empty(device=device)
+        inputs = torch.zeros(self.recipe.batch_size, *INPUT_SHAPE, device=device)
+        targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
+        optimizer = local_optimizer(self.task, module, self.recipe)
+
+        def step(observer: StepObserver) -> None:
+            train_step(self.task, module, optimizer, inputs, targets, observer)
+
+        return Prepared(module, optimizer, (inputs, targets), step)

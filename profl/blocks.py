@@ -1,0 +1,153 @@
+"""Cut a staged model into blocks, and train one of them: the module a device holds, and the task around it.
+
+Blocks are counted from 1: block t is stage t, and the stem belongs to block 1 [code]. A basic layer is
+called a proxy where it is a tensor's name: ``proxies.i`` stands in for ``stages.i``, whose index counts
+from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.method import LocalContext, Task, Update
+from bench.models import ModelSpec
+from profl.output_module import basic_layer
+
+FrozenBatchNorm = Literal["train", "eval"]
+"""The mode of frozen blocks: batch statistics, while the running ones move; or the running ones, unmoved."""
+
+
+class BlockModel(nn.Module):
+    """The first blocks of a model, a basic layer for each later one, and the head.
+
+    Its tensors have the names they have on the server: ``stem.*``, ``stages.i.*``, ``proxies.i.*``,
+    ``head.*``. Frozen blocks run without autograd, so they leave nothing behind for a backward pass.
+
+    Parameters
+    ----------
+    spec
+        The full model.
+    blocks
+        How many blocks are real; there are no weights of the others in the module.
+    frozen
+        How many of them are frozen.
+    frozen_batchnorm
+        The mode of the frozen blocks, which ``train`` keeps.
+    replaced_from
+        The first stage (index from 0) with a basic layer; by default the one behind the real blocks.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        blocks: int,
+        frozen: int,
+        frozen_batchnorm: FrozenBatchNorm = "train",
+        replaced_from: int | None = None,
+    ) -> None:
+        super().__init__()
+        model = spec.build()
+        replaced = range(blocks if replaced_from is None else replaced_from, len(model.stages))
+        self.stem = model.stem
+        self.stages = model.stages[:blocks]
+        self.proxies = nn.ModuleDict({str(stage): basic_layer(spec.name, model, stage) for stage in replaced})
+        self.head = model.head
+        self.frozen_batchnorm = frozen_batchnorm
+        self.frozen_parts = 1 + frozen if frozen else 0  # the stem goes with block 1
+        for part in self._parts()[: self.frozen_parts]:
+            part.requires_grad_(False)
+        self.train()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits, shape (batch, classes), for ``inputs`` of shape (batch, channels, height, width)."""
+        parts = self._parts()
+        with torch.no_grad():
+            features = pass_through(parts[: self.frozen_parts], inputs)
+        return pass_through(parts[self.frozen_parts :], features)
+
+    def train(self, mode: bool = True) -> BlockModel:
+        """Set the mode of every part but of frozen blocks that must stay in eval mode."""
+        super().train(mode)
+        if self.frozen_batchnorm == "eval":
+            for part in self._parts()[: self.frozen_parts]:
+                part.eval()
+        return self
+
+    def _parts(self) -> list[nn.Module]:
+        return [self.stem, *self.stages, *self.proxies.values(), self.head]
+
+
+def pass_through(parts: Sequence[nn.Module], features: Tensor) -> Tensor:
+    """Send ``features`` through one part after the other."""
+    for part in parts:
+        features = part(features)
+    return features
+
+
+@dataclass(frozen=True)
+class BlockTask(Task):
+    """Train one block, the basic layers behind it and the head with cross-entropy, on top of frozen blocks.
+
+    Parameters
+    ----------
+    model
+        The full model.
+    block
+        The active block, from 1.
+    frozen_batchnorm
+        The mode of the frozen blocks.
+    """
+
+    model: ModelSpec
+    block: int
+    frozen_batchnorm: FrozenBatchNorm = "train"
+
+    kind: ClassVar[str]
+    """``grow``, ``shrink`` or ``map``; the key starts with it."""
+
+    @property
+    def key(self) -> str:
+        """For example ``grow 2``, and ``grow 2 frozen eval`` if frozen blocks are in eval mode."""
+        return f"{self.kind} {self.block}" + (" frozen eval" if self.frozen_batchnorm == "eval" else "")
+
+    def build(self) -> nn.Module:
+        return BlockModel(self.model, self.block, self.block - 1, self.frozen_batchnorm)
+
+    def current(self) -> nn.Module:
+        """Return the network that this task improves, to be tested: its tensors are the server's, by name."""
+        return self.build()
+
+    def update(self, module: nn.Module, local: LocalContext) -> Update:
+        """Upload what training changes: trainable parameters, and the buffers of every part in train mode.
+
+        The latter are BatchNorm statistics: those of the trained part, and, unless ``frozen_batchnorm`` is
+        ``"eval"``, those of the frozen blocks, whose running statistics move although their weights do not.
+        The published code averages full state dicts [code], which comes to the same: all else is equal
+        everywhere.
+        """
+        changed = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        changed |= {
+            name for name, _ in module.named_buffers() if module.get_submodule(name.rpartition(".")[0]).training
+        }
+        state = {name: value.detach().clone() for name, value in module.state_dict().items() if name in changed}
+        return Update(state, local.examples)
+
+
+def block_parameters(spec: ModelSpec) -> list[dict[str, int]]:
+    """Return, for every block of a model, front to back, its parameters' names and their numbers of scalars.
+
+    The head belongs to no block.
+    """
+    with torch.device("meta"):
+        model = spec.build()
+    parts = [{"stem": model.stem, "stages.0": model.stages[0]}]
+    parts += [{f"stages.{index}": stage} for index, stage in enumerate(model.stages) if index]
+    return [
+        {name: parameter.numel() for prefix, part in block.items() for name, parameter in part.named_parameters(prefix)}
+        for block in parts
+    ]

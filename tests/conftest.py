@@ -1,0 +1,33 @@
+"""Shared by all tests: one torch thread, one warm prober, and a recipe small enough for seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from bench.cell import Cell, Recipe
+from bench.memory.probe import Prober
+
+# Devices hold 15 or 16 pictures: one batch each, and hardly any shape that the CPU kernels have not seen.
+SMALL_RECIPE = Recipe(
+    rounds=10, devices=90, participants=3, partition="iid", batch_size=16, local_epochs=1, evaluate_every=5
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_torch_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def prober() -> Iterator[Prober]:
+    with Prober() as prober:
+        yield prober
+
+
+def small_cell(method: str = "fedavg", tier: str = "unlimited", **more: object) -> Cell:
+    """Return a cell of a very narrow ResNet18 on digits."""
+    values = {"model": "resnet18", "width": 2, "dataset": "digits", "seed": 0, "gpu": "virtual:jetson-orin"}
+    return Cell(method=method, tier=tier, **{**values, "recipe": SMALL_RECIPE, **more})

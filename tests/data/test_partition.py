@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.data.partition import Dirichlet, Iid, Shards, parse_scheme, partition
+from bench.errors import InputError
+
+SCHEMES = ["iid", "dirichlet:0.3", "dirichlet:100", "shards:1", "shards:2"]
+
+
+def balanced(examples=50_000, classes=10):
+    targets = np.repeat(np.arange(classes), examples // classes)
+    np.random.default_rng(0).shuffle(targets)
+    return targets
+
+
+@pytest.mark.parametrize(
+    ("clients", "alpha", "first", "smallest", "largest"),
+    [
+        (100, 0.5, [621, 279, 590, 390, 267], 108, 1228),
+        (100, 1.0, [480, 477, 970, 179, 454], None, None),
+        (20, 0.1, [387, 2092, 1448, 1052, 380], None, None),
+    ],
+)
+def test_dirichlet_sizes_equal_those_of_flwr_datasets(clients, alpha, first, smallest, largest):
+    # 50,000 balanced labels at seed 42, counted outside this code base.
+    sizes = [len(part) for part in partition(balanced(), clients, f"dirichlet:{alpha}", seed=42)]
+    assert sizes[:5] == first
+    assert sum(sizes) == 50_000
+    if smallest is not None:
+        assert (min(sizes), max(sizes)) == (smallest, largest)
+
+
+def test_dirichlet_equals_a_plain_restatement():
+    # Example by example, on unbalanced classes, where the order of the classes matters.
+    targets = [2, 0, 1, 1, 1, 1, 0, 2, 1, 1, 1, 0, 1, 1] * 20
+    generator = np.random.default_rng(3)
+    expected = [[] for _ in range(4)]
+    for label in (0, 1, 2):
+        held = [index for index, target in enumerate(targets) if target == label]
+        cuts = [int(share * len(held)) for share in np.cumsum(generator.dirichlet([0.7] * 4))]
+        for client, (start, stop) in enumerate(zip([0, *cuts[:3]], [*cuts[:3], len(held)], strict=True)):
+            expected[client] += held[start:stop]
+    for part in expected:
+        generator.shuffle(part)
+    assert [part.tolist() for part in partition(targets, 4, "dirichlet:0.7", seed=3)] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    targets=st.lists(st.integers(0, 6), min_size=24, max_size=200),
+    clients=st.integers(1, 8),
+    scheme=st.sampled_from(SCHEMES),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_every_example_goes_to_exactly_one_client(targets, clients, scheme, seed):
+    parts = partition(targets, clients, scheme, seed)
+    assert len(parts) == clients
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(targets)))
+    assert all(len(part) >= 1 and part.dtype == np.int64 for part in parts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(scheme=st.sampled_from(SCHEMES), seed=st.integers(0, 2**63 - 1))
+def test_a_split_depends_on_its_seed_alone(scheme, seed):
+    targets = balanced(200)
+    split = partition(targets, 5, scheme, seed)
+    np.random.seed(1)  # noqa: NPY002 - the global generator is what is under test
+    again = partition(torch.tensor(targets), 5, parse_scheme(scheme), seed)
+    other = partition(targets, 5, scheme, seed ^ 1)
+    assert [part.tolist() for part in split] == [part.tolist() for part in again]
+    assert [part.tolist() for part in split] != [part.tolist() for part in other]
+
+
+def test_iid_sizes_differ_by_one_at_most():
+    assert {len(part) for part in partition(balanced(1000), 7, "iid", seed=0)} == {142, 143}
+
+
+def test_iid_clients_hold_every_class():
+    targets = balanced()
+    assert all(len(np.unique(targets[part])) == 10 for part in partition(targets, 100, "iid", seed=0))
+
+
+def test_shards_limit_the_classes_of_a_client():
+    targets = balanced()
+    parts = partition(targets, 100, "shards:2", seed=0)
+    held = [len(np.unique(targets[part])) for part in parts]
+    assert {len(part) for part in parts} == {500}
+    assert max(held) == 2
+    assert held.count(2) > 50  # shards are dealt at random, not in order of class
+
+
+def test_smaller_alpha_means_fewer_classes():
+    targets = balanced()
+
+    def mean_largest_share(alpha):
+        parts = partition(targets, 20, f"dirichlet:{alpha}", seed=0)
+        return np.mean([np.bincount(targets[part]).max() / len(part) for part in parts])
+
+    assert mean_largest_share(0.1) > mean_largest_share(1) > mean_largest_share(100) > 0.1
+
+
+def test_parts_are_shuffled():
+    # A client that reads its examples in order must not see one class after another.
+    targets = balanced()
+    part = partition(targets, 10, "dirichlet:1", seed=0)[0]
+    assert np.count_nonzero(np.diff(targets[part])) > len(part) / 3
+
+
+def test_minimum_is_kept_by_drawing_again():
+    targets = balanced(1000)
+    assert min(map(len, partition(targets, 20, "dirichlet:0.5", seed=0))) < 20
+    assert min(map(len, partition(targets, 20, "dirichlet:0.5", seed=0, minimum=20))) >= 20
+
+
+def test_drawing_again_ends(monkeypatch):
+    monkeypatch.setattr("bench.data.partition.TRIES", 50)
+    message = r"'dirichlet:0.01': in 50 draws .* 50 clients .*fewer than 2;.*larger alpha"
+    with pytest.raises(InputError, match=message):
+        partition(balanced(200), 50, "dirichlet:0.01", seed=0, minimum=2)
+
+
+@pytest.mark.parametrize(
+    ("clients", "scheme", "minimum", "message"),
+    [
+        (0, "iid", 1, "0 clients"),
+        (101, "iid", 1, "100 examples .* 101 clients at least 1"),
+        (10, "iid", 11, "100 examples .* 10 clients at least 11"),
+        (10, "shards:11", 1, "'shards:11': 10 clients need 110 shards"),
+    ],
+)
+def test_too_few_examples(clients, scheme, minimum, message):
+    with pytest.raises(InputError, match=message):
+        partition(balanced(100), clients, scheme, seed=0, minimum=minimum)
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme"),
+    [
+        ("iid", Iid()),
+        ("dirichlet:0.5", Dirichlet(0.5)),
+        (" dirichlet:1e-3 ", Dirichlet(0.001)),
+        ("shards:2", Shards(2)),
+    ],
+)
+def test_schemes_are_read_from_text_and_print_as_text(text, scheme):
+    assert parse_scheme(text) == scheme
+    assert parse_scheme(str(scheme)) == scheme
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["", "0.5", "IID", "iid:", "iid:3", "dirichlet", "dirichlet:", "dirichlet:x", "dirichlet:0"],
+        *["dirichlet:-1", "dirichlet:nan", "dirichlet:inf", "dirichlet:1e7"],
+        *["shards", "shards:0", "shards:1.5", "shards:-2"],
+    ],
+)
+def test_malformed_schemes_name_themselves_and_the_right_form(text):
+    with pytest.raises(InputError, match=f"'{text}'.*dirichlet:0.5.*shards:2"):
+        parse_scheme(text)

@@ -1,0 +1,83 @@
+"""Trainable parameters of the networks by arithmetic alone: no torch, no code of the bench."""
+
+from fractions import Fraction
+
+
+def conv(size, inputs, outputs):
+    return size * size * inputs * outputs
+
+
+def depthwise(size, channels):
+    return size * size * channels
+
+
+def norm(channels):
+    return 2 * channels
+
+
+def linear(inputs, outputs):
+    return inputs * outputs + outputs
+
+
+def widths(width, rate):
+    """Channels of the four stages: the rate's share, rounded up."""
+    return [-(-Fraction(rate) * width * 2**stage // 1) for stage in range(4)]
+
+
+def stem(channels):
+    return conv(3, 3, channels) + norm(channels)
+
+
+def post_activation_stage(inputs, outputs, blocks, stride):
+    total = 0
+    for block in range(blocks):
+        total += conv(3, inputs, outputs) + norm(outputs) + conv(3, outputs, outputs) + norm(outputs)
+        if block == 0 and stride == 2:
+            total += conv(1, inputs, outputs) + norm(outputs)
+        inputs = outputs
+    return total
+
+
+def resnet_stages(blocks, width, rate=1):
+    """Parameters of every stage of the bench's own ResNets."""
+    channels = widths(width, rate)
+    inputs = [channels[0], *channels[:-1]]
+    return [
+        post_activation_stage(inputs[stage], channels[stage], blocks[stage], 1 if stage == 0 else 2)
+        for stage in range(4)
+    ]
+
+
+def resnet(blocks, width, classes, rate=1):
+    channels = widths(width, rate)
+    return stem(channels[0]) + sum(resnet_stages(blocks, width, rate)) + linear(channels[-1], classes)
+
+
+def pre_activation_resnet(blocks, width, classes, rate=1):
+    """HeteroFL's own ResNet: no norm behind the stem and the shortcuts, one in front of every convolution."""
+    channels = widths(width, rate)
+    total, inputs = conv(3, 3, channels[0]), channels[0]
+    for stage, outputs in enumerate(channels):
+        for block in range(blocks[stage]):
+            total += norm(inputs) + conv(3, inputs, outputs) + norm(outputs) + conv(3, outputs, outputs)
+            if inputs != outputs or (block == 0 and stage > 0):
+                total += conv(1, inputs, outputs)
+            inputs = outputs
+    return total + norm(inputs) + linear(inputs, classes)
+
+
+def separable(inputs, outputs):
+    first = depthwise(3, inputs) + conv(1, inputs, inputs) + norm(inputs)
+    return first + depthwise(3, inputs) + conv(1, inputs, outputs) + norm(outputs)
+
+
+def depthfl(blocks, width, classes, depth):
+    """First stages of a ResNet with DepthFL's exit behind each."""
+    channels = widths(width, 1)
+    total = stem(channels[0]) + sum(resnet_stages(blocks, width)[:depth])
+    for stage in range(depth):
+        if stage < 3:
+            total += separable(channels[stage], channels[stage]) + norm(channels[stage])
+            total += sum(separable(channels[later], channels[later + 1]) for later in range(stage, 3))
+        total += linear(channels[3], classes)
+    return total

@@ -1,0 +1,266 @@
+"""Figures show what was run, say what is missing, and are the same bytes every time."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from bench.errors import InputError
+from bench.memory.workload import CATEGORIES
+from bench.report import write_report
+from bench.report.accuracy import Point, pareto_front, schedule
+from bench.report.memory import CATEGORY_COLOURS, participation
+from bench.report.study import Study, studies
+from bench.report.style import house_style, in_order, looks, mebibytes
+from bench.report.writing import FIGURES
+from bench.results import Run
+from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
+
+
+@pytest.fixture(scope="module")
+def study(run: Run) -> Study:
+    (only,) = studies(run)
+    return only
+
+
+def draw(name: str, study: Study) -> Figure:
+    with house_style():
+        figure = FIGURES[name](study)
+        figure.draw_without_rendering()
+    return figure
+
+
+@pytest.fixture(scope="module")
+def drawn(study: Study) -> dict[str, Figure]:
+    """Every figure of the run: drawing takes long, and most tests only look."""
+    return {name: draw(name, study) for name in FIGURES}
+
+
+def texts(figure: Figure) -> list[str]:
+    parts = [part for panel in figure.axes for part in (*panel.texts, panel.title)]
+    return [text.get_text() for text in [*parts, *figure.texts]]
+
+
+def notes(figure: Figure) -> str:
+    return " ".join(" ".join(texts(figure)).split())
+
+
+# what is written
+
+
+def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_path: Path):
+    for method in ("fedavg", "profl"):
+        for tier in ("35%", "50%"):
+            write_cell(tmp_path, method, tier, rounds=6)
+    first = write_report(tmp_path)
+    tables = {f"{name}.{kind}" for name in ("cells", "rounds", "footprints") for kind in ("csv", "parquet")}
+    figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    assert {path.name for path in first} == tables | figures
+    assert {path.parent for path in first} == {tmp_path / "report"}
+    for one, other in zip(first, write_report(tmp_path, tmp_path / "again"), strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_two_models_have_their_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bench.report.writing.FIGURES", {"participation": participation})
+    write_cell(tmp_path, "profl", "50%", rounds=4)
+    write_cell(tmp_path, "profl", "50%", rounds=4, model="vit")
+    names = {path.name for path in write_report(tmp_path)}
+    assert "participation-resnet18-16-digits-virtual-jetson-orin.png" in names
+    assert "participation-vit-16-digits-virtual-jetson-orin.png" in names
+
+
+def test_no_run_no_report(tmp_path: Path):
+    with pytest.raises(InputError, match="holds no results"):
+        write_report(tmp_path)
+
+
+# all figures
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_headings_say_model_dataset_and_where_memory_was_measured(drawn: dict[str, Figure], name: str):
+    heading = "\n".join(texts(drawn[name]))
+    assert "resnet18 (width 16) on digits · memory measured on: virtual jetson-orin" in heading
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_cut_off_and_no_text_is_small(drawn: dict[str, Figure], name: str):
+    figure = drawn[name]
+    page = figure.bbox.padded(1)
+    shown = [*figure.texts, *(text for panel in figure.axes for text in panel.texts)]
+    shown += [text for panel in figure.axes for text in (panel.title, panel.xaxis.label, panel.yaxis.label)]
+    (panel, *_) = figure.axes
+    low, high = sorted(panel.get_ylim())
+    shown += [text for text in panel.get_yticklabels() if low <= text.get_position()[1] <= high]
+    for text in shown:
+        box = Text.get_window_extent(text)
+        if text.get_visible() and text.get_text():
+            assert page.contains(box.x0, box.y0), text
+            assert page.contains(box.x1, box.y1), text
+            assert text.get_fontsize() >= 9, text
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget"])
+def test_direct_labels_do_not_cover_each_other(drawn: dict[str, Figure], name: str):
+    for panel in drawn[name].axes:
+        # Lines of text may touch: descenders of one, ascenders of the next.
+        boxes = [Text.get_window_extent(text).padded(-2) for text in panel.texts]
+        for (label, box), (other, other_box) in combinations(zip(panel.texts, boxes, strict=True), 2):
+            assert not box.overlaps(other_box), (label, other)
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget", "participation", "learning_curves"])
+def test_missing_results_are_named(drawn: dict[str, Figure], name: str):
+    for missing in ("allsmall at 50% (waiting)", "depthfl at 75% (failed)", "(running)"):
+        assert missing in notes(drawn[name])
+
+
+def test_a_run_without_any_result_can_be_drawn(make_run: Callable[..., Run]):
+    waiting = {"method": "profl", "tier": "50%", "status": "waiting"}
+    failed = {"method": "fedavg", "tier": "20%", "status": "failed", "rounds": 2}
+    (study,) = studies(make_run(waiting, failed))
+    for name in ("accuracy_by_tier", "accuracy_by_budget", "learning_curves"):
+        assert "no result yet" in texts(draw(name, study)), name
+    assert texts(draw("participation", study)).count("?") == 4
+    draw("peak_memory", study)
+
+
+def test_a_run_that_measured_nothing_can_be_drawn(run: Run):
+    (study,) = studies(replace(run, footprints=pd.DataFrame()))
+    assert texts(draw("peak_memory", study))[0] == "no result yet"
+
+
+def test_tiers_run_from_poor_to_rich_and_methods_in_display_order(study: Study):
+    assert study.tiers == list(TIERS)
+    expected = ["fedavg", "profl", "allsmall", "depthfl", "exclusive", "heterofl", "inclusivefl"]
+    assert study.methods == expected == in_order(METHODS)
+
+
+def test_methods_differ_in_colour_and_marker_also_if_unknown():
+    found = looks([*METHODS, "zeta", "moon", "scaffold"])
+    assert len({look.colour for look in found.values()}) == 10
+    assert len({look.marker for look in found.values()}) == 10
+    assert found["profl"] == looks(["profl"])["profl"]
+    assert found["fedavg"].dashes == "--"
+
+
+def test_numbers_of_bytes_have_three_digits_and_unknown_is_not_zero():
+    sizes = [0.5, 9.994, 9.995, 99.94, 99.95, 1234]
+    assert [mebibytes(size * MIB) for size in sizes] == ["0.50", "9.99", "10.0", "99.9", "100", "1,234"]
+    assert mebibytes(math.nan) == "?"
+
+
+# one figure each
+
+
+def series(figure: Figure, colour: str) -> list[float]:
+    """Return the values of the first whole line of a colour."""
+    (axes,) = figure.axes
+    return next(
+        list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) > 1 and line.get_color() == colour
+    )
+
+
+def test_accuracy_by_tier_draws_a_gap_for_a_failed_cell(drawn: dict[str, Figure]):
+    figure = drawn["accuracy_by_tier"]
+    values = series(figure, looks(METHODS)["depthfl"].colour)
+    assert values[:3] == pytest.approx([10, 10, 68.8])
+    assert math.isnan(values[3])
+    assert values[4] == pytest.approx(93.1)
+
+
+def test_untrained_models_are_hollow(drawn: dict[str, Figure]):
+    figure = drawn["accuracy_by_tier"]
+    dots = [line for line in figure.axes[0].lines if len(line.get_ydata()) == 1]
+    for dot in dots:
+        hollow = dot.get_markerfacecolor() == "white"
+        assert hollow == (dot.get_ydata()[0] == pytest.approx(10.0)) or math.isnan(dot.get_ydata()[0])
+    assert any(dot.get_markerfacecolor() == "white" for dot in dots)
+
+
+def test_seeds_show_their_mean_and_range(make_run: Callable[..., Run]):
+    run = make_run(*({"method": "profl", "tier": "50%", "seed": seed, "rounds": 4} for seed in range(3)))
+    (study,) = studies(run)
+    spread = study.figures("final_accuracy")["profl", "50%"]
+    values = run.cells["final_accuracy"]
+    assert spread.mean == pytest.approx(values.mean())
+    assert (spread.low, spread.high) == (values.min(), values.max())
+    assert spread.low < spread.mean < spread.high
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    results = {"cheap": (1, 70), "worse": (2, 60), "dear": (3, 90), "tie": (3, 90), "beaten": (3, 80)}
+    points = [Point(method, *place) for method, place in results.items()]
+    assert [point.method for point in pareto_front(points)] == ["cheap", "dear", "tie"]
+    assert pareto_front([]) == []
+
+
+def test_accuracy_by_budget_says_whom_it_cannot_show(drawn: dict[str, Figure]):
+    said = notes(drawn["accuracy_by_budget"])
+    assert "as no device could train: profl, depthfl, exclusive, inclusivefl at 20%" in said
+    assert "as their memory is unknown: exclusive at 75%" in said
+
+
+def test_the_pareto_front_is_bold_without_the_ideal(drawn: dict[str, Figure]):
+    panel = drawn["accuracy_by_budget"].axes[2]
+    bold = {text.get_text() for text in panel.texts if text.get_fontweight() == "bold"}
+    assert bold == {"heterofl", "profl"}
+
+
+def test_bars_have_the_length_of_the_measured_peak(drawn: dict[str, Figure]):
+    figure = drawn["peak_memory"]
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    row = names.index("profl") + 1
+    assert names[row] == "shrink 4"
+    bars = [bar for bar in axes.patches if round(bar.get_y() + bar.get_height() / 2) == row]
+    peak = int(0.45 * FULL * 0.93)
+    assert sum(bar.get_width() for bar in bars) * MIB == pytest.approx(peak, abs=1)
+    colours = [to_hex(bar.get_facecolor()).upper() for bar in bars]
+    assert colours == list(CATEGORY_COLOURS.values())
+    assert mebibytes(peak) in [text.get_text() for text in axes.texts]
+
+
+def test_a_least_budget_nobody_searched_for_has_no_tick(study: Study):
+    unknown = replace(study, footprints=study.footprints.assign(least_budget_bytes=None))
+    (axes,) = draw("peak_memory", unknown).axes
+    assert len(axes.lines) == 1  # the full model's
+    assert len(axes.texts) == len(study.footprints)
+
+
+def test_every_category_of_memory_has_a_colour_of_its_own():
+    assert set(CATEGORY_COLOURS) == set(CATEGORIES)
+    assert len(set(CATEGORY_COLOURS.values())) == len(CATEGORIES)
+
+
+def test_participation_writes_every_share_and_marks_the_unknown(drawn: dict[str, Figure]):
+    figure = drawn["participation"]
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert len(written) == len(METHODS) * len(TIERS)
+    assert written.count("?") == 3
+    assert written[:6] == ["100%", "0%", "100%", "0%", "0%", "7%"]
+
+
+def test_curves_leave_out_rounds_without_a_test(drawn: dict[str, Figure]):
+    figure = drawn["learning_curves"]
+    first = figure.axes[0].lines[0]
+    assert list(first.get_xdata()) == [1, *range(2, 31, 2)]
+    assert not any(math.isnan(value) for value in first.get_ydata())
+
+
+def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, drawn: dict[str, Figure]):
+    steps = schedule(study, "profl", "50%")
+    assert [phase for _, phase in steps][:4] == ["shrink 4/4", "shrink 3/4", "shrink 2/4", "grow 1/4"]
+    assert schedule(study, "fedavg", "50%") == []
+    panel = drawn["learning_curves"].axes[2]
+    upright = sorted(line.get_xdata()[0] for line in panel.lines if len(set(line.get_xdata())) == 1)
+    assert upright == [number - 0.5 for number, _ in steps[1:]]
+    assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]

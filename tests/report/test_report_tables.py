@@ -1,0 +1,100 @@
+"""Tables hold what the cells hold; unknown is '?' and never 0."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from bench.memory.workload import CATEGORIES
+from bench.report.study import studies
+from bench.report.tables import best_methods, closing_table, closing_text, write_tables
+from bench.results import CELL_COLUMNS, ROUND_COLUMNS, Run, category_columns
+from tests.report.conftest import METHODS, TIERS
+
+
+@pytest.fixture(scope="module")
+def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tables")
+    write_tables(run, path)
+    return path
+
+
+def entry(text: str, method: str, tier: str) -> list[str]:
+    """Cut one entry out of the closing table by its column's place."""
+    lines = text.splitlines()
+    head = next(line for line in lines if tier in line)
+    end = head.index(tier) + len(tier)
+    start = next(number for number, line in enumerate(lines) if line.startswith(f" {method} "))
+    rows = []
+    for line in lines[start:]:
+        if not line.strip():
+            break
+        rows.append(line[: end + 1].split("  ")[-1].strip() if len(line) > end - 4 else "")
+    return [row for row in rows if row]
+
+
+def test_tables_have_the_columns_of_the_schema(folder: Path):
+    assert list(pd.read_csv(folder / "cells.csv").columns) == list(CELL_COLUMNS)
+    assert set(ROUND_COLUMNS) <= set(pd.read_csv(folder / "rounds.csv").columns)
+    assert len(pd.read_csv(folder / "cells.csv")) == len(METHODS) * len(TIERS)
+
+
+@pytest.mark.parametrize("name", ["cells", "rounds", "footprints"])
+def test_both_formats_say_the_same(folder: Path, name: str):
+    from_text, from_parquet = pd.read_csv(folder / f"{name}.csv"), pd.read_parquet(folder / f"{name}.parquet")
+    pd.testing.assert_frame_equal(from_text, from_parquet, check_dtype=False)
+
+
+def test_unfinished_cells_have_no_figures(folder: Path):
+    cells = pd.read_csv(folder / "cells.csv")
+    assert cells.loc[cells["status"] != "done", "final_accuracy"].isna().all()
+    assert set(cells["status"]) == {"done", "failed", "running", "waiting"}
+
+
+def test_counts_by_task_survive(folder: Path):
+    rounds = pd.read_parquet(folder / "rounds.parquet")
+    assert json.loads(rounds.loc[rounds["method"] == "profl", "tasks"].iloc[-1]) == {"shrink 4": 4}
+
+
+def test_footprints_have_a_column_per_category(folder: Path):
+    prints = pd.read_csv(folder / "footprints.csv")
+    parts = [next(iter(category_columns({name: 0}))) for name in CATEGORIES]
+    assert (prints[parts].sum(axis="columns") == prints["peak_requested_bytes"]).all()
+
+
+def test_the_best_of_a_tier_is_marked_also_if_equal_but_never_the_ideal(run: Run):
+    (study,) = studies(run)
+    best = best_methods(study)
+    assert best["20%"] == ["allsmall", "heterofl"]
+    assert best["35%"] == ["profl"]
+    assert best["100..500MiB"] == ["profl", "exclusive", "heterofl"]
+
+
+def test_nobody_is_best_where_nobody_trained(make_run: Callable[..., Run]):
+    (study,) = studies(make_run({"method": "exclusive", "tier": "20%", "rounds": 2}))
+    assert best_methods(study) == {"20%": []}
+
+
+def test_the_closing_table_tells_accuracy_participation_and_memory(run: Run):
+    text = closing_text(run)
+    assert entry(text, "profl", "50%") == ["92.1%*", "100%", "119 MiB"]
+    assert entry(text, "depthfl", "50%") == ["68.8%", "46%", "129 MiB"]
+
+
+def test_the_closing_table_never_shows_the_unknown_as_zero(run: Run):
+    text = closing_text(run)
+    assert entry(text, "depthfl", "75%") == ["?", "failed"]
+    assert entry(text, "allsmall", "50%") == ["?", "waiting"]
+    assert entry(text, "exclusive", "75%") == ["87.1%", "80%", "?"]
+    assert entry(text, "exclusive", "20%") == ["10.0%", "0%", "nobody"]
+
+
+def test_the_closing_table_of_a_usual_sweep_fits_a_terminal(run: Run):
+    console = Console(width=90, color_system=None)
+    with console.capture() as capture:
+        console.print(closing_table(run))
+    assert capture.get().count("…") == 0
+    assert "87.1 MiB" in capture.get()

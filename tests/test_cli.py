@@ -1,0 +1,146 @@
+"""The command line, as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.cli import main
+
+SMALL = """
+gpu = "virtual:jetson-orin"
+[grid]
+method = ["fedavg", "heterofl"]
+model = ["resnet18"]
+width = [2]
+dataset = ["digits"]
+tier = ["40%", "100%"]
+seed = [0]
+[recipe]
+rounds = 2
+devices = 10
+participants = 2
+batch_size = 8
+local_epochs = 1
+"""
+
+
+def profl(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished run."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "small.toml").write_text(SMALL)
+    result = profl("sweep", "--config", folder / "small.toml", "--output", folder / "run", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+def test_a_sweep_leaves_figures_tables_and_a_closing_table(run: Path):
+    report = run / "report"
+    assert {path.suffix for path in report.iterdir()} == {".png", ".svg", ".csv", ".parquet"}
+    result = profl("report", run, "--output", run.parent / "elsewhere")
+    assert result.exit_code == 0
+    assert "heterofl" in result.output
+    assert {path.name for path in (run.parent / "elsewhere").iterdir()} == {path.name for path in report.iterdir()}
+
+
+def test_a_second_sweep_repeats_nothing(run: Path):
+    before = {path: path.read_bytes() for path in (run / "cells").rglob("*") if path.is_file()}
+    result = profl("sweep", "--config", run.parent / "small.toml", "--output", run, "--workers", 1)
+    assert result.exit_code == 0
+    assert "3 cells" in result.output
+    assert "3 of them done already" in result.output
+    assert {path: path.read_bytes() for path in (run / "cells").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "--preset", "huge"], "unknown preset 'huge'"),
+        (
+            ["sweep", "--preset", "smoke", "--method", "fedprox"],
+            "unknown method 'fedprox': choose one of allsmall",
+        ),
+        (["sweep", "--preset", "smoke", "--model", "vgg99"], "unknown model 'vgg99'"),
+        (["sweep", "--preset", "smoke", "--dataset", "imagenet"], "unknown dataset 'imagenet'"),
+        (["sweep", "--preset", "smoke", "--tier", "a lot"], "tier 'a lot' is neither"),
+        (["sweep", "--preset", "smoke", "--tier", "0MB"], "'0MB' is not above zero"),
+        (["sweep", "--preset", "smoke", "--dataset", "imagefolder", "--data", "/none"], "/none"),
+        (["sweep", "--preset", "smoke", "--rounds", "0"], "rounds = 0"),
+        (
+            ["sweep", "--preset", "smoke", "--gpu", "virtual:abacus", "--output", "x"],
+            "unknown GPU 'virtual:abacus'",
+        ),
+        (["sweep", "--config", "none.toml"], "none.toml cannot be read"),
+        (["measure", "--model", "vgg99"], "unknown model 'vgg99'"),
+        (["measure", "--method", "fedavg", "--task", "nap"], "unknown task 'nap': choose one of full model"),
+        (["measure", "--method", "fedavg", "--gpu", "h100"], "unknown GPU 'h100'"),
+        (["measure", "--method", "fedavg", "--batch-size", "0"], "batch_size = 0"),
+        (["report", "nowhere"], "nowhere holds no results"),
+        (["check", "--reference", "nowhere"], "nowhere/default.json is missing"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_a_status(arguments: list[str], message: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = profl(*arguments)
+    assert result.exit_code not in (0, 130)
+    assert message in result.output.splitlines()[-1]
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_run_is_named_and_kept(run: Path, tmp_path: Path):
+    import shutil
+
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    victim = next((copy / "cells").iterdir()) / "summary.json"
+    victim.write_text("{")
+    for arguments in (["report", copy], ["sweep", "--config", run.parent / "small.toml", "--output", copy]):
+        result = profl(*arguments)
+        assert result.exit_code != 0
+        assert "summary.json is not readable JSON" in result.output.splitlines()[-1]
+    assert victim.read_text() == "{"
+
+
+def test_measure_prints_exact_sums_as_json():
+    result = profl("measure", "--method", "profl", "--width", 2, "--batch-size", 4, "--json")
+    measured = json.loads(result.output)
+    tasks = {entry["task"]: entry for entry in measured["tasks"]}
+    assert list(tasks) == ["shrink 4", "map 4", "shrink 3", "map 3", "shrink 2", "map 2"] + [
+        f"grow {block}" for block in (1, 2, 3, 4)
+    ]
+    for entry in tasks.values():
+        assert sum(entry["categories_at_peak"].values()) == entry["peak_requested_bytes"]
+        assert entry["peak_requested_bytes"] <= entry["peak_allocated_bytes"] <= entry["peak_reserved_bytes"]
+
+
+def test_measure_draws_a_table_timelines_and_snapshots(tmp_path: Path):
+    common = ["measure", "--method", "allsmall", "--width", 4, "--batch-size", 4, "--task", "width 1/4"]
+    result = profl(*common, "--plot", tmp_path / "plots", "--snapshot", tmp_path / "shots")
+    assert result.exit_code == 0
+    assert "virtual h100" in result.output
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["allsmall-width-1-4.png"]
+    assert [path.name for path in (tmp_path / "shots").iterdir()] == ["allsmall-width-1-4.pickle"]
+
+
+def test_lists_name_what_the_commands_take():
+    assert "heterofl" in profl("list", "methods").output.split()
+    assert "virtual:t4" in profl("list", "gpus").output.split()
+    everything = profl("list").output
+    assert all(f"{kind}: " in everything for kind in ("methods", "models", "datasets", "gpus", "presets"))
+
+
+def test_doctor_finds_every_virtual_gpu():
+    result = profl("doctor")
+    assert result.exit_code == 0, result.output
+    assert "virtual h100" in result.output
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_has_examples(command: str):
+    assert "Example" in profl(command, "--help").output

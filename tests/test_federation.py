@@ -1,0 +1,172 @@
+"""The round loop: who takes part, what is counted, and that a run is the same fresh or resumed."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.cell import Cell
+from bench.data import load_dataset
+from bench.federation import Federation, run_cell
+from bench.registry import create_method
+from bench.results import ROUND_COLUMNS, CellFolder
+from tests.conftest import SMALL_RECIPE, small_cell
+
+MB = 10**6
+METHODS = ("fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl", "profl")
+
+
+def federation(cell: Cell, least_budgets: Mapping[str, int] | None = None) -> Federation:
+    """Return a federation whose tasks need what is given, or nothing."""
+    tasks = create_method(cell.method, cell.spec(10), cell.recipe.rounds, cell.seed, cell.options).all_tasks()
+    needs = least_budgets or {task.key: 1 for task in tasks}
+    return Federation(cell, load_dataset(cell.dataset), needs, full_model_bytes=100 * MB)
+
+
+def without_clock(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def run(cell: Cell, path: Path, stop_after: int | None = None) -> list[dict]:
+    """Run a cell; with ``stop_after``, be interrupted after that many rounds."""
+    folder = CellFolder(path)
+    if not (path / "cell.json").exists():
+        folder.begin(cell.to_dict(), {})
+    needs = federation(cell).least_budgets
+
+    def on_round(row: dict) -> None:
+        if row["round"] == stop_after:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run_cell(cell, folder, needs, 100 * MB, on_round)
+    return without_clock(folder.rounds())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_equals_a_fresh_one_to_the_bit(method: str, tmp_path: Path):
+    cell = small_cell(method, "120MB")
+    fresh = run(cell, tmp_path / "fresh")
+    assert len(fresh) == cell.recipe.rounds
+    for stop in (3, 7):
+        run(cell, tmp_path / "resumed", stop_after=stop)
+    assert run(cell, tmp_path / "resumed") == fresh
+
+
+def test_rows_have_the_stated_columns_and_plausible_values():
+    row = federation(small_cell("heterofl", "10..200MB")).run_round(5)
+    assert set(row) == {*ROUND_COLUMNS, "tasks"}
+    assert row["participants"] == sum(row["tasks"].values()) == SMALL_RECIPE.participants
+    assert 0 <= row["test_accuracy"] <= 1
+    assert row["uploaded_bytes"] > 0
+
+
+def test_every_device_trains_the_first_offered_task_that_fits():
+    cell = small_cell("heterofl", "10..200MB", recipe=replace(SMALL_RECIPE, devices=12, participants=12))
+    needs = {
+        "subnetwork 1": 150 * MB,
+        "subnetwork 1/2 scaled": 90 * MB,
+        "subnetwork 1/4 scaled": 40 * MB,
+        "subnetwork 1/8 scaled": 30 * MB,
+        "subnetwork 1/16 scaled": 20 * MB,
+    }
+    fleet = federation(cell, needs)
+    row = fleet.run_round(1)
+    able = [max(need for need in needs.values() if need <= budget) for budget in fleet.budgets if budget >= 20 * MB]
+    expected = {key: able.count(need) for key, need in needs.items() if able.count(need)}
+    assert row["tasks"] == expected
+    assert row["eligible_devices"] == len(able)
+    assert row["devices_out_share"] == pytest.approx(1 - len(able) / 12)
+
+
+def test_where_nothing_fits_nobody_trains_and_nothing_changes():
+    fleet = federation(small_cell("exclusive", "50MB"), {"full model": 51 * MB})
+    before = {name: value.clone() for name, value in fleet.method.global_state.items()}
+    row = fleet.run_round(1)
+    assert row["participants"] == row["uploaded_bytes"] == row["downloaded_bytes"] == 0
+    assert row["devices_out_share"] == row["data_out_share"] == row["classes_out_share"] == 1
+    assert math.isnan(row["train_loss"])
+    assert all(torch.equal(before[name], value) for name, value in fleet.method.global_state.items())
+
+
+def test_a_budget_of_exactly_the_least_suffices():
+    assert federation(small_cell("exclusive", "50MB"), {"full model": 50 * MB}).run_round(1)["participants"] == 3
+
+
+def test_full_model_bytes_uploaded_are_counted():
+    fleet = federation(small_cell())
+    row = fleet.run_round(1)
+    model_bytes = sum(value.nbytes for value in fleet.method.global_state.values())
+    assert row["uploaded_bytes"] == row["downloaded_bytes"] == 3 * model_bytes
+
+
+def test_ideal_and_exclusive_agree_where_everybody_fits():
+    ideal, exclusive = federation(small_cell()), federation(small_cell("exclusive", "50MB"))
+    for number in (1, 2):
+        (one,), (other,) = (
+            without_clock([ideal.run_round(number)]),
+            without_clock([exclusive.run_round(number)]),
+        )
+        one.pop("tasks"), other.pop("tasks")
+        assert one == other
+
+
+def test_allsmall_hears_what_the_weakest_device_can_train():
+    needs = {
+        "width 1": 90 * MB,
+        "width 1/2": 60 * MB,
+        "width 1/4": 40 * MB,
+        "width 1/8": 30 * MB,
+        "width 1/16": 20 * MB,
+    }
+    fleet = federation(small_cell("allsmall", "60..100MB"), needs)
+    assert [task.key for task in fleet.method.tasks()] == ["width 1/2"]
+
+
+def test_participants_are_drawn_anew_each_round_from_those_who_can():
+    cell = small_cell("exclusive", "10..200MB")
+    fleet = federation(cell, {"full model": 100 * MB})
+    able = [device for device, budget in enumerate(fleet.budgets) if budget >= 100 * MB]
+    draws = [fleet._draw(able, number) for number in range(1, 30)]
+    assert all(set(draw) <= set(able) and len(set(draw)) == 3 for draw in draws)
+    assert len({device for draw in draws for device in draw}) > len(able) / 2
+    assert draws != [draws[0]] * len(draws)
+
+
+def test_tests_only_when_asked_and_always_at_the_end(tmp_path: Path):
+    cell = small_cell(recipe=replace(SMALL_RECIPE, rounds=5, evaluate_every=2))
+    rows = run(cell, tmp_path / "cell")
+    assert [row["test_accuracy"] is not None for row in rows] == [False, True, False, True, True]
+
+
+def test_a_summary_gives_the_dearest_task_that_was_trained(tmp_path: Path):
+    cell = small_cell("exclusive", "50MB", recipe=replace(SMALL_RECIPE, rounds=2))
+    folder = CellFolder(tmp_path / "cell")
+    folder.begin(cell.to_dict(), {})
+    run_cell(cell, folder, {"full model": 51 * MB}, 51 * MB, lambda row: None)
+    from bench.results import read_json
+
+    summary = read_json(folder.path / "summary.json")
+    assert summary["dearest_trained_budget_bytes"] is None
+    assert summary["participation_share"] == 0
+    assert summary["mean_device_budget_bytes"] == 50 * MB
+    assert summary["final_accuracy"] == folder.rounds()[-1]["test_accuracy"]
+
+
+def test_the_network_that_was_trained_is_tested_before_the_schedule_moves_on():
+    fleet = federation(small_cell("profl", recipe=replace(SMALL_RECIPE, evaluate_every=1)))
+    tested: list[str] = []
+    global_model = fleet.method.global_model
+
+    def watched() -> torch.nn.Module:
+        tested.append(fleet.method.phase)
+        return global_model()
+
+    fleet.method.global_model = watched
+    phases = [fleet.run_round(number)["phase"] for number in range(1, 11)]
+    assert tested == phases
+    assert len(set(phases)) == 10

@@ -1,0 +1,104 @@
+from fractions import Fraction
+
+import pytest
+import torch
+
+from bench.errors import InputError
+from bench.models import ModelSpec
+from tests.oracles import parameter_counts
+
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+RATES = [Fraction(1, 2**power) for power in range(5)]
+
+
+def built(name="resnet18", width=64, classes=10, rate=Fraction(1), device="meta"):
+    with torch.device(device):
+        return ModelSpec(name, width, classes, rate).build()
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("blocks", "published"),
+    [
+        ((2, 2, 2, 2), (11_172_170, 2_796_714, 701_018, 176_178, 44_510)),
+        ((1, 1, 1, 2), (9_622_090, 2_408_746, 603_802, 151_762, 38_350)),
+        ((3, 4, 6, 3), (21_280_330, 5_325_610, 1_334_170, 334_930, 84_430)),
+    ],
+)
+def test_the_arithmetic_gives_heterofls_published_numbers(blocks, published):
+    counts = [parameter_counts.pre_activation_resnet(blocks, 64, 10, rate) for rate in RATES]
+    assert tuple(counts) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # At rate 1 the first is ProFL's published ResNet18.
+        ("resnet18", (11_173_962, 2_797_610, 701_466, 176_402, 44_622)),
+        ("resnet34", (21_282_122, 5_326_506, 1_334_618, 335_154, 84_542)),
+    ],
+)
+def test_parameters_at_every_rate(name, expected):
+    assert tuple(count(built(name, rate=rate)) for rate in RATES) == expected
+    assert tuple(parameter_counts.resnet(BLOCKS[name], 64, 10, rate) for rate in RATES) == expected
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("width", [5, 8, 16])
+@pytest.mark.parametrize("classes", [2, 62, 100])
+def test_parameters_of_other_shapes(name, width, classes):
+    for rate in (Fraction(1), Fraction(1, 3), Fraction(1, 16)):
+        expected = parameter_counts.resnet(BLOCKS[name], width, classes, rate)
+        assert count(built(name, width, classes, rate)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet18", [147_968, 525_568, 2_099_712, 8_393_728]),
+        ("resnet34", [221_952, 1_116_416, 6_822_400, 13_114_368]),
+    ],
+)
+def test_parameters_of_the_parts(name, stages):
+    model = built(name)
+    assert (count(model.stem), [count(stage) for stage in model.stages], count(model.head)) == (
+        1_856,
+        stages,
+        5_130,
+    )
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_channels_and_strides_are_those_of_the_features(name):
+    model = built(name, width=6, rate=Fraction(1, 4), device="cpu").eval()
+    features = model.stem(torch.zeros(2, 3, 32, 32))
+    assert features.shape == (2, model.stage_channels[0], 32, 32)
+    for stage, channels, stride in zip(model.stages, model.stage_channels[1:], model.stage_strides, strict=True):
+        size = features.shape[-1]
+        features = stage(features)
+        assert features.shape == (2, channels, size // stride, size // stride)
+    assert model.head(features).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_narrower_model_has_the_same_tensors_only_smaller(name):
+    wide, narrow = built(name, 16).state_dict(), built(name, 16, rate=Fraction(1, 4)).state_dict()
+    assert list(wide) == list(narrow)
+    for key, value in narrow.items():
+        assert all(small <= large for small, large in zip(value.shape, wide[key].shape, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rate", "multiple", "channels"),
+    [(Fraction(1), 8, 80), (Fraction(1, 2), 1, 5), (Fraction(1, 3), 1, 4), (Fraction(1, 16), 1, 1)],
+)
+def test_channels_are_rounded_up(rate, multiple, channels):
+    assert ModelSpec("resnet18", 10, 10, rate).channels(multiple) == channels
+
+
+def test_an_unknown_model_names_the_known_ones():
+    with pytest.raises(InputError, match="resnet18, resnet34"):
+        ModelSpec("resnet50", 64, 10).build()

@@ -1,0 +1,140 @@
+"""Local training and testing."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from bench.cell import Recipe
+from bench.method import FullModel
+from bench.models import ModelSpec
+from bench.training import (
+    TrainingWorkload,
+    evaluate,
+    local_optimizer,
+    recalibrate_batchnorm,
+    train_locally,
+    train_step,
+)
+
+SPEC = ModelSpec("resnet18", width=2, classes=3)
+RECIPE = Recipe(batch_size=4, local_epochs=2)
+
+
+def examples(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count) % 3
+
+
+def trained(seed: int, augmented: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    module = SPEC.build()
+    generator = torch.Generator().manual_seed(seed)
+    loss = train_locally(FullModel(SPEC), module, *examples(10), RECIPE, generator, augmented)
+    return loss, module.state_dict()
+
+
+def test_training_depends_on_its_generator_alone():
+    (loss, state), (same_loss, same_state) = trained(1), trained(1)
+    assert loss == same_loss
+    assert all(torch.equal(state[name], same_state[name]) for name in state)
+    assert trained(2)[0] != loss
+    assert trained(1, augmented=True)[0] != loss
+
+
+def test_training_learns():
+    torch.manual_seed(0)
+    module, data = SPEC.build(), examples(12)
+    losses = [
+        train_locally(FullModel(SPEC), module, *data, RECIPE, torch.Generator().manual_seed(epoch), False)
+        for epoch in range(20)
+    ]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_a_step_tells_its_observer_each_phase_in_order():
+    told: list[str] = []
+
+    class Observer:
+        def forward(self) -> None:
+            told.append("forward")
+
+        def backward(self, loss: torch.Tensor) -> None:
+            assert loss.requires_grad
+            told.append("backward")
+
+        def optimizer(self) -> None:
+            assert all(parameter.grad is not None for parameter in module.parameters())
+            told.append("optimizer")
+
+        def end(self) -> None:
+            assert all(parameter.grad is None for parameter in module.parameters())
+            told.append("end")
+
+    task, module = FullModel(SPEC), SPEC.build()
+    loss = train_step(task, module, local_optimizer(task, module, RECIPE), *examples(4), Observer())
+    assert told == ["forward", "backward", "optimizer", "end"]
+    assert not loss.requires_grad
+
+
+def test_the_optimizer_holds_what_trains_at_the_recipe_or_the_task_learning_rate():
+    task, module = FullModel(SPEC), SPEC.build()
+    module.stem.requires_grad_(False)
+    optimizer = local_optimizer(task, module, RECIPE)
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+    assert optimizer.param_groups[0]["lr"] == RECIPE.learning_rate
+
+    class Slow(FullModel):
+        learning_rate = 1e-5
+
+    assert local_optimizer(Slow(SPEC), module, RECIPE).param_groups[0]["lr"] == 1e-5
+
+
+class Fixed(nn.Module):
+    """Answers with the logits it is given as pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs
+
+
+def test_evaluation_is_the_mean_over_examples_not_over_batches():
+    logits = torch.zeros(300, 2)
+    logits[:270, 1] = 9.0
+    targets = torch.ones(300, dtype=torch.int64)
+    loss, accuracy = evaluate(Fixed(), logits, targets)
+    assert accuracy == pytest.approx(0.9)
+    assert loss == pytest.approx(0.9 * math.log1p(math.exp(-9)) + 0.1 * math.log(2), rel=1e-4)
+
+
+def test_an_infinite_loss_is_unknown_not_a_number():
+    logits = torch.tensor([[math.inf, -math.inf]])
+    assert math.isnan(evaluate(Fixed(), logits, torch.tensor([1]))[0])
+
+
+def test_recalibration_gives_the_statistics_of_the_data():
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean.fill_(99.0)
+    inputs = examples(12)[0] * 2 + 5
+    recalibrate_batchnorm(norm, inputs)
+    assert torch.allclose(norm.running_mean, inputs.mean((0, 2, 3)), atol=1e-4)
+    assert torch.allclose(norm.running_var, inputs.var((0, 2, 3)), rtol=1e-3)
+    assert norm.momentum == 0.1
+
+
+def test_workloads_that_differ_in_memory_differ_in_key():
+    specs = (SPEC, ModelSpec("resnet34", 2, 3), ModelSpec("resnet18", 4, 3), ModelSpec("resnet18", 2, 4))
+    recipes = (RECIPE, *(replace(RECIPE, **{name: 0}) for name in ("momentum", "weight_decay")), Recipe(batch_size=5))
+    keys = {
+        TrainingWorkload(scope, spec, FullModel(spec), recipe).key
+        for scope in ("a", "b")
+        for spec in specs
+        for recipe in recipes
+    }
+    assert len(keys) == 2 * 4 * 4
