@@ -33,7 +33,7 @@ class AllSmall(Method):
             Shares of the channels to choose from, in any order. Default: HeteroFL's.
         """
 
-        rates: tuple[str, ...] = RATES
+        rates: tuple[str | float, ...] = RATES
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)

@@ -13,10 +13,13 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from baselines.server import filled
-from baselines.width import RATES, load_leading, parse_rates
+from baselines.width import RATES, leading_state, load_leading, parse_rates
 from bench.aggregation import Update
 from bench.method import LocalContext, Method, Task, initial_state
 from bench.models import ModelSpec
+
+CLASSIFIER = "head.2"
+"""Name of the last linear layer in a staged network."""
 
 
 class HeteroFL(Method):
@@ -29,6 +32,10 @@ class HeteroFL(Method):
 
     BatchNorm is *static*: training normalises by the batch and keeps no running statistics, none are sent,
     and the harness estimates them for the global model before each test.
+
+    The network that is tested is the widest that any device has trained so far: where the fleet is too weak for
+    the full width, its other channels are still random and would only add noise (our choice, as for the depth
+    methods).
 
     The networks are the bench's own; the paper's are pre-activation ResNets and count other parameters.
     """
@@ -49,13 +56,14 @@ class HeteroFL(Method):
             convolution, as here, the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
         """
 
-        rates: tuple[str, ...] = RATES
+        rates: tuple[str | float, ...] = RATES
         scaler: bool = True
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         self._tasks = [SubnetworkTask(model.at_rate(rate), options.scaler) for rate in parse_rates(options.rates)]
         self.global_state = initial_state(model, seed)
+        self._widest_trained = 0
 
     def all_tasks(self) -> Sequence[Task]:
         return self._tasks
@@ -63,8 +71,29 @@ class HeteroFL(Method):
     def tasks(self) -> Sequence[Task]:
         return self._tasks
 
+    def aggregate(self, updates: Sequence[Update]) -> None:
+        super().aggregate(updates)
+        features = [update.state[CLASSIFIER + ".weight"].shape[1] for update in updates]
+        self._widest_trained = max(self._widest_trained, *features)
+
     def global_model(self) -> nn.Module:
-        return filled(self.model.build, self.global_state)
+        networks = [task.model for task in self._tasks]
+        trained = [network for network in networks if _features(network) <= self._widest_trained]
+        network = trained[0] if trained else networks[-1]
+        return filled(network.build, leading_state(network, self.global_state))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "widest_trained": self._widest_trained}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._widest_trained = state["widest_trained"]
+
+
+def _features(network: ModelSpec) -> int:
+    """Return how many features the classifier of a network reads."""
+    with torch.device("meta"):
+        return network.build().stage_channels[-1]
 
 
 @dataclass(frozen=True)
@@ -116,9 +145,8 @@ class SubnetworkTask(Task):
         """Return the parameters; of the last linear layer the rows of the held classes only."""
         state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         rows = local.classes.nonzero().flatten()
-        classifier = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
         regions = {}
-        for name in (f"{classifier}.weight", f"{classifier}.bias"):
+        for name in (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"):
             columns = [torch.arange(size) for size in state[name].shape[1:]]
             state[name] = state[name][rows]
             regions[name] = (rows, *columns)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
 from torch import Tensor, nn
 
+from bench.aggregation import State
 from bench.errors import InputError
 from bench.method import LocalContext, Task
 from bench.models import ModelSpec
@@ -43,6 +45,13 @@ def load_leading(module: nn.Module, global_state: Mapping[str, Tensor]) -> None:
     module.load_state_dict(
         {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()}
     )
+
+
+def leading_state(network: ModelSpec, global_state: Mapping[str, Tensor]) -> State:
+    """Return the views of the global tensors that a narrower network holds."""
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in network.build().state_dict().items()}
+    return {name: leading(global_state[name], shape) for name, shape in shapes.items()}
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,8 @@ class CellFolder:
             try:
                 checkpoint = torch.load(path, weights_only=True)
             except Exception as error:
-                raise InputError(f"{path} is damaged ({type(error).__name__}): delete {self.path} to run it again")
+                message = f"{path} is damaged ({type(error).__name__}): delete {self.path} to run it again"
+                raise InputError(message) from error
         finished = checkpoint["round"] if checkpoint else 0
         kept = [_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
         if len(kept) != finished:

@@ -85,7 +85,9 @@ def _draw_areas(axes: Axes, footprint: Footprint) -> None:
     live_mebibytes = np.array([footprint.timeline.live_bytes[name] for name in CATEGORY_COLOURS]) / MEBIBYTE
     labels = [f"{name}  {footprint.categories_at_peak[name] / MEBIBYTE:,.1f}" for name in CATEGORY_COLOURS]
     moments = np.arange(live_mebibytes.shape[1])
-    axes.stackplot(moments, live_mebibytes, labels=labels, colors=list(CATEGORY_COLOURS.values()), step="post", linewidth=0)
+    axes.stackplot(
+        moments, live_mebibytes, labels=labels, colors=list(CATEGORY_COLOURS.values()), step="post", linewidth=0
+    )
     axes.set_xlim(0, len(moments) - 1)
 
 

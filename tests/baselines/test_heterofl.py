@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from baselines.heterofl import SubnetworkTask
-from baselines.width import WidthTask
+from baselines.width import WidthTask, leading
 
 HALF = Fraction(1, 2)
 
@@ -218,3 +218,29 @@ def test_batchnorm_undoes_the_scaler(make, context, batch):
         gradients.append({name: parameter.grad for name, parameter in module.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-8)
+
+
+def test_the_network_that_is_tested_is_the_widest_ever_trained(make, train):
+    method = make("heterofl")
+    tasks = method.tasks()
+    widths = []
+    for task in (tasks[2], tasks[3], tasks[0]):
+        method.aggregate([train(method, task)])
+        widths.append(method.global_model().stage_channels)
+    assert widths == [tasks[place].build().stage_channels for place in (2, 2, 0)]
+    resumed = make("heterofl")
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.global_model().stage_channels == widths[-1]
+
+
+def test_channels_that_nobody_trained_are_not_tested(make, train):
+    method = make("heterofl")
+    task = method.tasks()[1]
+    method.aggregate([train(method, task)])
+    shapes = {name: value.shape for name, value in method.global_model().state_dict().items()}
+    for name, value in method.global_state.items():
+        held = leading(value, shapes[name]).clone()
+        value.fill_(torch.nan if value.is_floating_point() else 0)
+        leading(value, shapes[name]).copy_(held)
+    model = method.global_model().train()
+    assert model(torch.randn(4, 3, 32, 32)).isfinite().all()

@@ -1,0 +1,47 @@
+"""Names to things, and options of the right type."""
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+import bench.registry as registry
+from bench.errors import InputError
+from bench.models import ModelSpec
+from bench.registry import create_method, method_class, model_builder
+
+MODEL = ModelSpec("resnet18", 2, 10)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("fedavg", {"speed": 1}, "unknown option of method 'fedavg' 'speed': choose one of .it has none."),
+        ("heterofl", {"scaler": "perhaps"}, "option scaler of method 'heterofl' cannot be 'perhaps'"),
+        ("heterofl", {"rates": [2]}, "rates"),
+        ("depthfl", {"ramp_rounds": "many"}, "option ramp_rounds"),
+        ("profl", {"shrink_share": 7}, "shrink_share"),
+        ("profl", {"pace": "slow"}, "option pace"),
+    ],
+)
+def test_bad_options_are_named(method: str, options: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        create_method(method, MODEL, 20, 0, options)
+
+
+def test_options_reach_the_method():
+    assert create_method("heterofl", MODEL, 20, 0, {"scaler": False}).options.scaler is False
+    assert len(create_method("allsmall", MODEL, 20, 0, {"rates": ["1", "1/2"]}).all_tasks()) == 2
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(InputError, match="unknown method 'sgd': choose one of allsmall, depthfl"):
+        method_class("sgd")
+    with pytest.raises(InputError, match="unknown model 'lenet': choose one of resnet18, resnet34"):
+        model_builder("lenet")
+
+
+def test_a_plugged_in_name_that_is_no_method_is_refused(monkeypatch: pytest.MonkeyPatch):
+    point = EntryPoint("mine", "bench.models:ModelSpec", "profl.methods")
+    monkeypatch.setattr(registry, "methods", lambda: {"mine": point})
+    with pytest.raises(InputError, match="not a subclass"):
+        method_class("mine")
