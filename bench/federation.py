@@ -55,7 +55,7 @@ class Federation:
             parse_scheme(recipe.partition),
             cell.seed,
         )
-        self.device = torch.device("cuda" if cell.gpu == PHYSICAL else "cpu")
+        self.device = torch.device("cuda", 0) if cell.gpu == PHYSICAL else torch.device("cpu")
         self.resident: dict[str, nn.Module] = {}
         smallest = min(self.budgets)
         self.method.settle([task for task in self.method.all_tasks() if self.least_budgets[task.key] <= smallest])

@@ -27,6 +27,8 @@ def memory_limit(device: torch.device, budget_bytes: int) -> Iterator[None]:
     # The allocator multiplies the share by the total, and drops the fraction or rounds it, by version: a
     # quarter of a byte too much comes to the exact budget either way.
     share = min(1.0, (budget_bytes + 0.25) / total_bytes)
+    # What earlier work left in the process would count against this budget.
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(share, device)
     try:
