@@ -30,7 +30,7 @@ from bench.federation import Row, run_cell
 from bench.fleet import UNLIMITED, Tier
 from bench.memory.errors import MeasurementFailed
 from bench.memory.footprint import Footprint
-from bench.memory.gpu.profile import PHYSICAL
+from bench.memory.gpu.profile import PHYSICAL, resolve
 from bench.memory.probe import Prober
 from bench.method import FullModel, Method
 from bench.registry import create_method, method_class, unknown
@@ -111,8 +111,11 @@ def cells(config: Config) -> list[Cell]:
     ------
     InputError
         If a name is unknown or a value cannot be used.
+    GpuUnavailable
+        If no GPU has this name.
     """
     result = []
+    resolve(config.gpu)
     parse_scheme(config.recipe.partition)
     for name in config.options:
         method_class(name)
@@ -391,10 +394,18 @@ def _report(rounds: Any, listener: Listener) -> None:
         listener.round(cell, row)
 
 
-def override(config: Config, grid: Mapping[str, Sequence[Any]], **recipe: Any) -> Config:
-    """Return ``config`` with the axes and recipe values that are given (not empty, not None)."""
+def override(
+    config: Config,
+    grid: Mapping[str, Sequence[Any]],
+    gpu: str | None = None,
+    data: str | None = None,
+    **recipe: Any,
+) -> Config:
+    """Return ``config`` with the axes and values that are given (not empty, not None)."""
     return replace(
         config,
         grid={**config.grid, **{axis: list(values) for axis, values in grid.items() if values}},
+        gpu=gpu or config.gpu,
+        data=data or config.data,
         recipe=replace(config.recipe, **{name: value for name, value in recipe.items() if value is not None}),
     )

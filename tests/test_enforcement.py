@@ -55,6 +55,6 @@ def test_devices_train_in_their_least_budget_and_not_in_much_less(method: str, p
     prober.measure(Rounds(enough, least), GPU, least_budget=False)
     # Training frees each batch before the next, so it may get by with a little less than was measured.
     too_little = replace(cell, tier=f"{least[first] * 3 // 4}B")
-    pretended = {task: 1 for task in least}
+    pretended = dict.fromkeys(least, 1)
     with pytest.raises(OutOfMemory):
         prober.measure(Rounds(too_little, pretended), GPU, least_budget=False)
