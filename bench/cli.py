@@ -77,7 +77,7 @@ def main() -> None:
 @click.option("--gpu", help="Where memory is measured: cuda or virtual:NAME.")
 @click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100).")
 @click.option("--workers", type=click.IntRange(1), help="Processes, one torch thread each.  [default: cores]")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/NAME]")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/run-NAME]")
 def sweep(preset: str | None, config: Path | None, workers: int | None, output: Path | None, **given: Any) -> None:
     """Run methods over memory tiers; run again to finish what is missing.
 
@@ -107,7 +107,7 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
         config = presets()[name]
     chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
     todo = cells(chosen)
-    run = output or Path("results") / config.stem
+    run = output or Path("results") / f"run-{config.stem}"
     console = Console(stderr=True)
     for cell in todo:
         folder_of(cell, run).check()
