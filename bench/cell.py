@@ -95,10 +95,13 @@ class Cell:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.width, int) or self.width < 1:
+        for name in ("method", "model", "dataset", "tier", "gpu"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"{name} = {getattr(self, name)!r}: give a name in quotes")
+        if type(self.width) is not int or self.width < 1:
             raise InputError(f"width = {self.width!r}: give the channels of the first stage, from 1")
-        if not isinstance(self.seed, int):
-            raise InputError(f"seed = {self.seed!r}: give a whole number")
+        if type(self.seed) is not int or self.seed < 0:
+            raise InputError(f"seed = {self.seed!r}: give a whole number from 0")
 
     def spec(self, classes: int) -> ModelSpec:
         """Return the full model of the cell."""

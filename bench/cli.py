@@ -38,7 +38,7 @@ def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any
 
 
 class Friendly(click.Group):
-    """A group whose commands end bad input with one line and status 2, and Ctrl-C with status 130."""
+    """A group whose commands end bad input, and files that cannot be read or written, with one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from bench.memory.errors import GpuUnavailable, MeasurementFailed
@@ -47,6 +47,8 @@ class Friendly(click.Group):
             return super().invoke(ctx)
         except (InputError, GpuUnavailable, MeasurementFailed) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
 
 
 @click.group(cls=Friendly, context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,6 +13,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from bench.cell import Cell
 from bench.federation import Row
@@ -77,11 +78,10 @@ class SweepProgress:
         self._over += 1
         if error is not None:
             self.failures.append((cell, error))
-            verdict, result = "[red]failed[/red]", error
+            verdict, result = Text("failed", "red"), error
         else:
             # Nothing was trained here if a run was stopped between the last round and the summary.
             accuracy = self._accuracy.get(cell.folder_name)
-            verdict, result = "[green]done[/green]", "complete" if accuracy is None else f"accuracy {accuracy:.1%}"
-        self.console.print(
-            f"{verdict} ({self._over} of {self._cells}) {_name(cell)}: {result}", highlight=False, soft_wrap=True
-        )
+            verdict, result = Text("done", "green"), "complete" if accuracy is None else f"accuracy {accuracy:.1%}"
+        line = f" ({self._over} of {self._cells}) {_name(cell)}: {result}"
+        self.console.print(verdict.append(line, ""), highlight=False, soft_wrap=True)

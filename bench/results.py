@@ -29,7 +29,7 @@ from bench.errors import InputError
 ROUND_COLUMNS = {
     "round": "number of the round, from 1",
     "phase": "where the method's schedule stands",
-    "train_loss": "mean local training loss; NaN if nobody trained",
+    "train_loss": "mean local training loss; NaN if nobody trained or training diverged",
     "test_loss": "cross-entropy of the global model on the test set; NaN if not evaluated in this round",
     "test_accuracy": "share of the test set classified correctly, 0 to 1; NaN if not evaluated in this round",
     "participants": "devices that trained",
@@ -124,7 +124,9 @@ class CellFolder:
         for name in ("cell.json", "environment.json", "footprints.json", "summary.json"):
             if (self.path / name).exists():
                 read_json(self.path / name)
-        self.rounds()
+        finished = [row["round"] for row in self.rounds()]
+        if finished != list(range(1, len(finished) + 1)):
+            raise InputError(f"{self.path}/rounds.jsonl repeats or lacks rounds: delete {self.path} to run it again")
 
     def begin(self, cell: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Write what is to be run, and where; forget an earlier failure.
@@ -205,7 +207,7 @@ class CellFolder:
         path = self.path / "rounds.jsonl"
         if not path.exists():
             return []
-        lines = path.read_text().split("\n")
+        lines = path.read_text(errors="replace").split("\n")
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
@@ -237,16 +239,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    """Return JSON in which an unknown number (NaN) is null, as the standard has no NaN."""
-    return json.dumps(_without_nan(value), indent=indent, allow_nan=False)
+    """Return JSON in which NaN and infinity are null, as the standard has neither."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _without_nan(item) for name, item in value.items()}
+        return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _replace(path: Path, text: str) -> None:

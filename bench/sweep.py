@@ -8,12 +8,13 @@ import os
 import platform
 import queue
 import signal
+import threading
 import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from importlib.resources import files
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from filelock import FileLock, Timeout
 
 from bench.cell import Cell, Recipe
 from bench.data import classes_of
@@ -308,9 +310,14 @@ def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> str | None:
     """Run one cell; return None, or the failure in one line."""
     folder = CellFolder(job.path)
     try:
-        run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, lambda row: on_round(job.cell, row))
+        with FileLock(job.path.with_name(job.path.name + ".lock"), blocking=False):
+            if folder.status != "done":
+                run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, lambda row: on_round(job.cell, row))
+    except Timeout:
+        return f"another sweep is running this cell in {job.path.parent}: wait for it, or choose another --output"
     except Exception as error:
-        folder.fail(traceback.format_exc())
+        with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
+            folder.fail(traceback.format_exc())
         return _one_line(error)
     return None
 
@@ -339,6 +346,15 @@ def _start_worker(rounds: Any) -> None:
     _rounds = rounds
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the parent is gone, however it ended: nobody else would stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_in_worker(job: Job) -> str | None:

@@ -66,6 +66,10 @@ def _marker(look: Look, hollow: bool = False) -> dict[str, Any]:
     return {"marker": look.marker, "ms": look.size, "mfc": face, "mec": edge, "mew": 0.8}
 
 
+NAME_WIDTH = 0.15
+"""Share of a panel's width that the name of a stage takes."""
+
+
 class Point(NamedTuple):
     """A method's result in a tier: memory needed (MiB) and final accuracy (%)."""
 
@@ -176,7 +180,9 @@ def learning_curves(study: Study) -> Figure:
     notes = study.notes
     if stepping:
         seed = " (its first seed)" if study.seeds > 1 else ""
-        notes.insert(0, f"Thin vertical lines: {stepping} moves to its next step{seed}; a new stage is named.")
+        notes.insert(
+            0, f"Thin vertical lines: {stepping} moves to its next step{seed}; stages are named if there is room."
+        )
     title, names = "Test accuracy over the rounds", ("round", "test accuracy (%)")
     height, legend = 0.2 + 2.1 * math.ceil(len(tiers) / 2), 0.05 + 0.2 * math.ceil(len(styles) / 7)
     figure = page(height, title, study.training_setting, notes, legend, names)
@@ -233,12 +239,14 @@ def schedule(study: Study, method: str, tier: str) -> list[tuple[int, str]]:
 
 def _draw_schedule(panel: Axes, steps: Sequence[tuple[int, str]], look: Look) -> None:
     """Draw a line before each step but the first; ``grow`` of ``grow 2/4`` is the stage."""
-    stage = ""
+    stage, named, free = "", set(), -math.inf
     for number, phase in steps:
         fresh, stage = phase.split()[0] != stage, phase.split()[0]
         if number > 1:
             width, alpha = (1.1, 0.75) if fresh else (0.6, 0.5)
             panel.axvline(number - 0.5, color=look.colour, lw=width, alpha=alpha)
-        if fresh:
+        if stage not in named and number >= free:
             foot: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             panel.annotate(stage, (number - 0.5, 0), xytext=(3, 3), color=look.ink, **foot)
+            named.add(stage)
+            free = number + NAME_WIDTH * panel.get_xlim()[1]
