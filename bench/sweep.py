@@ -310,7 +310,7 @@ def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> str | None:
     """Run one cell; return None, or the failure in one line."""
     folder = CellFolder(job.path)
     try:
-        with FileLock(job.path.with_name(job.path.name + ".lock"), blocking=False):
+        with FileLock(job.path / "cell.lock", blocking=False):
             if folder.status != "done":
                 run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, lambda row: on_round(job.cell, row))
     except Timeout:
