@@ -77,10 +77,11 @@ class HeteroFL(Method):
         self._widest_trained = max(self._widest_trained, *features)
 
     def global_model(self) -> nn.Module:
-        networks = [task.model for task in self._tasks]
-        trained = [network for network in networks if _features(network) <= self._widest_trained]
-        network = trained[0] if trained else networks[-1]
-        return filled(network.build, leading_state(network, self.global_state))
+        with torch.device("meta"):
+            networks = {task.model: task.model.build() for task in self._tasks}
+        trained = [model for model, network in networks.items() if network.stage_channels[-1] <= self._widest_trained]
+        model = trained[0] if trained else self._tasks[-1].model
+        return filled(model.build, leading_state(networks[model], self.global_state))
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "widest_trained": self._widest_trained}
@@ -88,12 +89,6 @@ class HeteroFL(Method):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._widest_trained = state["widest_trained"]
-
-
-def _features(network: ModelSpec) -> int:
-    """Return how many features the classifier of a network reads."""
-    with torch.device("meta"):
-        return network.build().stage_channels[-1]
 
 
 @dataclass(frozen=True)

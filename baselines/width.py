@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import torch
 from torch import Tensor, nn
 
 from bench.aggregation import State
@@ -40,18 +39,14 @@ def leading(global_tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return global_tensor[tuple(slice(size) for size in shape)]
 
 
+def leading_state(module: nn.Module, global_state: Mapping[str, Tensor]) -> State:
+    """Return the views of the global tensors that a narrower module holds; only its shapes count."""
+    return {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()}
+
+
 def load_leading(module: nn.Module, global_state: Mapping[str, Tensor]) -> None:
     """Copy the leading elements of the global tensors into the tensors of a narrower module, in place."""
-    module.load_state_dict(
-        {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()}
-    )
-
-
-def leading_state(network: ModelSpec, global_state: Mapping[str, Tensor]) -> State:
-    """Return the views of the global tensors that a narrower network holds."""
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in network.build().state_dict().items()}
-    return {name: leading(global_state[name], shape) for name, shape in shapes.items()}
+    module.load_state_dict(leading_state(module, global_state))
 
 
 @dataclass(frozen=True)
