@@ -6,14 +6,26 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, field
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as validated
 
 from bench.errors import InputError
+from bench.fleet import Tier
 from bench.models import ModelSpec
+from bench.validation import checked
+
+EXACT = ConfigDict(extra="forbid")
+"""Refuse keys that are not known."""
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, config=EXACT)
 class Recipe:
     """How every method of a comparison trains.
 
@@ -33,35 +45,25 @@ class Recipe:
         Test after every so many rounds, and after the last.
     """
 
-    rounds: int = 60
-    devices: int = 100
-    participants: int = 20
+    rounds: Count = 60
+    devices: Count = 100
+    participants: Count = 20
     partition: str = "dirichlet:0.5"
-    batch_size: int = 32
-    local_epochs: int = 2
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    evaluate_every: int = 1
+    batch_size: Count = 32
+    local_epochs: Count = 2
+    learning_rate: Positive = 0.05
+    momentum: NotNegative = 0.9
+    weight_decay: NotNegative = 5e-4
+    evaluate_every: Count = 1
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if setting.name == "partition":
-                continue
-            whole = setting.type == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise InputError(f"{setting.name} = {value!r}: give a {'whole ' if whole else ''}number")
-            least = 0 if setting.name in ("momentum", "weight_decay") else 1 if whole else None
-            if not (value >= least if least is not None else value > 0) or value == float("inf"):
-                raise InputError(f"{setting.name} = {value!r}: give a number {'above 0' if not least else 'from 1'}")
         if self.participants > self.devices:
             raise InputError(
                 f"participants = {self.participants} of {self.devices} devices: draw at most as many as there are"
             )
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, config=EXACT)
 class Cell:
     """One point of a sweep: what is run, on whom, and how.
 
@@ -81,40 +83,46 @@ class Cell:
         How every method trains.
     options
         The method's own options.
+    listed_budgets
+        What the tier lists, in bytes, if it is a file: a file may change while a run goes on.
     """
 
     method: str
     model: str
-    width: int
+    width: Count
     dataset: str
     tier: str
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
     gpu: str
     data: str | None = None
     recipe: Recipe = field(default_factory=Recipe)
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("method", "model", "dataset", "tier", "gpu"):
-            if not isinstance(getattr(self, name), str):
-                raise InputError(f"{name} = {getattr(self, name)!r}: give a name in quotes")
-        if type(self.width) is not int or self.width < 1:
-            raise InputError(f"width = {self.width!r}: give the channels of the first stage, from 1")
-        if type(self.seed) is not int or self.seed < 0:
-            raise InputError(f"seed = {self.seed!r}: give a whole number from 0")
+    options: dict[str, Any] = field(default_factory=dict)
+    listed_budgets: list[int] | None = None
 
     def spec(self, classes: int) -> ModelSpec:
         """Return the full model of the cell."""
         return ModelSpec(self.model, self.width, classes)
+
+    def budgets(self, full_model_bytes: int) -> list[int]:
+        """Return the memory of every device in bytes, given the full model's least budget."""
+        if self.listed_budgets is not None:
+            return list(self.listed_budgets)
+        return Tier.parse(self.tier).budgets(self.recipe.devices, self.seed, full_model_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Cell:
-        """Read what ``to_dict`` returned."""
-        return cls(**{**values, "recipe": Recipe(**values["recipe"])})
+    def from_dict(cls, values: Mapping[str, Any], source: str = "cell") -> Cell:
+        """Read what ``to_dict`` returned.
+
+        Raises
+        ------
+        InputError
+            Naming ``source``, if a value is missing, unknown or of the wrong type.
+        """
+        return checked(cls, values, source)
 
     @property
     def folder_name(self) -> str:

@@ -38,13 +38,21 @@ def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any
 
 
 class Friendly(click.Group):
-    """A group whose commands end bad input, and files that cannot be read or written, with one line."""
+    """A group whose commands end Ctrl-C, bad input, and files that cannot be read or written, with one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from pydantic import ValidationError
+
         from bench.memory.errors import GpuUnavailable, MeasurementFailed
+        from bench.validation import describe
 
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            raise SystemExit(130) from None
+        except ValidationError as error:
+            raise click.ClickException(describe(error)) from error
         except (InputError, GpuUnavailable, MeasurementFailed) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         except OSError as error:
@@ -95,7 +103,7 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
     from bench.memory.probe import Prober
     from bench.progress import SweepProgress
     from bench.report import closing_table, write_report
-    from bench.results import read_run
+    from bench.results import cell_folders, check_one_recipe, read_run
     from bench.sweep import GRID, cells, folder_of, override, presets, read_config, run_sweep
 
     if preset and config:
@@ -113,6 +121,7 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
     console = Console(stderr=True)
     for cell in todo:
         folder_of(cell, run).check()
+    check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
     console.print(f"{len(todo)} cells in {run}, {len(todo) - len(missing)} of them done already", highlight=False)
@@ -186,7 +195,10 @@ def measure(
     wanted = {pair: workload for pair, workload in wanted.items() if not task or pair[1] in task}
     measured = []
     with Prober() as prober:
-        for (name, key), workload in track(wanted.items(), "measuring", console=Console(stderr=True), transient=True):
+        console = Console(stderr=True)
+        for (name, key), workload in track(
+            wanted.items(), "measuring", console=console, transient=True, disable=not console.is_terminal
+        ):
             shot = snapshot and _task_file(snapshot, name, key, ".pickle")
             footprint = prober.measure(workload, gpu, timeline=plot is not None, snapshot=shot)
             measured.append((name, key, footprint))

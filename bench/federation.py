@@ -16,14 +16,14 @@ from torch import nn
 from bench.cell import Cell
 from bench.data import Dataset, load_dataset
 from bench.data.partition import parse_scheme, partition
-from bench.fleet import UNLIMITED, Tier, lost
+from bench.fleet import UNLIMITED, lost
 from bench.memory.gpu.profile import PHYSICAL
 from bench.memory.limit import memory_limit
 from bench.method import LocalContext, RoundSummary, Task, Update
 from bench.randomness import initialised, numpy_generator, torch_generator
 from bench.registry import create_method
 from bench.results import CellFolder
-from bench.training import evaluate, recalibrate_batchnorm, train_locally
+from bench.training import RECALIBRATION_EXAMPLES, evaluate, recalibrate_batchnorm, train_locally
 
 Row = dict[str, Any]
 
@@ -48,7 +48,7 @@ class Federation:
         self.cell, self.recipe, self.dataset = cell, recipe, dataset
         self.method = create_method(cell.method, cell.spec(dataset.classes), recipe.rounds, cell.seed, cell.options)
         self.least_budgets = dict(least_budgets)
-        self.budgets = Tier.parse(cell.tier).budgets(recipe.devices, cell.seed, full_model_bytes)
+        self.budgets = cell.budgets(full_model_bytes)
         self.partition = partition(
             dataset.train_targets.numpy(),
             recipe.devices,
@@ -145,8 +145,14 @@ class Federation:
             model = self.method.global_model()
         model.to(self.device)
         if self.method.recalibrates_batchnorm:
-            recalibrate_batchnorm(model, self.dataset.train_inputs)
+            recalibrate_batchnorm(model, self._recalibration_inputs())
         return evaluate(model, self.dataset.test_inputs, self.dataset.test_targets)
+
+    def _recalibration_inputs(self) -> torch.Tensor:
+        """Return a random sample of the training pictures, the same in every round: a folder's come sorted by class."""
+        inputs = self.dataset.train_inputs
+        order = torch.randperm(len(inputs), generator=torch_generator(self.cell.seed, "recalibration"))
+        return inputs[order[:RECALIBRATION_EXAMPLES]]
 
 
 def run_cell(

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from bench.cell import Cell
 from bench.federation import Row
+from bench.sweep import Outcome
 
 
 def _name(cell: Cell) -> str:
@@ -39,7 +40,6 @@ class SweepProgress:
     def __init__(self, todo: Sequence[Cell], finished_rounds: int, console: Console) -> None:
         self.console = console
         self.failures: list[tuple[Cell, str]] = []
-        self._accuracy: dict[str, float] = {}
         self._over = 0
         self._cells = len(todo)
         self._bars = Progress(
@@ -70,18 +70,15 @@ class SweepProgress:
 
     def round(self, cell: Cell, row: Row) -> None:
         """Count a round."""
-        self._accuracy[cell.folder_name] = row["test_accuracy"]
         self._bars.update(self._rounds, advance=1, description=f"rounds ({cell.method} at {cell.tier})")
 
-    def finished(self, cell: Cell, error: str | None) -> None:
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
         """Print a line for a cell that is over."""
         self._over += 1
-        if error is not None:
-            self.failures.append((cell, error))
-            verdict, result = Text("failed", "red"), error
+        if outcome.error is not None:
+            self.failures.append((cell, outcome.error))
+            verdict, result = Text("failed", "red"), outcome.error
         else:
-            # Nothing was trained here if a run was stopped between the last round and the summary.
-            accuracy = self._accuracy.get(cell.folder_name)
-            verdict, result = Text("done", "green"), "complete" if accuracy is None else f"accuracy {accuracy:.1%}"
+            verdict, result = Text("done", "green"), f"accuracy {outcome.final_accuracy:.1%}"
         line = f" ({self._over} of {self._cells}) {_name(cell)}: {result}"
         self.console.print(verdict.append(line, ""), highlight=False, soft_wrap=True)

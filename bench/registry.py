@@ -8,11 +8,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn
 
-from pydantic import TypeAdapter, ValidationError
-
 from bench.errors import InputError
 from bench.method import Method
 from bench.models import ModelSpec, StagedModel, resnet18, resnet34
+from bench.validation import checked
 
 MODELS: Mapping[str, Callable[[ModelSpec], StagedModel]] = {"resnet18": resnet18, "resnet34": resnet34}
 
@@ -72,19 +71,4 @@ def create_method(
     for option in options or {}:
         if option not in known:
             unknown(f"option of method '{name}'", option, known or ["(it has none)"])
-    return factory(model, rounds, seed, _checked(name, factory.Options, dict(options or {})))
-
-
-def _checked(method: str, kind: type, values: dict[str, Any]) -> Any:
-    """Return an instance of an options class, whatever types its author gave its fields."""
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        refused = first.get("ctx", {}).get("error")
-        if isinstance(refused, InputError):
-            raise refused from None
-        option = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"option {option} of method '{method}' cannot be {first['input']!r}: {first['msg'].lower()}"
-        ) from None
+    return factory(model, rounds, seed, checked(factory.Options, dict(options or {}), f"options of method '{name}'"))

@@ -9,6 +9,7 @@ A run is a folder with one folder per cell::
                    checkpoint.pt     state after the last finished round, replaced atomically
                    summary.json      final figures; present exactly when the cell is done
                    error.txt         traceback of the last failure, if it failed
+                   running           empty; present while a worker is at the cell, and after it was killed
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import TypeAdapter, ValidationError, create_model
 
+from bench.cell import Cell
 from bench.errors import InputError
+from bench.memory.footprint import Footprint
+from bench.validation import describe
 
 ROUND_COLUMNS = {
     "round": "number of the round, from 1",
@@ -70,6 +76,15 @@ CELL_COLUMNS = {
 """Columns of the cells frame."""
 
 
+_IDENTITY = ("cell", "status", "method", "model", "width", "dataset", "tier", "seed", "gpu", "rounds")
+_NUMBER: Any = (float | None, ...)
+_ROUND: Any = dict.fromkeys(ROUND_COLUMNS, _NUMBER) | {"phase": (str, ...), "tasks": (dict[str, int], ...)}
+_SUMMARY: Any = {name: _NUMBER for name in CELL_COLUMNS if name not in _IDENTITY}
+_OBJECT = TypeAdapter(dict[str, Any])
+_OBJECTS = TypeAdapter(list[dict[str, Any]])
+_ROUND_ROW = TypeAdapter(create_model("Round", **_ROUND))
+_SUMMARY_FILE = TypeAdapter(create_model("Summary", **_SUMMARY))
+
 FOOTPRINT_KEY = ["method", "model", "width", "dataset", "task", "batch_size", "gpu"]
 """Columns that tell the rows of the footprints frame apart."""
 
@@ -105,6 +120,10 @@ class CellFolder:
         self.path = path
 
     @property
+    def _remedy(self) -> str:
+        return f"delete {self.path} to run it again"
+
+    @property
     def status(self) -> str:
         """``done``, ``failed`` (last attempt raised), ``running`` (or interrupted) or ``waiting`` (not begun)."""
         if (self.path / "summary.json").exists():
@@ -113,20 +132,67 @@ class CellFolder:
             return "failed"
         return "running" if (self.path / "rounds.jsonl").exists() else "waiting"
 
+    @property
+    def attempted(self) -> bool:
+        """Whether a worker began the cell and has neither finished it nor failed."""
+        return (self.path / "running").exists()
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Mark the cell as being run; the mark outlives a kill."""
+        (self.path / "running").touch()
+        try:
+            yield
+        finally:
+            (self.path / "running").unlink(missing_ok=True)
+
     def check(self) -> None:
         """Read what the folder holds, so that damage is found before any work is done.
 
         Raises
         ------
         InputError
-            If a file of the cell is damaged.
+            If a file of the cell is damaged or is not this cell's.
         """
-        for name in ("cell.json", "environment.json", "footprints.json", "summary.json"):
-            if (self.path / name).exists():
-                read_json(self.path / name)
+        if not (self.path / "cell.json").exists():
+            if self.path.exists() and any(self.path.glob("*.json*")):
+                raise InputError(f"{self.path}/cell.json is missing: {self._remedy}")
+            return
+        cell = self.cell()
+        if cell.folder_name != self.path.name:
+            raise InputError(f"{self.path}/cell.json is that of {cell.folder_name}: move it back, or {self._remedy}")
+        self._read("environment.json", _OBJECT)
+        self.footprints()
         finished = [row["round"] for row in self.rounds()]
         if finished != list(range(1, len(finished) + 1)):
-            raise InputError(f"{self.path}/rounds.jsonl repeats or lacks rounds: delete {self.path} to run it again")
+            raise InputError(f"{self.path}/rounds.jsonl repeats or lacks rounds: {self._remedy}")
+        if self.status == "done":
+            self.summary()
+            if len(finished) != cell.recipe.rounds:
+                raise InputError(
+                    f"{self.path}/rounds.jsonl holds {len(finished)} rounds of {cell.recipe.rounds}, though "
+                    f"summary.json says that all are done: {self._remedy}"
+                )
+        elif len(finished) > 1 and not (self.path / "checkpoint.pt").exists():
+            raise InputError(f"{self.path} holds rounds, but neither summary.json nor checkpoint.pt: {self._remedy}")
+
+    def cell(self) -> Cell:
+        """Return what is run here."""
+        path = self.path / "cell.json"
+        return Cell.from_dict(read_json(path), str(path))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the final figures of a cell that is done."""
+        return self._read("summary.json", _SUMMARY_FILE)
+
+    def _read(self, name: str, form: TypeAdapter[Any]) -> Any:
+        """Return a file's content as it stands, or nothing if there is no such file yet."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        content = read_json(path)
+        _check_form(content, form, str(path), self.path)
+        return content
 
     def begin(self, cell: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Write what is to be run, and where; forget an earlier failure.
@@ -140,7 +206,8 @@ class CellFolder:
         known = self.path / "cell.json"
         if known.exists() and read_json(known) != json.loads(_json(cell)):
             raise InputError(f"{self.path} holds another cell: move it away, or choose another --output folder")
-        (self.path / "error.txt").unlink(missing_ok=True)
+        for stale in ("error.txt", "running"):
+            (self.path / stale).unlink(missing_ok=True)
         write_json(known, cell)
         write_json(self.path / "environment.json", environment)
 
@@ -150,8 +217,15 @@ class CellFolder:
 
     def footprints(self) -> list[dict[str, Any]]:
         """Return what was measured; nothing if measuring has not got that far."""
-        path = self.path / "footprints.json"
-        return read_json(path) if path.exists() else []
+        entries = self._read("footprints.json", _OBJECTS) or []
+        for entry in entries:
+            try:
+                Footprint.from_dict({name: value for name, value in entry.items() if name not in FOOTPRINT_KEY})
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(
+                    f"{self.path}/footprints.json holds what is no footprint ({error}): {self._remedy}"
+                ) from None
+        return entries
 
     def append_round(self, row: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
         """Add one finished round and replace the checkpoint."""
@@ -177,12 +251,12 @@ class CellFolder:
             try:
                 checkpoint = torch.load(path, weights_only=True)
             except Exception as error:
-                message = f"{path} is damaged ({type(error).__name__}): delete {self.path} to run it again"
+                message = f"{path} is damaged ({type(error).__name__}): {self._remedy}"
                 raise InputError(message) from error
         finished = checkpoint["round"] if checkpoint else 0
         kept = [_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
         if len(kept) != finished:
-            raise InputError(f"{self.path}/rounds.jsonl lacks rows: delete {self.path} to run it again")
+            raise InputError(f"{self.path}/rounds.jsonl lacks rows: {self._remedy}")
         _replace(self.path / "rounds.jsonl", "".join(kept))
         return checkpoint
 
@@ -211,10 +285,19 @@ class CellFolder:
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
-                raise InputError(f"{path}, line {number} is not JSON: delete {self.path} to run it again") from None
+                raise InputError(f"{path}, line {number} is not JSON: {self._remedy}") from None
+            _check_form(row, _ROUND_ROW, f"{path}, line {number}", self.path)
+            rows.append(row)
         return rows
+
+
+def _check_form(content: Any, form: TypeAdapter[Any], source: str, folder: Path) -> None:
+    try:
+        form.validate_python(content, strict=True)
+    except ValidationError as error:
+        raise InputError(f"{describe(error, source)}; delete {folder} to run it again") from None
 
 
 def read_json(path: Path) -> Any:
@@ -257,29 +340,35 @@ def _replace(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def cell_folders(run: Path) -> list[CellFolder]:
+    """Return the folders of a run's cells, by name."""
+    return [CellFolder(folder) for folder in sorted((run / "cells").glob("*")) if folder.is_dir()]
+
+
 def read_run(path: Path) -> Run:
     """Read a run's folder into frames.
 
     Raises
     ------
     InputError
-        If the folder is missing, holds no cells, or one of its files is damaged.
+        If the folder is missing, holds no cells, mixes recipes, or one of its files is damaged.
     """
-    folders = sorted(folder for folder in (path / "cells").glob("*") if folder.is_dir())
+    folders = cell_folders(path)
     if not folders:
         raise InputError(f"{path} holds no results: expected {path}/cells/*, as 'profl sweep --output' writes")
     cells: list[dict[str, Any]] = []
     rounds: list[dict[str, Any]] = []
     footprints: list[dict[str, Any]] = []
-    for folder in folders:
-        cell = CellFolder(folder)
-        identity = {name: value for name, value in read_json(folder / "cell.json").items() if name in CELL_COLUMNS}
-        summary = read_json(folder / "summary.json") if cell.status == "done" else {}
+    for cell in folders:
+        cell.check()
+    check_one_recipe(path, [cell.cell() for cell in folders])
+    for cell in folders:
+        identity = {name: value for name, value in cell.cell().to_dict().items() if name in CELL_COLUMNS}
+        summary = cell.summary() if cell.status == "done" else {}
         rows = cell.rounds()
-        cells.append({"cell": folder.name, "status": cell.status, **identity, "rounds": len(rows), **summary})
-        rounds.extend(
-            {"cell": folder.name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows
-        )
+        name = cell.path.name
+        cells.append({"cell": name, "status": cell.status, **identity, "rounds": len(rows), **summary})
+        rounds.extend({"cell": name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows)
         shape = {name: identity[name] for name in ("method", "model", "width", "dataset")}
         footprints.extend({**shape, **_flat(entry)} for entry in cell.footprints())
     return Run(
@@ -290,13 +379,34 @@ def read_run(path: Path) -> Run:
     )
 
 
+def check_one_recipe(run: Path, cells: Iterable[Cell]) -> None:
+    """Make sure that the cells of a run may stand side by side: they differ in axes of the grid alone.
+
+    Raises
+    ------
+    InputError
+        Naming what two of them do not share.
+    """
+    shared: dict[str, Any] = {}
+    for cell in cells:
+        values = cell.to_dict()
+        facts = {**values["recipe"], "gpu": cell.gpu, f"data of {cell.dataset}": cell.data}
+        facts[f"options of {cell.method}"] = cell.options
+        facts[f"budgets of tier {cell.tier}"] = cell.listed_budgets
+        for name, value in facts.items():
+            if shared.setdefault(name, value) != value:
+                raise InputError(
+                    f"{run} would mix cells with {name} = {shared[name]!r} and {value!r}: give each its own --output"
+                )
+
+
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in entry.items():
         if name == "categories_at_peak":
             flat.update(category_columns(value))
         elif not isinstance(value, (dict, list)):
-            flat[name] = value
+            flat[name] = math.nan if value is None else value
     return flat
 
 

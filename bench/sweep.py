@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 import platform
@@ -15,42 +16,57 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated
 
-from bench.cell import Cell, Recipe
-from bench.data import classes_of
-from bench.data.partition import parse_scheme
+from bench.cell import EXACT, Cell, Count, Recipe
+from bench.data import classes_of, load_dataset
+from bench.data.partition import parse_scheme, partition
 from bench.errors import InputError
 from bench.federation import Row, run_cell
 from bench.fleet import UNLIMITED, Tier
 from bench.memory.errors import MeasurementFailed
 from bench.memory.footprint import Footprint
-from bench.memory.gpu.profile import PHYSICAL, resolve
+from bench.memory.gpu.profile import resolve
 from bench.memory.probe import Prober
 from bench.method import FullModel, Method
-from bench.registry import create_method, method_class, unknown
+from bench.registry import create_method, method_class
 from bench.results import CellFolder
 from bench.training import TrainingWorkload
-
-GRID = ("method", "model", "width", "dataset", "tier", "seed")
-"""The axes of a sweep; each is a list of values."""
+from bench.validation import checked
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, config=EXACT)
+class Grid:
+    """The axes of a sweep, each a list of values: its cells are their product."""
+
+    method: Annotated[list[str], Field(min_length=1)]
+    model: Annotated[list[str], Field(min_length=1)]
+    width: Annotated[list[Count], Field(min_length=1)]
+    dataset: Annotated[list[str], Field(min_length=1)]
+    tier: Annotated[list[str], Field(min_length=1)]
+    seed: Annotated[list[int], Field(min_length=1)]
+
+
+GRID = tuple(axis.name for axis in fields(Grid))
+
+
+@validated(frozen=True, config=EXACT)
 class Config:
     """A sweep as a user describes it.
 
     Parameters
     ----------
     grid
-        Values by axis of ``GRID``; the cells are their product.
+        What is varied.
     gpu, data
         As of ``Cell``.
     recipe
@@ -59,11 +75,11 @@ class Config:
         Options by method.
     """
 
-    grid: Mapping[str, Sequence[Any]]
+    grid: Grid
     gpu: str
     data: str | None = None
     recipe: Recipe = field(default_factory=Recipe)
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def presets() -> dict[str, Path]:
@@ -78,7 +94,7 @@ def read_config(path: Path) -> Config:
     Raises
     ------
     InputError
-        If the file is missing or malformed, or holds a key that is not known.
+        If the file is missing or malformed, or holds a key that is not known or a value that cannot be used.
     """
     try:
         values = tomllib.loads(path.read_text())
@@ -86,22 +102,7 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{path} cannot be read ({error}): give a TOML file, or --preset NAME") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not TOML: {error}") from None
-    _only(values, {setting.name for setting in fields(Config)}, f"{path}")
-    grid, recipe = values.get("grid", {}), values.get("recipe", {})
-    _only(grid, set(GRID), f"{path} [grid]")
-    _only(recipe, {setting.name for setting in fields(Recipe)}, f"{path} [recipe]")
-    for axis in GRID:
-        if not isinstance(grid.get(axis), list) or not grid[axis]:
-            raise InputError(f"{path} [grid]: {axis} needs a list of at least one value")
-    if "gpu" not in values:
-        raise InputError(f"{path}: say where memory is measured, for example gpu = 'virtual:jetson-orin'")
-    return Config(grid, values["gpu"], values.get("data"), Recipe(**recipe), values.get("options", {}))
-
-
-def _only(values: Mapping[str, Any], known: set[str], where: str) -> None:
-    for name in values:
-        if name not in known:
-            unknown(f"key in {where}:", name, known)
+    return checked(Config, values, str(path))
 
 
 def cells(config: Config) -> list[Cell]:
@@ -121,20 +122,22 @@ def cells(config: Config) -> list[Cell]:
     parse_scheme(config.recipe.partition)
     for name in config.options:
         method_class(name)
-    for values in itertools.product(*(config.grid[axis] for axis in GRID)):
+    for values in itertools.product(*(getattr(config.grid, axis) for axis in GRID)):
         named = dict(zip(GRID, values, strict=True))
         if method_class(named["method"]).ignores_memory:
             named["tier"] = UNLIMITED
+        tier = Tier.parse(named["tier"])
+        tier.budgets(config.recipe.devices, named["seed"], full_model_bytes=1)
         cell = Cell(
             **named,
             gpu=config.gpu,
             data=config.data,
             recipe=config.recipe,
             options=config.options.get(named["method"], {}),
+            listed_budgets=None if tier.listed is None else list(tier.listed),
         )
         if cell not in result:
             _method_of(cell)
-            Tier.parse(cell.tier).budgets(cell.recipe.devices, cell.seed, 1)
             result.append(cell)
     return result
 
@@ -194,24 +197,19 @@ def measure(cell: Cell, prober: Prober) -> Measured:
     )
 
 
-def confirm(cell: Cell, measured: Measured, prober: Prober) -> None:
-    """Run every task once in the smallest memory of the fleet that admits it, where training is not limited itself.
-
-    On a physical GPU each device trains under its own limit; on the CPU this stands in for it.
+def deal(todo: Sequence[Cell]) -> None:
+    """Deal the examples of every cell once, so that data that cannot be dealt is refused before any work.
 
     Raises
     ------
-    MeasurementFailed
-        If a task runs out of memory there, though it ran in less: memory is not quite monotone.
+    InputError
+        If a dataset is missing or damaged, or does not give every device an example.
     """
-    if cell.gpu == PHYSICAL or cell.tier == UNLIMITED:
-        return
-    budgets = Tier.parse(cell.tier).budgets(cell.recipe.devices, cell.seed, measured.full_model_bytes)
-    for key, workload in workloads(cell).items():
-        least = measured.least_budgets[key]
-        admitting = min((budget for budget in budgets if budget >= least), default=None)
-        if admitting is not None and not prober.fits(workload, cell.gpu, admitting):
-            raise MeasurementFailed(f"{workload.key} ran in {least} bytes of {cell.gpu}, but not in {admitting}")
+    for dataset, data in sorted({(cell.dataset, cell.data or "") for cell in todo}):
+        targets = load_dataset(dataset, Path(data) if data else None).train_targets.numpy()
+        mine = [cell for cell in todo if (cell.dataset, cell.data or "") == (dataset, data)]
+        for devices, scheme, seed in {(cell.recipe.devices, cell.recipe.partition, cell.seed) for cell in mine}:
+            partition(targets, devices, scheme, seed)
 
 
 class Listener(Protocol):
@@ -223,8 +221,15 @@ class Listener(Protocol):
     def round(self, cell: Cell, row: Row) -> None:
         """A round is over and on disk."""
 
-    def finished(self, cell: Cell, error: str | None) -> None:
-        """A cell is over: done, or failed with this one line."""
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
+        """A cell is over."""
+
+
+class Outcome(NamedTuple):
+    """How a cell ended: with a final test accuracy (0 to 1), or with an error in one line."""
+
+    final_accuracy: float = math.nan
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -274,22 +279,23 @@ def run_sweep(todo: Sequence[Cell], output: Path, workers: int, prober: Prober, 
     ------
     GpuUnavailable
         If memory cannot be measured here.
+    InputError
+        If a cell's data cannot be had or dealt.
     KeyboardInterrupt
         On Ctrl-C, with the workers ended and every finished round on disk.
     """
     ready: list[Job] = []
-    for cell in todo:
+    missing = [cell for cell in todo if folder_of(cell, output).status != "done"]
+    deal(missing)
+    for cell in missing:
         folder = folder_of(cell, output)
-        if folder.status == "done":
-            continue
         folder.begin(cell.to_dict(), environment())
         try:
             measured = measure(cell, prober)
             folder.write_footprints(measured.entries(cell))
-            confirm(cell, measured, prober)
         except MeasurementFailed as error:
             folder.fail(traceback.format_exc())
-            listener.finished(cell, _one_line(error))
+            listener.finished(cell, Outcome(error=_one_line(error)))
             continue
         listener.measured(cell)
         ready.append(Job(cell, folder.path, measured.least_budgets, measured.full_model_bytes))
@@ -306,20 +312,22 @@ def folder_of(cell: Cell, output: Path) -> CellFolder:
     return CellFolder(output / "cells" / cell.folder_name)
 
 
-def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> str | None:
-    """Run one cell; return None, or the failure in one line."""
+def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> Outcome:
+    """Run one cell, unless another sweep is at it."""
     folder = CellFolder(job.path)
     try:
-        with FileLock(job.path / "cell.lock", blocking=False):
+        with FileLock(job.path / "cell.lock", blocking=False), folder.attempt():
             if folder.status != "done":
                 run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, lambda row: on_round(job.cell, row))
     except Timeout:
-        return f"another sweep is running this cell in {job.path.parent}: wait for it, or choose another --output"
+        return Outcome(
+            error=f"another sweep is running this cell in {job.path.parent}: wait for it, or choose --output"
+        )
     except Exception as error:
         with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
             folder.fail(traceback.format_exc())
-        return _one_line(error)
-    return None
+        return Outcome(error=_one_line(error))
+    return Outcome(folder.summary()["final_accuracy"])
 
 
 def _one_line(error: Exception) -> str:
@@ -357,7 +365,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_worker(job: Job) -> str | None:
+def _run_in_worker(job: Job) -> Outcome:
     return _run(job, lambda cell, row: _rounds.put((cell, row)))
 
 
@@ -366,13 +374,13 @@ def _run_in_processes(jobs: Sequence[Job], workers: int, listener: Listener) -> 
     # running it, and the library keeps too few of them by default.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch may hang
-    rounds = context.Queue()
     left = list(jobs)
     while left:
+        rounds = context.Queue()  # a new one for every pool: whoever is killed while writing leaves it locked
         with ProcessPoolExecutor(
             min(workers, len(left)), mp_context=context, initializer=_start_worker, initargs=(rounds,)
         ) as pool:
-            running: dict[Future[str | None], Job] = {pool.submit(_run_in_worker, job): job for job in left}
+            running: dict[Future[Outcome], Job] = {pool.submit(_run_in_worker, job): job for job in left}
             left = []
             try:
                 while running:
@@ -393,11 +401,11 @@ def _run_in_processes(jobs: Sequence[Job], workers: int, listener: Listener) -> 
 def _after_crash(job: Job, listener: Listener) -> list[Job]:
     """A worker was killed and all its pool with it: a cell that was running fails, one that waited runs again."""
     folder = CellFolder(job.path)
-    if folder.status == "waiting":
+    if not folder.attempted:
         return [job]
     message = "a worker process was killed, perhaps because the machine ran out of memory: run again to go on"
     folder.fail(message)
-    listener.finished(job.cell, message)
+    listener.finished(job.cell, Outcome(error=message))
     return []
 
 
@@ -417,11 +425,14 @@ def override(
     data: str | None = None,
     **recipe: Any,
 ) -> Config:
-    """Return ``config`` with the axes and values that are given (not empty, not None)."""
-    return replace(
-        config,
-        grid={**config.grid, **{axis: list(values) for axis, values in grid.items() if values}},
-        gpu=gpu or config.gpu,
-        data=data or config.data,
-        recipe=replace(config.recipe, **{name: value for name, value in recipe.items() if value is not None}),
-    )
+    """Return ``config`` with the axes and values that are given (not empty, not None), checked as a file's are."""
+    given = {axis: list(values) for axis, values in grid.items() if values}
+    changed = {name: value for name, value in recipe.items() if value is not None}
+    values = {
+        **asdict(config),
+        "grid": {**asdict(config.grid), **given},
+        "gpu": gpu or config.gpu,
+        "data": data or config.data,
+        "recipe": {**asdict(config.recipe), **changed},
+    }
+    return checked(Config, values, "command line")

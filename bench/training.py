@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,14 +114,14 @@ def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, 
 
 @torch.inference_mode()
 def recalibrate_batchnorm(model: nn.Module, inputs: Tensor) -> None:
-    """Set every BatchNorm's running statistics to the plain mean over batches of the first inputs.
+    """Set every BatchNorm's running statistics to the plain mean over batches of ``inputs``.
 
     For methods whose statistics are not trained (HeteroFL's static BatchNorm).
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     with _cumulative(norms):
         model.train()
-        for pictures in inputs[:RECALIBRATION_EXAMPLES].split(EVALUATION_BATCH):
+        for pictures in inputs.split(EVALUATION_BATCH):
             model(pictures.to(_device(model)))
 
 
@@ -146,7 +147,8 @@ class TrainingWorkload:
     model
         The full model.
     task, recipe
-        What trains, and how; the batch is a full one.
+        What trains, and how. Batches are full ones, but every fifth is half as large, as the last of an epoch is
+        smaller: memory that is cached in other sizes is what a tight budget fails at.
     """
 
     scope: str
@@ -172,7 +174,11 @@ class TrainingWorkload:
         targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
         optimizer = local_optimizer(self.task, module, self.recipe)
 
+        part = math.ceil(self.recipe.batch_size / 2)
+        sizes = itertools.cycle([self.recipe.batch_size] * 4 + [part])
+
         def step(observer: StepObserver) -> None:
-            train_step(self.task, module, optimizer, inputs, targets, observer)
+            size = next(sizes)
+            train_step(self.task, module, optimizer, inputs[:size], targets[:size], observer)
 
         return Prepared(module, optimizer, (inputs, targets), step)

@@ -6,6 +6,7 @@ import pytest
 
 from bench.cell import Cell, Recipe
 from bench.errors import InputError
+from bench.validation import checked
 from tests.conftest import small_cell
 
 
@@ -18,24 +19,51 @@ from tests.conftest import small_cell
         ("participants", True),
         ("learning_rate", 0),
         ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
         ("momentum", -0.1),
-        ("weight_decay", "much"),
+        ("weight_decay", "0.1"),
         ("participants", 101),
     ],
 )
 def test_a_bad_recipe_names_the_setting_and_the_value(setting: str, value: object):
-    with pytest.raises(InputError, match=rf"{setting} = "):
-        Recipe(**{setting: value})
+    with pytest.raises(InputError, match=rf"^study: {setting} "):
+        checked(Recipe, {setting: value}, "study")
 
 
 def test_zero_momentum_and_weight_decay_are_fine():
     assert Recipe(momentum=0, weight_decay=0.0).momentum == 0
 
 
-@pytest.mark.parametrize(("setting", "value"), [("width", 0), ("width", 1.5), ("seed", "one")])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("width", 0),
+        ("width", 1.0),
+        ("seed", "one"),
+        ("seed", -1),
+        ("tier", 5),
+        ("options", 5),
+        ("recipe", []),
+        ("x", 1),
+    ],
+)
 def test_a_bad_cell_names_the_setting(setting: str, value: object):
     with pytest.raises(InputError, match=setting):
-        small_cell(**{setting: value})
+        Cell.from_dict({**small_cell().to_dict(), setting: value})
+
+
+def test_a_missing_value_and_an_unknown_one_are_named():
+    values = small_cell().to_dict()
+    with pytest.raises(InputError, match=r"^cell: gpu is missing$"):
+        Cell.from_dict({name: value for name, value in values.items() if name != "gpu"})
+    with pytest.raises(InputError, match=r"unknown key 'recipe.epochs': choose one of rounds, devices"):
+        Cell.from_dict({**values, "recipe": {"epochs": 1}})
+
+
+def test_listed_budgets_are_kept_whatever_becomes_of_the_file():
+    cell = small_cell(tier="fleet.txt", listed_budgets=[5, 7])
+    assert cell.budgets(full_model_bytes=100) == [5, 7]
+    assert cell.folder_name != small_cell(tier="fleet.txt", listed_budgets=[5, 8]).folder_name
 
 
 def test_a_cell_survives_json():

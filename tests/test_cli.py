@@ -71,16 +71,17 @@ def test_a_second_sweep_repeats_nothing(run: Path):
         (["sweep", "--preset", "smoke", "--tier", "a lot"], "tier 'a lot' is neither"),
         (["sweep", "--preset", "smoke", "--tier", "0MB"], "'0MB' is not above zero"),
         (["sweep", "--preset", "smoke", "--dataset", "imagefolder", "--data", "/none"], "/none"),
-        (["sweep", "--preset", "smoke", "--rounds", "0"], "rounds = 0"),
+        (["sweep", "--preset", "smoke", "--rounds", "0"], "command line: recipe.rounds cannot be 0"),
         (
             ["sweep", "--preset", "smoke", "--gpu", "virtual:abacus", "--output", "x"],
             "unknown GPU 'virtual:abacus'",
         ),
         (["sweep", "--config", "none.toml"], "none.toml cannot be read"),
+        (["sweep", "--preset", "smoke", "--width", "0"], "grid.width.0 cannot be 0"),
         (["measure", "--model", "vgg99"], "unknown model 'vgg99'"),
         (["measure", "--method", "fedavg", "--task", "nap"], "unknown task 'nap': choose one of full model"),
         (["measure", "--method", "fedavg", "--gpu", "h100"], "unknown GPU 'h100'"),
-        (["measure", "--method", "fedavg", "--batch-size", "0"], "batch_size = 0"),
+        (["measure", "--method", "fedavg", "--batch-size", "0"], "batch_size cannot be 0"),
         (["report", "nowhere"], "nowhere holds no results"),
         (["check", "--reference", "nowhere"], "nowhere/default.json is missing"),
     ],
@@ -105,6 +106,21 @@ def test_a_damaged_run_is_named_and_kept(run: Path, tmp_path: Path):
         assert result.exit_code != 0
         assert "summary.json is not readable JSON" in result.output.splitlines()[-1]
     assert victim.read_text() == "{"
+
+
+def test_two_recipes_in_one_run_are_refused_and_nothing_is_run(run: Path):
+    before = sorted((run / "cells").iterdir())
+    result = profl("sweep", "--config", run.parent / "small.toml", "--output", run, "--rounds", 3)
+    assert result.exit_code != 0
+    assert "would mix cells with rounds = 2 and 3" in result.output.splitlines()[-1]
+    assert sorted((run / "cells").iterdir()) == before
+
+
+def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bench.sweep.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    result = profl("sweep")
+    assert result.exit_code == 130
+    assert result.output == "stopped\n"
 
 
 def test_measure_prints_exact_sums_as_json():

@@ -16,11 +16,11 @@ MODEL = ModelSpec("resnet18", 2, 10)
     ("method", "options", "message"),
     [
         ("fedavg", {"speed": 1}, "unknown option of method 'fedavg' 'speed': choose one of .it has none."),
-        ("heterofl", {"scaler": "perhaps"}, "option scaler of method 'heterofl' cannot be 'perhaps'"),
+        ("heterofl", {"scaler": "perhaps"}, "options of method 'heterofl': scaler cannot be 'perhaps'"),
         ("heterofl", {"rates": [2]}, "rates"),
-        ("depthfl", {"ramp_rounds": "many"}, "option ramp_rounds"),
+        ("depthfl", {"ramp_rounds": "2"}, "ramp_rounds cannot be '2'"),
         ("profl", {"shrink_share": 7}, "shrink_share"),
-        ("profl", {"pace": "slow"}, "option pace"),
+        ("profl", {"pace": "slow"}, "pace cannot be 'slow'"),
     ],
 )
 def test_bad_options_are_named(method: str, options: dict, message: str):

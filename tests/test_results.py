@@ -2,30 +2,43 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from bench.cell import Cell
 from bench.errors import InputError
-from bench.results import CELL_COLUMNS, ROUND_COLUMNS, CellFolder, read_run
+from bench.memory.footprint import Block, Environment, Footprint
+from bench.results import CELL_COLUMNS, ROUND_COLUMNS, CellFolder, check_one_recipe, read_run, write_json
 from tests.conftest import small_cell
 
-FOOTPRINT = {
-    "task": "full model",
-    "batch_size": 16,
-    "gpu": "virtual:h100",
-    "peak_requested_bytes": 7,
-    "categories_at_peak": {"parameters": 2, "optimizer state": 5},
-    "environment": {"torch": "x"},
-}
+MEASURED = Footprint(
+    key="full",
+    steps=3,
+    peak_requested_bytes=7,
+    peak_allocated_bytes=512,
+    peak_reserved_bytes=2 << 20,
+    least_budget_bytes=2 << 20,
+    parameter_bytes=2,
+    peak_activation_bytes=0,
+    categories_at_peak={"parameters": 2, "optimizer state": 5},
+    largest_blocks=(Block(5, "optimizer state"),),
+    nvml_used_bytes=None,
+    environment=Environment("virtual:h100", "virtual h100", True, 80 << 30, "2", "13", "9", "default"),
+)
+FOOTPRINT = {"task": "full model", "batch_size": 16, "gpu": "virtual:h100", **MEASURED.to_dict()}
+CELL = small_cell()
+SUMMARY = {name: 0.5 for name in CELL_COLUMNS if name not in {*CELL.to_dict(), "cell", "status", "rounds"}}
 
 
 def row(number: int, **more: object) -> dict:
     return {
         **dict.fromkeys(ROUND_COLUMNS, 0.0),
         "round": number,
+        "phase": "train",
         "tasks": {},
         "test_accuracy": 0.5,
         **more,
@@ -34,8 +47,8 @@ def row(number: int, **more: object) -> dict:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> CellFolder:
-    folder = CellFolder(tmp_path / "cells" / "a")
-    folder.begin(small_cell().to_dict(), {"torch": "x"})
+    folder = CellFolder(tmp_path / "cells" / CELL.folder_name)
+    folder.begin(CELL.to_dict(), {"torch": "x"})
     folder.write_footprints([FOOTPRINT])
     return folder
 
@@ -89,11 +102,72 @@ def test_damage_is_named_and_nothing_is_deleted(folder: CellFolder, damage, mess
     assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
 
 
-def test_check_finds_damage_beforehand(folder: CellFolder):
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("cell.json", "{", r"cell\.json is not readable JSON"),
+        ("cell.json", "[]", r"cell\.json: "),
+        ("cell.json", '{"method": 5}', r"cell\.json: method cannot be 5"),
+        ("environment.json", "[]", r"environment\.json: "),
+        ("footprints.json", "{}", r"footprints\.json: "),
+        ("footprints.json", "[5]", r"footprints\.json: 0 cannot be 5"),
+        ("footprints.json", '[{"task": "a"}]', r"footprints\.json holds what is no footprint"),
+        ("rounds.jsonl", "5\n", r"rounds\.jsonl, line 1: "),
+        ("rounds.jsonl", '{"round": 1}\n', r"rounds\.jsonl, line 1: phase is missing"),
+        ("summary.json", "5", r"summary\.json: "),
+        ("summary.json", '{"final_accuracy": "good"}', r"summary\.json: final_accuracy cannot be 'good'"),
+    ],
+)
+def test_damage_is_found_beforehand_in_one_line(folder: CellFolder, name: str, text: str, message: str):
+    add(folder, 1)
     folder.check()
-    (folder.path / "cell.json").write_text("{")
-    with pytest.raises(InputError, match=r"cell\.json is not readable JSON"):
+    (folder.path / name).write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_run(folder.path.parents[1])
+    assert "\n" not in str(error.value)
+
+
+def test_a_finished_cell_lacks_no_rounds(folder: CellFolder):
+    add(folder, 1)
+    folder.finish(SUMMARY)
+    with pytest.raises(InputError, match="holds 1 rounds of 10"):
         folder.check()
+
+
+def test_a_lost_summary_does_not_start_the_training_again(folder: CellFolder):
+    for number in range(1, 11):
+        add(folder, number)
+    folder.finish(SUMMARY)
+    (folder.path / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"neither summary\.json nor checkpoint\.pt"):
+        folder.check()
+
+
+def test_files_of_another_cell_are_noticed(folder: CellFolder):
+    write_json(folder.path / "cell.json", small_cell("exclusive", "50%").to_dict())
+    with pytest.raises(InputError, match=r"cell\.json is that of exclusive-resnet18w2-digits-50-seed0-"):
+        folder.check()
+
+
+def test_files_without_their_cell_are_noticed(folder: CellFolder):
+    (folder.path / "cell.json").unlink()
+    with pytest.raises(InputError, match=r"cell\.json is missing"):
+        folder.check()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (small_cell(seed=1, recipe=replace(CELL.recipe, rounds=11)), "rounds = 10 and 11"),
+        (small_cell(seed=1, gpu="virtual:t4"), "gpu = 'virtual:jetson-orin' and 'virtual:t4'"),
+        (small_cell(seed=1, options={"a": 1}), "options of fedavg"),
+        (small_cell(seed=1, listed_budgets=[1]), "budgets of tier unlimited"),
+    ],
+)
+def test_cells_of_two_recipes_are_not_averaged(other: Cell, message: str):
+    with pytest.raises(InputError, match=message):
+        check_one_recipe(Path("run"), [CELL, other])
+    check_one_recipe(Path("run"), [CELL, small_cell("exclusive", "50%", seed=1, options={"a": 1})])
 
 
 def test_a_folder_of_another_cell_is_refused(folder: CellFolder):
@@ -107,10 +181,13 @@ def test_status_follows_what_is_on_disk(folder: CellFolder):
     assert folder.status == "running"
     folder.fail("Traceback")
     assert folder.status == "failed"
-    folder.begin(small_cell().to_dict(), {})
+    folder.begin(CELL.to_dict(), {})
     folder.write_footprints([FOOTPRINT])
     assert folder.status == "running"
-    folder.finish({"final_accuracy": 0.5})
+    with folder.attempt():
+        assert folder.attempted
+    assert not folder.attempted
+    folder.finish(SUMMARY)
     assert folder.status == "done"
     assert not (folder.path / "checkpoint.pt").exists()
 
@@ -130,8 +207,9 @@ def test_reads_frames_with_the_stated_columns(folder: CellFolder, tmp_path: Path
 
 
 def test_a_footprint_of_several_cells_appears_once(folder: CellFolder, tmp_path: Path):
-    CellFolder(tmp_path / "cells" / "b").begin(small_cell(seed=1).to_dict(), {})
-    CellFolder(tmp_path / "cells" / "b").write_footprints([FOOTPRINT])
+    other = small_cell(seed=1)
+    CellFolder(tmp_path / "cells" / other.folder_name).begin(other.to_dict(), {})
+    CellFolder(tmp_path / "cells" / other.folder_name).write_footprints([FOOTPRINT])
     assert len(read_run(tmp_path).footprints) == 1
 
 

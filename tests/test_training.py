@@ -128,6 +128,27 @@ def test_recalibration_gives_the_statistics_of_the_data():
     assert norm.momentum == 0.1
 
 
+def test_every_fifth_measured_batch_is_half_as_large():
+    sizes: list[int] = []
+
+    class Watched(FullModel):
+        def loss(self, module: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(inputs))
+            return super().loss(module, inputs, targets)
+
+    prepared = TrainingWorkload("a", SPEC, Watched(SPEC), replace(RECIPE, batch_size=5)).prepare(torch.device("cpu"))
+    for _ in range(6):
+        prepared.step(Silent())
+    assert sizes == [5, 5, 5, 5, 3, 5]
+
+
+class Silent:
+    """An observer that ignores everything."""
+
+    def __getattr__(self, phase: str):
+        return lambda *_: None
+
+
 def test_workloads_that_differ_in_memory_differ_in_key():
     specs = (SPEC, ModelSpec("resnet34", 2, 3), ModelSpec("resnet18", 4, 3), ModelSpec("resnet18", 2, 4))
     recipes = (RECIPE, *(replace(RECIPE, **{name: 0}) for name in ("momentum", "weight_decay")), Recipe(batch_size=5))

@@ -7,34 +7,45 @@ from collections.abc import Callable
 GRANULE_BYTES = 2 << 20
 """Memory comes from the GPU in multiples of this, so a finer limit would change nothing."""
 
+RESOLUTION = 256
+"""Budgets are told apart to this share of the reserved peak, but no finer than a granule."""
 
-def least_budget_bytes(fits: Callable[[int], bool], likely_low_bytes: int, likely_high_bytes: int) -> int:
-    """Search by bisection for a budget that fits while one granule less does not.
 
-    Both facts about the returned budget are observed: ``fits`` was called with the budget and said yes, and
-    with one granule less and said no. Budgets in between are not tried and nothing is claimed about them.
-    Memory is not quite monotone: short of it, the allocator gives cached blocks back and cuDNN takes a plan
-    with less workspace, so a workload may run below its usual peak, and another budget may exist that fits
-    though a larger one does not.
+def least_budget_bytes(fits: Callable[[int], bool], peak_reserved_bytes: int, total_bytes: int) -> int | None:
+    """Return the smallest budget from which on every budget up to the reserved peak fits.
+
+    Memory is not monotone. Short of it, the allocator gives cached blocks back and cuDNN takes a plan with less
+    workspace, so a workload may run below its usual peak; and where what is cached lies in an unlucky order, it may
+    fail in more memory than it ran in elsewhere. The search therefore comes down from the reserved peak and stops
+    at the first failure. Every budget from the answer to the reserved peak was tried, in steps of 2 MiB or 1/256 of
+    the peak, whichever is more; one step below the answer was tried and failed. Nothing is claimed about lower ones.
 
     Parameters
     ----------
     fits
         Whether a budget in bytes suffices.
-    likely_low_bytes, likely_high_bytes
-        Where to search first: peak allocated and peak reserved bytes. A search that ends there goes on
-        beyond.
+    peak_reserved_bytes
+        What the workload takes with plenty of memory left.
+    total_bytes
+        The GPU's memory: where the search ends if the reserved peak does not suffice.
+
+    Returns
+    -------
+    int or None
+        Bytes, a multiple of 2 MiB; None if not even the whole GPU fits.
     """
-    high = max(1, -(-likely_high_bytes // GRANULE_BYTES))
-    low = max(0, (likely_low_bytes - 1) // GRANULE_BYTES)
-    while not fits(high * GRANULE_BYTES):
-        low, high = high, 2 * high
-    while low > 0 and fits(low * GRANULE_BYTES):
-        low, high = low // 2, low
-    while high - low > 1:
-        middle = (low + high) // 2
-        if fits(middle * GRANULE_BYTES):
-            high = middle
-        else:
-            low = middle
-    return high * GRANULE_BYTES
+    step = GRANULE_BYTES * max(1, _ceil_divide(peak_reserved_bytes, RESOLUTION * GRANULE_BYTES))
+    budget = step * max(1, _ceil_divide(peak_reserved_bytes, step))
+    if fits(budget):
+        while budget > step and fits(budget - step):
+            budget -= step
+        return budget
+    while budget < total_bytes:
+        budget += step
+        if fits(budget):
+            return budget
+    return None
+
+
+def _ceil_divide(number: int, divisor: int) -> int:
+    return -(-number // divisor)

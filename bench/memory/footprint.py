@@ -78,9 +78,9 @@ class Footprint:
     peak_reserved_bytes
         What the allocator took from the GPU with plenty of memory left: blocks, and the gaps between them.
     least_budget_bytes
-        The least memory in which the steps ran, found by running them under real limits: below the reserved
-        peak, and where cuDNN has plans with less workspace even below the allocated one. See
-        `bench.memory.budget` for what is guaranteed. None: not searched for.
+        The least memory from which on ten steps ran under every real limit: below the reserved peak, and where
+        cuDNN has plans with less workspace even below the allocated one. See `bench.memory.budget` for what is
+        guaranteed. None: not searched for.
     parameter_bytes
         Of the module's parameters, trained and frozen.
     peak_activation_bytes

@@ -97,7 +97,7 @@ class Prober:
         steps
             Training steps to run; momentum and the like exist from the second on.
         least_budget
-            Whether to search for the least budget, which runs the steps about ten times more.
+            Whether to search for the least budget, which runs hundreds of steps more.
         timeline
             Whether to keep the live bytes at every moment.
         snapshot
@@ -121,13 +121,12 @@ class Prober:
             self._footprints[known] = self._ask(gpu, Request("measure", pickle.dumps(workload), arguments))
         return self._footprints[known]
 
-    def fits(self, workload: Workload, gpu: str, budget_bytes: int, *, steps: int = 3) -> bool:
-        """Run the steps with ``budget_bytes`` of GPU memory; return whether that sufficed.
+    def fits(self, workload: Workload, gpu: str, budget_bytes: int) -> bool:
+        """Run ten steps with ``budget_bytes`` of GPU memory; return whether that sufficed.
 
         Raises as `measure` does, except for `OutOfMemory`.
         """
-        arguments = {"budget_bytes": budget_bytes, "steps": steps}
-        return self._ask(gpu, Request("fits", pickle.dumps(workload), arguments))
+        return self._ask(gpu, Request("fits", pickle.dumps(workload), {"budget_bytes": budget_bytes}))
 
     def _ask(self, gpu: str, request: Request) -> Any:
         if gpu not in self._workers:

@@ -3,10 +3,13 @@
 import math
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from bench.cell import Cell, Recipe
+from bench.memory.footprint import Environment
 from bench.results import CellFolder, Run, read_run
 
 MIB = 2**20
@@ -63,7 +66,11 @@ def footprint(task: str, share: float, method: str) -> dict:
         "least_budget_bytes": int(share * FULL),
         "categories_at_peak": categories,
         "largest_blocks": [{"bytes": 12, "category": "activations"}],
-        "environment": {"torch": "2.11"},
+        "steps": 3,
+        "nvml_used_bytes": None,
+        "environment": asdict(
+            Environment("virtual:jetson-orin", "virtual jetson-orin", True, 8 << 30, "2.11", "13", "9", "default")
+        ),
     }
 
 
@@ -81,12 +88,10 @@ def write_cell(
     place = list(TIERS).index(tier)
     final = ACCURACY[method][place]
     final = final if final == 0.1 else final + 0.012 * seed * (0.5 - draw.random())
-    folder = CellFolder(path / "cells" / f"{method}-{model}-{tier.replace('%', 'pc')}-s{seed}")
-    identity = {
-        "method": method, "model": model, "width": 16, "dataset": "digits", "tier": tier, "seed": seed,
-        "gpu": "virtual:jetson-orin", "recipe": {"batch_size": 32},
-    }  # fmt: skip
-    folder.begin(identity, {"torch": "2.11"})
+    recipe = Recipe(rounds=rounds, devices=20, participants=4)
+    cell = Cell(method, model, 16, "digits", tier, seed, "virtual:jetson-orin", recipe=recipe)
+    folder = CellFolder(path / "cells" / cell.folder_name)
+    folder.begin(cell.to_dict(), {"torch": "2.11"})
     folder.write_footprints([footprint(task, share, method) for task, share in TASKS[method]])
     idle = final == 0.1
     share = 0.0 if idle else 1.0 if method in ("fedavg", "allsmall", "profl") else (0, 0.1, 0.457, 0.8, 1)[place]

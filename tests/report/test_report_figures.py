@@ -124,7 +124,7 @@ def test_missing_results_are_named(drawn: dict[str, Figure], name: str):
 
 
 def test_a_run_without_any_result_can_be_drawn(make_run: Callable[..., Run]):
-    waiting = {"method": "profl", "tier": "50%", "status": "waiting"}
+    waiting = {"method": "profl", "tier": "50%", "status": "waiting", "rounds": 2}
     failed = {"method": "fedavg", "tier": "20%", "status": "failed", "rounds": 2}
     (study,) = studies(make_run(waiting, failed))
     for name in ("accuracy_by_tier", "accuracy_by_budget", "learning_curves"):

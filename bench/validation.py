@@ -1,0 +1,54 @@
+"""Values from files and command lines, checked against the types that a dataclass states."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.errors import InputError
+
+T = TypeVar("T")
+
+
+def checked(kind: type[T], values: Any, source: str) -> T:
+    """Return ``values``, plain ones as TOML and JSON hold, as an instance of the dataclass ``kind``.
+
+    No value is converted to fit: 1.0, true and "1" are no whole numbers.
+
+    Raises
+    ------
+    InputError
+        Naming ``source``, the first value that cannot be used, and why.
+    """
+    try:
+        # As JSON, since only there may a list stand for a tuple and a table for a dataclass while types are strict.
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise InputError(describe(error, source, kind)) from None
+
+
+def describe(error: ValidationError, source: str = "", kind: type | None = None) -> str:
+    """Return in one line what is wrong with the first value that was refused."""
+    first = error.errors()[0]
+    own = first.get("ctx", {}).get("error")
+    place = [str(part) for part in first["loc"]]
+    name = ".".join(place)
+    if isinstance(own, InputError):
+        problem = str(own)
+    elif first["type"] == "unexpected_keyword_argument":
+        problem = f"unknown key '{name}'" + _known(kind, place[:-1])
+    elif first["type"] == "missing":
+        problem = f"{name} is missing"
+    else:
+        problem = f"{name} cannot be {first['input']!r}: {first['msg'].lower()}"
+    return f"{source}: {problem}" if source else problem
+
+
+def _known(kind: Any, place: Sequence[str]) -> str:
+    for part in place:
+        kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+    return f": choose one of {', '.join(field.name for field in fields(kind))}" if is_dataclass(kind) else ""
