@@ -143,18 +143,67 @@ def test_tests_only_when_asked_and_always_at_the_end(tmp_path: Path):
     assert [row["test_accuracy"] is not None for row in rows] == [False, True, False, True, True]
 
 
-def test_a_summary_gives_the_dearest_task_that_was_trained(tmp_path: Path):
+def test_a_summary_of_a_run_in_which_nobody_trained_names_no_task(tmp_path: Path):
     cell = small_cell("exclusive", "50MB", recipe=replace(SMALL_RECIPE, rounds=2))
     folder = CellFolder(tmp_path / "cell")
     folder.begin(cell.to_dict(), {})
     run_cell(cell, folder, {"full model": 51 * MB}, 51 * MB, lambda row: None)
-    from bench.results import read_json
-
-    summary = read_json(folder.path / "summary.json")
+    summary = folder.summary()
     assert summary["dearest_trained_budget_bytes"] is None
     assert summary["participation_share"] == 0
     assert summary["mean_device_budget_bytes"] == 50 * MB
     assert summary["final_accuracy"] == folder.rounds()[-1]["test_accuracy"]
+
+
+def test_a_summary_sums_and_averages_the_rounds_and_gives_the_dearest_task(tmp_path: Path):
+    """A stage that few can train beside one that all can: no figure of the summary is that of a single round."""
+    cell = small_cell("profl", "60..100MB")
+    folder = CellFolder(tmp_path / "cell")
+    folder.begin(cell.to_dict(), {})
+    keys = federation(cell).least_budgets
+    needs = {key: 80 * MB if key.startswith("shrink") else 10 * MB + place for place, key in enumerate(keys)}
+    needs["grow 1"] = 99 * MB
+    run_cell(cell, folder, needs, 100 * MB, lambda row: None)
+    rows, summary = folder.rounds(), folder.summary()
+    able = {row["eligible_devices"] for row in rows}
+    assert len(able) > 1
+    assert summary["participation_share"] == pytest.approx(
+        sum(row["eligible_devices"] for row in rows) / 90 / len(rows)
+    )
+    assert summary["data_out_share"] == pytest.approx(sum(row["data_out_share"] for row in rows) / len(rows))
+    assert summary["classes_out_share"] == pytest.approx(sum(row["classes_out_share"] for row in rows) / len(rows))
+    assert summary["uploaded_bytes"] == sum(row["uploaded_bytes"] for row in rows) > rows[-1]["uploaded_bytes"]
+    assert summary["downloaded_bytes"] == sum(row["downloaded_bytes"] for row in rows)
+    trained = {key for row in rows for key in row["tasks"]}
+    assert (
+        summary["dearest_trained_budget_bytes"]
+        == max(needs[key] for key in trained)
+        != min(needs[key] for key in trained)
+    )
+    tested = {row["test_accuracy"]: row["round"] for row in reversed(rows) if row["test_accuracy"] is not None}
+    assert summary["best_accuracy"] == max(tested)
+    assert summary["best_round"] == tested[max(tested)]
+
+
+def test_what_is_sent_back_is_counted_apart_from_what_is_received():
+    """Of HeteroFL's last layer a device receives all rows and sends those of its own classes only."""
+    recipe = replace(SMALL_RECIPE, devices=40, partition="shards:1")
+    row = federation(small_cell("heterofl", "50MB", recipe=recipe)).run_round(1)
+    assert 0 < row["uploaded_bytes"] < row["downloaded_bytes"]
+
+
+@pytest.mark.parametrize(("method", "times"), [("heterofl", 1), ("fedavg", 0)])
+def test_statistics_are_estimated_anew_on_a_fixed_random_sample(method: str, times: int, monkeypatch):
+    given: list[torch.Tensor] = []
+    monkeypatch.setattr("bench.federation.recalibrate_batchnorm", lambda model, inputs: given.append(inputs))
+    fleet = federation(small_cell(method, "50MB"))
+    fleet.run_round(5)
+    assert len(given) == times
+    if given:
+        fleet.run_round(10)
+        assert torch.equal(*given)
+        assert len(given[0]) == 512
+        assert not torch.equal(given[0], fleet.dataset.train_inputs[:512])
 
 
 def test_the_network_that_was_trained_is_tested_before_the_schedule_moves_on():

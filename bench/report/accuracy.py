@@ -239,14 +239,15 @@ def schedule(study: Study, method: str, tier: str) -> list[tuple[int, str]]:
 
 def _draw_schedule(panel: Axes, steps: Sequence[tuple[int, str]], look: Look) -> None:
     """Draw a line before each step but the first; ``grow`` of ``grow 2/4`` is the stage."""
-    stage, named, free = "", set(), -math.inf
+    stage, seen, free = "", set(), -math.inf
     for number, phase in steps:
         fresh, stage = phase.split()[0] != stage, phase.split()[0]
         if number > 1:
             width, alpha = (1.1, 0.75) if fresh else (0.6, 0.5)
             panel.axvline(number - 0.5, color=look.colour, lw=width, alpha=alpha)
-        if stage not in named and number >= free:
+        # Named where it first begins or not at all: beside a later step the name would mislead.
+        if stage not in seen and number >= free:
             foot: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
             panel.annotate(stage, (number - 0.5, 0), xytext=(3, 3), color=look.ink, **foot)
-            named.add(stage)
             free = number + NAME_WIDTH * panel.get_xlim()[1]
+        seen.add(stage)
