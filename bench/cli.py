@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench.errors import InputError
 from bench.memory.footprint import Footprint
+from bench.memory.gpu.profile import Profile
 from bench.memory.workload import CATEGORIES
 
 REFERENCE = Path("results/reference")
@@ -251,21 +252,28 @@ def _footprint_rows(footprints: list[Footprint]) -> Iterator[tuple[str, list[int
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), help="Folder to write into.  [default: RUN/report]")
-def report(run: Path, output: Path | None) -> None:
-    """Draw a run's figures and tables from its result files.
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder to write into.  [default: report/ in the last RUN]"
+)
+def report(runs: tuple[Path, ...], output: Path | None) -> None:
+    """Draw a run's figures, tables and page from its result files; compare several runs with the first.
 
     \b
     Examples:
       profl report results/default
       profl report results/mine --output figures/
+      profl report results/torch-2.14 results/torch-2.15
     """
-    from bench.report import closing_table, write_report
+    from bench.report import closing_table, write_comparison, write_report
     from bench.results import read_run
 
-    results = read_run(run)
-    for path in write_report(run, output):
+    if len(runs) > 1:
+        page = (output or runs[-1] / "report") / "comparison.html"
+        click.echo(write_comparison([read_run(run) for run in runs], page))
+        return
+    results = read_run(runs[0])
+    for path in write_report(runs[0], output):
         click.echo(path)
     Console().print(closing_table(results))
 
@@ -319,7 +327,7 @@ def list_names(kind: str | None) -> None:
       profl list gpus
     """
     from bench.data import DATASETS
-    from bench.memory.gpu.profile import known_gpus
+    from bench.memory.gpu.profile import known_gpus, profiles
     from bench.registry import MODELS, methods
     from bench.sweep import presets
 
@@ -330,11 +338,23 @@ def list_names(kind: str | None) -> None:
         "gpus": known_gpus(),
         "presets": presets(),
     }
-    if kind:
+    if kind == "gpus":
+        click.echo("cuda: this machine's own")
+        for profile in profiles():
+            major, minor = profile.gpu.capability
+            gpu = f"sm_{major}{minor} {profile.gpu.multiprocessors:4} SMs {profile.gpu.total_bytes / 2**30:7.2f} GiB"
+            click.echo(f"{profile.name:26}{gpu} ({profile.memory_figure}), {profile.board}: {_memory_source(profile)}")
+        click.echo("virtual:sm_XX: any supported compute capability; no board's convolution workspaces")
+    elif kind:
         click.echo("\n".join(names[kind]))
     else:
         for group, members in names.items():
             click.echo(f"{group}: {', '.join(members)}")
+
+
+def _memory_source(profile: Profile) -> str:
+    """Return the page that states how much memory the GPU has."""
+    return next((page for page, stated in profile.sources.items() if "totalGlobalMem" in stated), "source unknown")
 
 
 @main.command()

@@ -12,7 +12,7 @@ import torch
 
 from bench.cell import Recipe
 from bench.memory.errors import GpuUnavailable
-from bench.memory.gpu.profile import PHYSICAL, known_gpus
+from bench.memory.gpu.profile import PHYSICAL, profiles
 from bench.memory.probe import Prober
 from bench.method import FullModel
 from bench.models import ModelSpec
@@ -32,7 +32,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Return the findings: versions, methods, the physical GPU, and every virtual GPU really started."""
+    """Return the findings: versions, methods, this machine's GPU, and a virtual one of each capability, started."""
     findings = [
         Finding("profl", version("profl")),
         Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}"),
@@ -41,12 +41,19 @@ def examine() -> list[Finding]:
     findings += [_attempt(f"method {name}", partial(_module, name)) for name in methods()]
     step = TrainingWorkload("doctor", _SMALL, FullModel(_SMALL), Recipe(batch_size=1))
     with Prober() as prober:
-        for name in known_gpus():
-            if name != PHYSICAL or torch.cuda.is_available():
-                findings.append(_attempt(name, partial(_measured, prober, step, name)))
+        for name in ([PHYSICAL] if torch.cuda.is_available() else []) + _one_of_each_capability():
+            findings.append(_attempt(name, partial(_measured, prober, step, name)))
     if not torch.cuda.is_available():  # not a fault: the virtual ones stand in
         findings.append(Finding(PHYSICAL, "no GPU and driver on this machine; virtual GPUs stand in"))
     return findings
+
+
+def _one_of_each_capability() -> list[str]:
+    """Return the profile with the most published figures for each: a worker starts in seconds, all take minutes."""
+    chosen: dict[tuple[int, int], str] = {}
+    for profile in sorted(profiles(), key=lambda profile: (len(profile.unconfirmed), profile.name)):
+        chosen.setdefault(profile.gpu.capability, profile.name)
+    return sorted(chosen.values())
 
 
 def _module(method: str) -> str:

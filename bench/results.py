@@ -5,6 +5,7 @@ A run is a folder with one folder per cell::
     RUN/cells/CELL/cell.json         what was run: method, model, dataset, tier, seed, recipe
                    environment.json  where: versions, machine, torch threads
                    footprints.json   measured memory of every task of the method
+                   timelines.json    live bytes of every task over time, as `bench.memory.timelines` packs them
                    rounds.jsonl      one row per finished round, appended and flushed
                    checkpoint.pt     state after the last finished round, replaced atomically
                    summary.json      final figures; present exactly when the cell is done
@@ -30,6 +31,7 @@ from pydantic import TypeAdapter, ValidationError, create_model
 from bench.cell import Cell
 from bench.errors import InputError
 from bench.memory.footprint import Footprint
+from bench.memory.timelines import unpack
 from bench.validation import describe
 
 ROUND_COLUMNS = {
@@ -163,6 +165,7 @@ class CellFolder:
             raise InputError(f"{self.path}/cell.json is that of {cell.folder_name}: move it back, or {self._remedy}")
         self._read("environment.json", _OBJECT)
         self.footprints()
+        self.timelines()
         finished = [row["round"] for row in self.rounds()]
         if finished != list(range(1, len(finished) + 1)):
             raise InputError(f"{self.path}/rounds.jsonl repeats or lacks rounds: {self._remedy}")
@@ -214,6 +217,20 @@ class CellFolder:
     def write_footprints(self, entries: list[dict[str, Any]]) -> None:
         """Write the measured memory of every task of the method."""
         write_json(self.path / "footprints.json", entries)
+
+    def write_timelines(self, packed: Mapping[str, Any]) -> None:
+        """Write what `bench.memory.timelines.pack` made of every task's timeline, by task."""
+        _replace(self.path / "timelines.json", _json(packed) + "\n")
+
+    def timelines(self) -> dict[str, Any]:
+        """Return what `write_timelines` wrote; nothing if there is no such file."""
+        packed = self._read("timelines.json", _OBJECT) or {}
+        for task in packed:
+            try:
+                unpack(packed[task])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(f"{self.path}/timelines.json holds no timelines ({error}): {self._remedy}") from None
+        return packed
 
     def footprints(self) -> list[dict[str, Any]]:
         """Return what was measured; nothing if measuring has not got that far."""

@@ -37,6 +37,7 @@ from bench.memory.errors import MeasurementFailed
 from bench.memory.footprint import Footprint
 from bench.memory.gpu.profile import resolve
 from bench.memory.probe import Prober
+from bench.memory.timelines import pack
 from bench.method import FullModel, Method
 from bench.registry import create_method, method_class
 from bench.results import CellFolder
@@ -174,6 +175,10 @@ class Measured:
             for key, footprint in self.footprints.items()
         ]
 
+    def timelines(self) -> dict[str, Any]:
+        """Return the content of ``timelines.json``."""
+        return {key: pack(footprint.timeline) for key, footprint in self.footprints.items() if footprint.timeline}
+
 
 def _least(footprint: Footprint) -> int:
     if footprint.least_budget_bytes is None:
@@ -192,7 +197,7 @@ def measure(cell: Cell, prober: Prober) -> Measured:
     model = cell.spec(classes_of(cell.dataset, Path(cell.data) if cell.data else None))
     full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
     return Measured(
-        {key: prober.measure(workload, cell.gpu) for key, workload in workloads(cell).items()},
+        {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in workloads(cell).items()},
         _least(prober.measure(full, cell.gpu)),
     )
 
@@ -293,6 +298,7 @@ def run_sweep(todo: Sequence[Cell], output: Path, workers: int, prober: Prober, 
         try:
             measured = measure(cell, prober)
             folder.write_footprints(measured.entries(cell))
+            folder.write_timelines(measured.timelines())
         except MeasurementFailed as error:
             folder.fail(traceback.format_exc())
             listener.finished(cell, Outcome(error=_one_line(error)))

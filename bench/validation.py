@@ -44,7 +44,7 @@ def describe(error: ValidationError, source: str = "", kind: type | None = None)
     elif first["type"] == "missing":
         problem = f"{name} is missing"
     else:
-        problem = f"{name} cannot be {first['input']!r}: {first['msg'].lower()}"
+        problem = f"{name} cannot be {first['input']!r}: {first['msg'].lower()}".lstrip()
     return f"{source}: {problem}" if source else problem
 
 

@@ -42,11 +42,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sweep_leaves_figures_tables_and_a_closing_table(run: Path):
     report = run / "report"
-    assert {path.suffix for path in report.iterdir()} == {".png", ".svg", ".csv", ".parquet"}
+    assert {path.suffix for path in report.iterdir()} == {".png", ".svg", ".csv", ".parquet", ".html"}
     result = profl("report", run, "--output", run.parent / "elsewhere")
     assert result.exit_code == 0
     assert "heterofl" in result.output
     assert {path.name for path in (run.parent / "elsewhere").iterdir()} == {path.name for path in report.iterdir()}
+
+
+def test_two_runs_are_compared_on_one_page(run: Path, tmp_path: Path):
+    import shutil
+
+    other = shutil.copytree(run, tmp_path / "other")
+    result = profl("report", run, other)
+    assert result.exit_code == 0
+    assert result.output.split() == [str(other / "report" / "comparison.html")]
+    assert "<h1" in (other / "report" / "comparison.html").read_text()
 
 
 def test_a_second_sweep_repeats_nothing(run: Path):
@@ -146,15 +156,19 @@ def test_measure_draws_a_table_timelines_and_snapshots(tmp_path: Path):
 
 def test_lists_name_what_the_commands_take():
     assert "heterofl" in profl("list", "methods").output.split()
-    assert "virtual:t4" in profl("list", "gpus").output.split()
+    assert "heterofl" in profl("list", "methods").output
+    (t4,) = (line for line in profl("list", "gpus").output.splitlines() if line.startswith("virtual:t4 "))
+    assert "sm_75" in t4
+    assert "GiB" in t4
     everything = profl("list").output
     assert all(f"{kind}: " in everything for kind in ("methods", "models", "datasets", "gpus", "presets"))
 
 
-def test_doctor_finds_every_virtual_gpu():
+def test_doctor_tries_a_virtual_gpu_of_every_capability():
     result = profl("doctor")
     assert result.exit_code == 0, result.output
     assert "virtual h100" in result.output
+    assert "virtual t4" in result.output
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))

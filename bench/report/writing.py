@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.report.accuracy import accuracy_by_budget, accuracy_by_tier, learning_curves
 from bench.report.memory import participation, peak_memory
+from bench.report.page import write_page
 from bench.report.study import Study, studies
 from bench.report.style import house_style, save
 from bench.report.tables import write_tables
@@ -25,7 +26,7 @@ FIGURES: dict[str, Callable[[Study], Figure]] = {
 
 
 def write_report(run_path: Path, output: Path | None = None) -> list[Path]:
-    """Write all figures (PNG, SVG) and tables (CSV, Parquet) of a run and return their paths.
+    """Write all figures (PNG, SVG), tables (CSV, Parquet) and the page of a run and return their paths.
 
     Nothing is run again; the same results give the same bytes. If the run holds several models, datasets or
     GPUs, each has its own figures, with its name behind the figure's.
@@ -52,4 +53,4 @@ def write_report(run_path: Path, output: Path | None = None) -> list[Path]:
             suffix = f"-{study.name}" if len(parts) > 1 else ""
             for name, draw in FIGURES.items():
                 written += save(draw(study), folder, name + suffix)
-    return written + write_tables(run, folder)
+    return [*written, *write_tables(run, folder), write_page(run, folder)]

@@ -62,7 +62,7 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
     first = write_report(tmp_path)
     tables = {f"{name}.{kind}" for name in ("cells", "rounds", "footprints") for kind in ("csv", "parquet")}
     figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
-    assert {path.name for path in first} == tables | figures
+    assert {path.name for path in first} == tables | figures | {"index.html"}
     assert {path.parent for path in first} == {tmp_path / "report"}
     for one, other in zip(first, write_report(tmp_path, tmp_path / "again"), strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
@@ -70,6 +70,7 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
 
 def test_two_models_have_their_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bench.report.writing.FIGURES", {"participation": participation})
+    monkeypatch.setattr("bench.report.writing.write_page", lambda run, folder: folder / "index.html")
     write_cell(tmp_path, "profl", "50%", rounds=4)
     write_cell(tmp_path, "profl", "50%", rounds=4, model="vit")
     names = {path.name for path in write_report(tmp_path)}

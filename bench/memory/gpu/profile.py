@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from bench.memory.errors import GpuUnavailable
 
 PHYSICAL = "cuda"
+ARCHITECTURES = (75, 80, 86, 87, 88, 89, 90, 100, 103, 120, 121)
+"""Compute capabilities, as ``sm_XX`` names them, on which PyTorch's CUDA 13 build runs."""
+
 _PROFILES = Path(__file__).with_name("profiles")
-_OLDEST_CAPABILITY = 75
 _REFERENCE = "h100"
 
 
@@ -46,9 +52,44 @@ class VirtualGpu:
     cudnn_workspaces: bool
 
 
+@dataclass(frozen=True)
+class Profile:
+    """What a file in ``profiles/`` says of a GPU, and where that is published.
+
+    Parameters
+    ----------
+    name
+        What `resolve` accepts.
+    board
+        The product; or, for a profile that no product has, what it is made of.
+    memory_figure
+        What ``gpu.total_bytes`` is: ``driver``, the bytes that a driver reported; ``driver, whole MiB``, the
+        same with less than a MiB cut off; or ``nominal``, the size that is advertised.
+    sources
+        For the address of each page, the fields of cuDNN's JSON that it states.
+    unconfirmed
+        The fields for which no such page was found.
+    note
+        What else to know before trusting the numbers; may be empty.
+    """
+
+    name: str
+    board: str
+    gpu: VirtualGpu
+    memory_figure: str
+    sources: Mapping[str, tuple[str, ...]]
+    unconfirmed: tuple[str, ...]
+    note: str
+
+
+def profiles() -> list[Profile]:
+    """Return every profile, ordered by name; one that has two names comes twice."""
+    return [_profile(name) for name in _names()]
+
+
 def known_gpus() -> list[str]:
     """Return every name that `resolve` accepts, apart from the pattern ``virtual:sm_XX``."""
-    return [PHYSICAL, *(f"virtual:{path.stem}" for path in sorted(_PROFILES.glob("*.json")))]
+    return [PHYSICAL, *(f"virtual:{name}" for name in _names())]
 
 
 def resolve(gpu: str) -> VirtualGpu | None:
@@ -57,36 +98,60 @@ def resolve(gpu: str) -> VirtualGpu | None:
     Parameters
     ----------
     gpu
-        ``cuda``, ``virtual:NAME``, or ``virtual:sm_XX`` for any compute capability XX: the memory of an H100
-        and convolutions without a workspace.
+        ``cuda``, ``virtual:NAME``, or ``virtual:sm_XX`` for a compute capability XX of `ARCHITECTURES`: the
+        memory and multiprocessors of an H100, and convolutions without a workspace.
 
     Raises
     ------
     GpuUnavailable
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown, in which case the message lists the known ones, or if PyTorch no longer supports
+        the GPU.
     """
     if gpu == PHYSICAL:
         return None
     name = gpu.removeprefix("virtual:")
     if gpu in known_gpus():
-        return _read(name, name)
+        return _profile(name).gpu
     generic = re.fullmatch(r"virtual:sm_(\d{2,3})", gpu)
-    if generic and int(generic[1]) >= _OLDEST_CAPABILITY:
-        return _read(_REFERENCE, name, int(generic[1]))
-    known = ", ".join(known_gpus())
-    raise GpuUnavailable(
-        f"unknown GPU '{gpu}': choose one of {known}, or virtual:sm_XX with XX a compute capability from "
-        f"{_OLDEST_CAPABILITY} on"
+    if generic and int(generic[1]) in ARCHITECTURES:
+        return _gpu(_file(_REFERENCE)["cudnn_device"], name, int(generic[1]))
+    known = f"{', '.join(known_gpus())}, or virtual:sm_XX with XX one of {', '.join(map(str, ARCHITECTURES))}"
+    if gpu in (f"virtual:{path.stem}" for path in _PROFILES.glob("*.json")):
+        raise GpuUnavailable(f"no GPU '{gpu}': {_file(name)['refused']}; choose one of {known}")
+    raise GpuUnavailable(f"unknown GPU '{gpu}': choose one of {known}")
+
+
+def _names() -> list[str]:
+    """Return the names of the files that describe a GPU which PyTorch supports."""
+    return [path.stem for path in sorted(_PROFILES.glob("*.json")) if "refused" not in _file(path.stem)]
+
+
+@cache
+def _file(name: str) -> Mapping[str, Any]:
+    """Read a file; where it only names another one, that one."""
+    content = json.loads((_PROFILES / f"{name}.json").read_text(encoding="utf-8"))
+    return _file(content["same_as"]) if "same_as" in content else MappingProxyType(content)
+
+
+def _profile(name: str) -> Profile:
+    content = _file(name)
+    return Profile(
+        name=f"virtual:{name}",
+        board=content["board"],
+        gpu=_gpu(content["cudnn_device"], name),
+        memory_figure=content["memory_figure"],
+        sources={address: tuple(fields) for address, fields in content["sources"].items()},
+        unconfirmed=tuple(content["unconfirmed"]),
+        note=content.get("note", ""),
     )
 
 
-def _read(profile: str, name: str, capability: int | None = None) -> VirtualGpu:
-    """Read a profile; with ``capability``, play a generic GPU of that capability instead."""
-    device = json.loads((_PROFILES / f"{profile}.json").read_text(encoding="utf-8"))["cudnn_device"]
+def _gpu(device: Mapping[str, Any], name: str, architecture: int | None = None) -> VirtualGpu:
+    """Return the GPU that cuDNN's JSON describes; with ``architecture``, a generic one of that architecture."""
     return VirtualGpu(
         name=f"virtual {name}",
         total_bytes=device["totalGlobalMem"],
-        capability=divmod(capability or device["deviceVer"] // 10, 10),
+        capability=divmod(architecture or device["deviceVer"] // 10, 10),
         multiprocessors=device["multiProcessorCount"],
         threads_per_multiprocessor=device["maxThreadsPerSM"],
         blocks_per_multiprocessor=device["maxCtasPerSM"],
@@ -94,5 +159,5 @@ def _read(profile: str, name: str, capability: int | None = None) -> VirtualGpu:
         reserved_shared_bytes_per_block=device["reservedSharedMemoryPerBlock"],
         l2_cache_bytes=device["l2CacheSize"],
         cudnn_device=json.dumps(device),
-        cudnn_workspaces=capability is None,
+        cudnn_workspaces=architecture is None,
     )

@@ -1,0 +1,282 @@
+"""Runs side by side: what differs between them, in surroundings, memory and accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import InputError
+from bench.fleet import format_bytes
+from bench.memory.workload import CATEGORIES
+from bench.report.page.grids import Entry, Grid, Row
+from bench.report.page.records import environments, read_records, recipes
+from bench.report.page.writing import data_uri, render
+from bench.report.style import in_order, mebibytes
+from bench.results import FOOTPRINT_KEY, Run, category_columns
+
+QUANTITIES = {"peak requested": "peak_requested_bytes", "least budget": "least_budget_bytes"}
+"""What is compared of a footprint, and its column."""
+
+_PLACE = ["model", "width", "dataset", "gpu"]
+
+
+def write_comparison(runs: Sequence[Run], path: Path) -> Path:
+    """Write runs side by side as one HTML file that needs no other, and return its path; the first is the base.
+
+    Parameters
+    ----------
+    runs
+        At least two.
+    path
+        The file; its folder is made.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two runs, one comes twice, or a file of one is damaged.
+    """
+    names = run_names(runs)
+    memory, accuracy = footprint_differences(runs), accuracy_differences(runs)
+    settings = setting_differences(runs)
+    changed = differ(settings, names)
+    tables = {
+        "settings.csv": ("surroundings and recipes, equal ones too", settings),
+        "footprints.csv": ("every task and quantity, equal ones too, in bytes", memory),
+        "accuracy.csv": ("every method and tier", accuracy),
+    }
+    text = render(
+        "comparison.html",
+        names=names,
+        paths=[str(run.path) for run in runs],
+        facts=[
+            f"{changed.sum()} of {len(settings)} settings differ.",
+            *_memory_facts(memory, names),
+            *_accuracy_facts(accuracy, names),
+        ],
+        settings=_settings_grid("Surroundings and recipes that differ", settings.loc[changed], names),
+        same=_settings_grid("The same in every run", settings.loc[~changed], names[:1]),
+        memory=_memory_grid(memory, names),
+        accuracy=_accuracy_grid(accuracy, names, runs),
+        downloads=[
+            (name, what, data_uri(frame.to_csv(index=False, lineterminator="\n"), "text/csv"))
+            for name, (what, frame) in tables.items()
+        ],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Return short names that tell runs apart: the folders' names if they differ, else their paths.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two runs, or one comes twice.
+    """
+    if len(runs) < 2:
+        raise InputError("one run compares with nothing: name at least two, the base first")
+    paths = [run.path.resolve() for run in runs]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise InputError(f"{twice} is named twice: compare different runs")
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def differ(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """Return which rows differ between the columns ``names``; what all lack does not. Bool, shape (rows,)."""
+    first, *others = (table[name] for name in names)
+    unequal = pd.Series(False, table.index)
+    for other in others:
+        unequal |= ~(first.eq(other) | (first.isna() & other.isna()))
+    return unequal
+
+
+def setting_differences(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return where every run ran, where its memory was measured, and how it trained.
+
+    Returns
+    -------
+    DataFrame
+        One row per setting: ``group``, ``setting`` and a column of texts per run, NaN if the run lacks it.
+    """
+    columns = {}
+    for name, run in zip(run_names(runs), runs, strict=True):
+        records = read_records(run)
+        found = environments(records) | recipes(records)
+        columns[name] = pd.Series(
+            {
+                (group, setting): ", ".join(sorted(values))
+                for group, known in found.items()
+                for setting, values in known.items()
+            }
+        )
+    return pd.DataFrame(columns).rename_axis(index=["group", "setting"]).reset_index()
+
+
+def footprint_differences(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the memory of every task in every run, the largest difference in bytes first.
+
+    Tasks are told apart by `FOOTPRINT_KEY`; without the GPU if every run has just one, so that GPUs compare.
+
+    Returns
+    -------
+    DataFrame
+        One row per task and quantity: the key, ``quantity``, a column per run (bytes, NaN if the run lacks it) and
+        per further run ``NAME difference`` (bytes) and ``NAME change`` (share of the first run's).
+    """
+    names = run_names(runs)
+    key = _comparable(FOOTPRINT_KEY, [run.footprints for run in runs])
+    columns = {**QUANTITIES, **dict(zip(CATEGORIES, category_columns(dict.fromkeys(CATEGORIES, 0)), strict=True))}
+    frames = []
+    for name, run in zip(names, runs, strict=True):
+        prints = run.footprints.reindex(columns=[*dict.fromkeys([*FOOTPRINT_KEY, *columns.values()])])
+        long = prints.rename(columns={column: quantity for quantity, column in columns.items()})
+        frames.append(long.melt(key, list(columns), "quantity", name).set_index([*key, "quantity"])[name].astype(float))
+    return _with_differences(pd.concat(frames, axis=1), names)
+
+
+def accuracy_differences(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return final accuracy by method and tier in every run, mean over the finished seeds.
+
+    Returns
+    -------
+    DataFrame
+        One row per method and tier (and model, width, dataset; GPU if a run has several): as
+        `footprint_differences`, accuracies from 0 to 1, the largest difference first.
+    """
+    names = run_names(runs)
+    key = _comparable(["method", "tier", *_PLACE], [run.cells for run in runs])
+    frames = [
+        run.cells.groupby(key, dropna=False)["final_accuracy"].mean().astype(float).rename(name)
+        for name, run in zip(names, runs, strict=True)
+    ]
+    return _with_differences(pd.concat(frames, axis=1), names)
+
+
+def _comparable(key: Sequence[str], frames: Sequence[pd.DataFrame]) -> list[str]:
+    """Leave the GPU out of a key if every run has just one: then runs on two GPUs have the same keys."""
+    several = any(len(frame["gpu"].unique()) > 1 for frame in frames)
+    return [column for column in key if column != "gpu" or several]
+
+
+def _with_differences(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Add differences from the first run and sort by them: what only some runs have, then the largest."""
+    first, *others = names
+    for name in others:
+        table[f"{name} difference"] = table[name] - table[first]
+        table[f"{name} change"] = table[f"{name} difference"] / table[first].where(table[first] != 0)
+    largest = table[[f"{name} difference" for name in others]].abs().max(axis=1, skipna=False).fillna(math.inf)
+    largest = largest.where(differ(table, names), 0)
+    return table.loc[largest.sort_values(ascending=False, kind="stable").index].reset_index()
+
+
+# what stands in the page
+
+
+def _settings_grid(caption: str, table: pd.DataFrame, names: Sequence[str]) -> Grid:
+    groups = {
+        str(group): [
+            Row(row["setting"], [Entry("missing" if pd.isna(row[name]) else row[name]) for name in names])
+            for _, row in rows.iterrows()
+        ]
+        for group, rows in table.groupby("group", sort=False)
+    }
+    return Grid(caption, "setting", names if len(names) > 1 else ["value"], groups, numbers=False)
+
+
+def _memory_facts(memory: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    peaks = memory.loc[memory["quantity"] == "peak requested"]
+    missing = peaks[list(names)].isna().any(axis=1)
+    facts = [f"{(differ(peaks, names) & ~missing).sum()} of {len(peaks)} tasks need other memory at their peak"]
+    for name in names[1:]:
+        changed = [row for row in peaks.to_dict("records") if abs(row[f"{name} difference"]) > 0]
+        if changed:
+            most = max(changed, key=lambda row: abs(row[f"{name} difference"]))
+            facts[0] += f"; most in {name}: {most['method']}, {most['task']}, {_change(most, name)}"
+    facts[0] += "."
+    if missing.any():
+        facts.append(f"Not measured in every run: {missing.sum()} of them.")
+    return facts
+
+
+def _accuracy_facts(accuracy: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    known = accuracy.dropna(subset=list(names))
+    return [f"Accuracy differs in {differ(known, names).sum()} of {len(known)} pairs of method and tier that all ran."]
+
+
+def _change(row: Mapping[Any, Any], name: str) -> str:
+    """Return a difference in bytes, as ``'+1.5 MiB (+3.2 %)'``."""
+    difference, change = row[f"{name} difference"], row[f"{name} change"]
+    share = f" ({change:+.1%})".replace("%", " %") if math.isfinite(change) else ""
+    return f"{'+' if difference > 0 else ''}{format_bytes(difference)}{share}"
+
+
+def _memory_grid(memory: pd.DataFrame, names: Sequence[str]) -> Grid:
+    """Return the tasks that differ, the largest difference of a peak or a least budget first."""
+    key = list(memory.columns[: memory.columns.get_loc("quantity")])
+    varying = [column for column in key if column in ("method", "task") or len(memory[column].unique()) > 1]
+    first = memory["quantity"].isin(QUANTITIES)
+    rows = []
+    for _, task in pd.concat([memory.loc[first], memory.loc[~first]]).groupby(key, sort=False, dropna=False):
+        if not differ(task, names).any():
+            continue
+        found = {row["quantity"]: row for row in task.to_dict("records")}
+        entries = []
+        for quantity in QUANTITIES:
+            row = found[quantity]
+            entries.append(Entry(mebibytes(row[names[0]])))
+            entries += [Entry(mebibytes(row[name]), _below(row, name)) for name in names[1:]]
+        for name in names[1:]:
+            moved = [category for category in CATEGORIES if abs(found[category][f"{name} difference"]) > 0]
+            lines = tuple(f"{category} {_change(found[category], name)}" for category in moved)
+            entries.append(Entry("" if lines else "–", lines))
+        rows.append(Row(", ".join(str(task[column].iloc[0]) for column in varying), entries))
+    columns = [f"{quantity}\n{name}" for quantity in QUANTITIES for name in names]
+    columns += [f"at the peak\n{name}" for name in names[1:]]
+    note = f"MiB; below it the difference from {names[0]}. ? not measured in this run. Equal tasks are left out."
+    return Grid(
+        "Tasks whose memory differs, the largest difference first", ", ".join(varying), columns, {"": rows}, note
+    )
+
+
+def _below(row: Mapping[Any, Any], name: str) -> tuple[str, ...]:
+    difference = row[f"{name} difference"]
+    return () if math.isnan(difference) else ("the same",) if difference == 0 else (_change(row, name),)
+
+
+def _accuracy_grid(accuracy: pd.DataFrame, names: Sequence[str], runs: Sequence[Run]) -> Grid:
+    """Return the difference in points and every run's accuracy, by method and tier."""
+    cells = pd.concat([run.cells for run in runs])
+    tiers = list(cells.groupby("tier")["mean_device_budget_bytes"].mean().sort_values(kind="stable").index)
+    place = [column for column in _PLACE if column in accuracy and len(accuracy[column].unique()) > 1]
+    groups = {}
+    for values, rows in accuracy.groupby(place) if place else [((), accuracy)]:
+        by_pair = rows.set_index(["method", "tier"])
+        groups[", ".join(map(str, values))] = [
+            Row(
+                method,
+                [
+                    _accuracy(by_pair.loc[(method, tier)], names)
+                    if (method, tier) in by_pair.index
+                    else Entry("–", quiet=True)
+                    for tier in tiers
+                ],
+            )
+            for method in in_order(rows["method"].tolist())
+        ]
+    note = f"Points of difference from {names[0]}, then the accuracy of every run. ? no result; – not run."
+    return Grid("Final test accuracy by method and tier", "method", tiers, groups, note)
+
+
+def _accuracy(row: Mapping[Any, Any], names: Sequence[str]) -> Entry:
+    differences = [100 * row[f"{name} difference"] for name in names[1:]]
+    text = ", ".join("?" if math.isnan(points) else f"{points:+.1f}" if points else "same" for points in differences)
+    found = [f"{name} {100 * row[name]:.1f} %" if not math.isnan(row[name]) else f"{name} ?" for name in names]
+    return Entry(text, tuple(found), quiet=not any(differences))

@@ -1,0 +1,118 @@
+"""What a page shows beyond the frames of a run: recipes, environments, fleets, blocks, timelines."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.cell import Cell
+from bench.errors import InputError
+from bench.fleet import UNLIMITED
+from bench.results import CellFolder, Run, read_json
+
+Settings = dict[str, dict[str, list[str]]]
+"""Every value that a setting has in a run, by group and name."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell's files.
+
+    Parameters
+    ----------
+    name
+        Of the cell's folder.
+    cell
+        What was run.
+    environment, footprints
+        As the files of these names hold them.
+    timelines
+        As `bench.memory.timelines` states them; empty if the cell kept none.
+    error
+        The last line of its last failure; empty unless it failed.
+    """
+
+    name: str
+    cell: Cell
+    environment: Mapping[str, Any]
+    footprints: list[dict[str, Any]]
+    timelines: Mapping[str, Any]
+    error: str
+
+
+def read_records(run: Run) -> list[Record]:
+    """Read the files of every cell of a run.
+
+    Raises
+    ------
+    InputError
+        If one is damaged.
+    """
+    return [_read(run.path / "cells" / name) for name in run.cells["cell"]]
+
+
+def _read(path: Path) -> Record:
+    folder = CellFolder(path)
+    failure = (path / "error.txt").read_text(errors="replace").strip() if folder.status == "failed" else ""
+    environment = path / "environment.json"
+    return Record(
+        path.name,
+        folder.cell(),
+        read_json(environment) if environment.exists() else {},
+        folder.footprints(),
+        folder.timelines(),
+        failure.splitlines()[-1] if failure else "",
+    )
+
+
+def environments(records: Iterable[Record]) -> Settings:
+    """Return where the cells ran and where their memory was measured."""
+    values: Settings = {}
+    for record in records:
+        _add(values, "training", record.environment)
+        for entry in record.footprints:
+            _add(values, "memory", entry.get("environment", {}))
+    return values
+
+
+def recipes(records: Iterable[Record]) -> Settings:
+    """Return how the cells were trained: the recipe, and the options of each method."""
+    values: Settings = {}
+    for record in records:
+        _add(values, "recipe", asdict(record.cell.recipe))
+        _add(values, f"options of {record.cell.method}", record.cell.options)
+    return values
+
+
+def _add(values: Settings, group: str, found: Mapping[str, Any]) -> None:
+    for name, value in found.items():
+        known = values.setdefault(group, {}).setdefault(name.replace("_", " "), [])
+        if str(value) not in known:
+            known.append(str(value))
+
+
+def fleets(records: Iterable[Record], cells: pd.DataFrame) -> dict[str, list[list[int]]]:
+    """Return the devices' budgets in bytes by tier, one fleet per seed; none as long as no cell is done.
+
+    Parameters
+    ----------
+    records
+        Of the run.
+    cells
+        Rows of the run's cells frame: one model, dataset and GPU.
+    """
+    full = cells["full_model_least_budget_bytes"].max()
+    found: dict[str, dict[int, list[int]]] = defaultdict(dict)
+    here = set(cells["cell"])
+    for record in records:
+        cell = record.cell
+        if record.name in here and cell.tier != UNLIMITED and pd.notna(full):
+            with suppress(InputError):  # the file of a tier may be gone
+                found[cell.tier][cell.seed] = cell.budgets(int(full))
+    return {tier: list(by_seed.values()) for tier, by_seed in found.items() if by_seed}

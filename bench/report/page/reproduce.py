@@ -1,0 +1,55 @@
+"""How to run the same again: command lines and configurations."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from bench.cell import Cell
+from bench.fleet import UNLIMITED
+from bench.report.page.records import Record
+from bench.sweep import GRID
+
+
+def configurations(records: Sequence[Record]) -> dict[str, str]:
+    """Return the run as ``profl sweep --config`` reads it: TOML by file name, one per GPU, data folder and recipe.
+
+    A grid is the product of its axes: where the run holds only a part of it, the sweep runs more.
+    """
+
+    def shared(cell: Cell) -> str:
+        return json.dumps([cell.gpu, cell.data, asdict(cell.recipe)], sort_keys=True)
+
+    cells = sorted((record.cell for record in records), key=shared)
+    texts = [_configuration(list(alike)) for _, alike in groupby(cells, key=shared)]
+    names = [f"study-{number}" for number in range(1, len(texts) + 1)] if len(texts) > 1 else ["study"]
+    return {f"{name}.toml": text for name, text in zip(names, texts, strict=True)}
+
+
+def _configuration(cells: Sequence[Cell]) -> str:
+    first = cells[0]
+    grid = {axis: list(dict.fromkeys(getattr(cell, axis) for cell in cells)) for axis in GRID}
+    grid["tier"] = [tier for tier in grid["tier"] if tier != UNLIMITED] or [UNLIMITED]
+    options = {f"options.{cell.method}": cell.options for cell in cells}
+    lines = _assignments({"gpu": first.gpu, **({"data": first.data} if first.data else {})})
+    for table, values in {"grid": grid, "recipe": asdict(first.recipe), **options}.items():
+        if values:
+            lines += ["", f"[{table}]", *_assignments(values)]
+    return "\n".join(lines) + "\n"
+
+
+def _assignments(values: Mapping[str, Any]) -> list[str]:
+    """Return lines of TOML; its numbers, texts and lists are written as JSON's."""
+    return [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+
+
+def commands(run: Path, names: Sequence[str]) -> list[str]:
+    """Return the command lines that run configurations again beside ``run``, draw the report and compare."""
+    old, new = shlex.quote(str(run)), shlex.quote(f"{run}-again")
+    sweeps = [f"profl sweep --config {name} --output {new}" for name in names]
+    return [*sweeps, f"profl report {old}", f"profl report {old} {new}"]

@@ -1,0 +1,182 @@
+"""Put a page together: figures and tables as they lie in the report's folder, into one file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bench.errors import InputError
+from bench.memory.plot import CATEGORY_COLOURS
+from bench.report.page.grids import DESCRIPTIONS, by_method, largest_blocks, matrix, settings, size, summary
+from bench.report.page.records import Record, environments, fleets, read_records, recipes
+from bench.report.page.reproduce import commands, configurations
+from bench.report.study import Study, studies
+from bench.results import Run
+
+TABLES = {
+    "cells.csv": "one row per cell: method, tier, accuracy, participation, memory",
+    "rounds.csv": "one row per cell and round: loss, accuracy, participants, traffic",
+    "footprints.csv": "one row per method and task: peaks, categories, least budget",
+}
+"""The files to download, and what they hold."""
+
+
+def write_page(run: Run, folder: Path) -> Path:
+    """Write ``folder/index.html``, one file that needs no other and no network, and return its path.
+
+    The same results give the same bytes.
+
+    Parameters
+    ----------
+    run
+        What to show.
+    folder
+        Where the run's figures (SVG) and tables (CSV) were written: the page holds them as they are.
+
+    Raises
+    ------
+    InputError
+        If a figure or table is missing, or a file of the run is damaged.
+    """
+    records = read_records(run)
+    parts = list(studies(run))
+    studies_toml = configurations(records)
+    tables = {name: _text(folder / name) for name in TABLES}
+    text = render(
+        "run.html",
+        title=run.path.resolve().name,
+        run=run,
+        parts=[_part(study, records, folder, alone=len(parts) == 1) for study in parts],
+        failures=[record for record in records if record.error],
+        environment=settings("Where it ran, and where memory was measured", environments(records)),
+        recipe=settings("How every method trained", recipes(records)),
+        configurations=[(name, toml, data_uri(toml, "application/toml")) for name, toml in studies_toml.items()],
+        commands=commands(run.path, list(studies_toml)),
+        downloads=[(name, TABLES[name], data_uri(table, "text/csv")) for name, table in tables.items()],
+    )
+    path = folder / "index.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _part(study: Study, records: Sequence[Record], folder: Path, alone: bool) -> dict[str, Any]:
+    """Return what the page shows of one study."""
+    here = [record for record in records if record.name in set(study.cells["cell"])]
+    suffix = "" if alone else f"-{study.name}"
+    figures = []
+    for name, described in DESCRIPTIONS.items():
+        sentence = described.sentence(study)
+        svg = inline(_text(folder / f"{name}{suffix}.svg"), f"{name}{suffix}", f"{described.title}. {sentence}")
+        figures.append((f"{name}{suffix}", described.title, sentence, svg, described.grid(study)))
+    return {
+        "study": study,
+        "id": "study" + suffix,
+        "summary": summary(study),
+        "figures": figures,
+        "matrix": matrix(study, fleets(records, study.cells)),
+        "timelines": _timelines(study, here),
+        "blocks": largest_blocks(_once((r.cell.method, entry) for r in here for entry in r.footprints)),
+    }
+
+
+def _once(footprints: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Leave out tasks that an earlier cell measured alike."""
+    seen = set()
+    for method, entry in footprints:
+        if (method, entry["task"]) not in seen:
+            seen.add((method, entry["task"]))
+            yield method, entry
+
+
+def _timelines(study: Study, records: Sequence[Record]) -> dict[str, Any]:
+    """Return the timelines as the page's script reads them; no tasks if no cell kept any."""
+    packed: dict[tuple[str, str], Any] = {}
+    for record in records:
+        for task, timeline in record.timelines.items():
+            packed.setdefault((record.cell.method, task), timeline)
+    tasks = []
+    for method, entries in by_method(study):
+        for name, entry in entries:
+            if timeline := packed.get((method, entry["task"])):
+                least = size(entry, "least_budget_bytes")
+                least_bytes = int(least) if least == least else None  # NaN: not searched for
+                tasks.append({"method": method, "task": name, "least_budget_bytes": least_bytes, **timeline})
+    return {"colours": CATEGORY_COLOURS, "tasks": tasks}
+
+
+# what the templates need
+
+
+def render(template: str, **content: Any) -> str:
+    """Return a page from its template; every text is escaped."""
+    return _templates().get_template(template).render(**content)
+
+
+@cache
+def _templates() -> Environment:
+    loader = PackageLoader("bench.report.page")
+    templates = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # keys stay in the order of the stack
+    folder = files("bench.report.page") / "templates"
+    for name in ("page.css", "page.js"):
+        templates.globals[name.replace(".", "_")] = Markup((folder / name).read_text(encoding="utf-8"))
+    return templates
+
+
+def data_uri(text: str, kind: str) -> str:
+    """Return a file as a link that holds it."""
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: write the figures and tables first, as 'profl report' does") from None
+
+
+_SVG = "http://www.w3.org/2000/svg"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+_UNWANTED = (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style")
+
+
+def inline(svg: str, name: str, label: str) -> Markup:
+    """Return an SVG file to stand within a page: its size left to the page, its ids its own.
+
+    Parameters
+    ----------
+    svg
+        As matplotlib writes it.
+    name
+        Put before every id, as two figures may have the same ones.
+    label
+        The text alternative.
+    """
+    ElementTree.register_namespace("", _SVG)
+    root = ElementTree.fromstring(svg)  # comments are left out
+    for parent in list(root.iter()):
+        for child in [child for child in parent if child.tag in _UNWANTED]:
+            parent.remove(child)
+        for key, value in list(parent.attrib.items()):
+            if key == "id":
+                parent.set(key, f"{name}-{value}")
+            elif key == _LINK:
+                del parent.attrib[key]
+                parent.set("href", value.replace("#", f"#{name}-"))
+            elif "url(#" in value:
+                parent.set(key, value.replace("url(#", f"url(#{name}-"))
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))

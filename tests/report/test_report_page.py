@@ -1,0 +1,586 @@
+"""A run's page: one file that holds what the frames hold, and answers pointer, finger and keyboard."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import InputError
+from bench.memory.footprint import Timeline
+from bench.memory.timelines import pack, unpack
+from bench.memory.workload import CATEGORIES
+from bench.report import write_report
+from bench.report.page import write_page
+from bench.report.page.grids import DESCRIPTIONS, Grid, largest_blocks, matrix, summary
+from bench.report.page.records import Record, fleets, read_records
+from bench.report.page.reproduce import configurations
+from bench.report.page.writing import inline
+from bench.report.study import studies
+from bench.report.style import mebibytes
+from bench.report.tables import best_methods, write_tables
+from bench.report.writing import FIGURES
+from bench.results import Run, read_run
+from bench.sweep import cells, presets, read_config
+from tests.report.browser import browser, prefer, requested, resize
+from tests.report.conftest import MIB, TASKS, write_cell
+
+HOSTILE = "</script><script>window.injected = true</script>"
+MEGABYTES = 10**6
+
+
+def made_up_timeline(task: str, moments: int = 300) -> Timeline:
+    """Every category rises and falls; the peak is inside."""
+    draw = random.Random(task)
+    live = {name: [0] * moments for name in CATEGORIES}
+    for name in CATEGORIES:
+        size, at = 0, 0
+        while at < moments:
+            hold = draw.randint(1, 20)
+            live[name][at : at + hold] = [size] * len(live[name][at : at + hold])
+            size, at = draw.randint(0, 4 * MIB), at + hold
+    return Timeline(live, ((0, "prepare"), (40, "forward"), (120, "backward"), (200, "optimizer"), (250, "between")))
+
+
+def peak_of(timeline: Timeline) -> int:
+    """The first moment of the peak."""
+    totals = [sum(live) for live in zip(*timeline.live_bytes.values(), strict=True)]
+    return totals.index(max(totals))
+
+
+@pytest.fixture(scope="module")
+def shown(run_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run with troubles, with timelines of profl and a hostile environment; its report drawn."""
+    path = tmp_path_factory.mktemp("shown") / "study"
+    shutil.copytree(run_path, path)
+    for cell in path.glob("cells/profl-*"):
+        packed = {task: pack(made_up_timeline(task)) for task, _ in TASKS["profl"]}
+        (cell / "timelines.json").write_text(json.dumps(packed))
+        (cell / "environment.json").write_text(json.dumps({"torch": "2.11", "host": HOSTILE}))
+    write_report(path)
+    run = read_run(path)
+    write_page(run, path / "report")
+    return run
+
+
+def write_without_drawing(path: Path) -> Path:
+    """Write the page of a run whose figures are empty pictures."""
+    run, folder = read_run(path), path / "report"
+    folder.mkdir()
+    parts = list(studies(run))
+    for study in parts:
+        for name in FIGURES:
+            figure = folder / (f"{name}-{study.name}.svg" if len(parts) > 1 else f"{name}.svg")
+            figure.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><path id="a"/></svg>')
+    write_tables(run, folder)
+    return write_page(run, folder)
+
+
+def page_of(run: Run) -> Path:
+    return run.path / "report" / "index.html"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def opened(driver: Any, shown: Run) -> Any:
+    """The page, freshly loaded on a wide screen."""
+    resize(driver, 1400)
+    prefer(driver, "light")
+    driver.get_log("browser")
+    requested(driver)
+    driver.get(page_of(shown).as_uri())
+    return driver
+
+
+class Structure(HTMLParser):
+    """What a page links to, and whether its tables can be read aloud."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.named_by: list[str] = []
+        self.tables = self.captions = 0
+        self.headings: list[str] = []
+        self.bare_headings = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.links += [value for name in ("href", "src", "action", "data") if (value := given.get(name))]
+        self.ids += [value] if (value := given.get("id")) else []
+        self.named_by += [value] if (value := given.get("aria-labelledby")) else []
+        self.tables += tag == "table"
+        self.captions += tag == "caption"
+        self.headings += [tag] if tag in ("h1", "h2", "h3", "h4") else []
+        self.bare_headings += tag == "th" and "scope" not in given
+
+
+# what is written
+
+
+def test_a_page_is_one_file_that_links_to_nothing_but_itself(shown: Run):
+    structure = Structure(page_of(shown).read_text())
+    assert {link.split(":")[0] for link in structure.links if not link.startswith("#")} == {"data"}
+    inner = {link[1:] for link in structure.links if link.startswith("#")}
+    assert inner <= set(structure.ids)
+    assert len(structure.ids) == len(set(structure.ids))
+
+
+def test_a_page_can_be_read_aloud(shown: Run):
+    structure = Structure(page_of(shown).read_text())
+    assert structure.tables == structure.captions > 8
+    assert structure.bare_headings == 0
+    assert set(structure.named_by) <= set(structure.ids)
+    levels = [int(tag[1]) for tag in structure.headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
+
+
+def test_the_committed_run_makes_a_page_below_5_megabytes(tmp_path: Path):
+    committed = Path(__file__).parents[2] / "results" / "default"
+    shutil.copytree(committed / "report", tmp_path / "report")
+    page = write_page(read_run(committed), tmp_path / "report")
+    assert 0.5 * MEGABYTES < page.stat().st_size < 5 * MEGABYTES
+    assert "This run kept no timelines" in page.read_text() or any(committed.glob("cells/*/timelines.json"))
+
+
+def test_the_same_results_give_the_same_bytes(shown: Run):
+    before = page_of(shown).read_bytes()
+    write_page(read_run(shown.path), shown.path / "report")
+    assert page_of(shown).read_bytes() == before
+
+
+def test_every_figure_of_the_report_is_described():
+    assert list(DESCRIPTIONS) == list(FIGURES)
+
+
+def test_a_missing_figure_is_named_with_the_remedy(shown: Run, tmp_path: Path):
+    with pytest.raises(InputError, match=r"cells\.csv is missing: write the figures and tables first"):
+        write_page(shown, tmp_path)
+
+
+def test_two_studies_have_their_own_figures_and_no_id_twice(tmp_path: Path):
+    for model in ("resnet18", "vgg11"):
+        write_cell(tmp_path, "profl", "50%", rounds=2, model=model)
+    structure = Structure(write_without_drawing(tmp_path).read_text())
+    assert len(structure.ids) == len(set(structure.ids))
+    assert structure.headings.count("h2") == 5  # two studies, environment, again, downloads
+
+
+def test_a_run_that_has_measured_nothing_yet_has_a_page(tmp_path: Path):
+    write_cell(tmp_path, "profl", "50%", status="waiting")
+    for path in tmp_path.glob("cells/*/footprints.json"):
+        path.unlink()
+    structure = Structure(write_without_drawing(tmp_path).read_text())
+    assert structure.tables == structure.captions > 0
+
+
+def test_an_svg_keeps_its_references_and_loses_its_header():
+    svg = """<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"
+      width="9pt" height="9pt" viewBox="0 0 9 9"><metadata/><!-- said --><defs><style>*{}</style><path id="a"/></defs>
+      <g clip-path="url(#a)"><use xlink:href="#a"/></g></svg>"""
+    text = str(inline(svg, "one", 'is < "two"'))
+    assert 'id="one-a"' in text
+    assert 'href="#one-a"' in text
+    assert "url(#one-a)" in text
+    assert 'aria-label="is &lt; &quot;two&quot;"' in text
+    assert not any(part in text for part in ("<?xml", "metadata", "style", "said", "xlink", "width"))
+
+
+# timelines
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 2**40)] * len(CATEGORIES)), min_size=1, max_size=20))
+def test_a_timeline_comes_back_from_its_changes(moments: list[tuple[int, ...]]):
+    live = {name: list(values) for name, values in zip(CATEGORIES, zip(*moments, strict=True), strict=True)}
+    timeline = Timeline(live, ((0, "prepare"), (len(moments) - 1, "forward")))
+    assert unpack(json.loads(json.dumps(pack(timeline)))) == timeline
+
+
+def test_a_timeline_that_changes_seldom_is_short():
+    live = {name: [7 * MIB] * 5000 for name in CATEGORIES}
+    assert len(json.dumps(pack(Timeline(live, ())))) < 500
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        [],
+        {"grow 1": {}},
+        {"grow 1": {"moments": 2, "phases": [], "changes": {"inputs": [[9, 1]]}}},
+        {"grow 1": {"moments": 2, "phases": [[0]], "changes": {}}},
+    ],
+)
+def test_damaged_timelines_are_refused_by_name(tmp_path: Path, damage: Any):
+    write_cell(tmp_path, "profl", "50%", rounds=1)
+    (cell,) = tmp_path.glob("cells/*")
+    (cell / "timelines.json").write_text(json.dumps(damage) if damage else '["grow 1"]')
+    with pytest.raises(InputError, match=r"timelines\.json.*delete .* to run it again"):
+        read_records(read_run(tmp_path))
+
+
+# what stands in the tables
+
+
+def texts(grid: Grid) -> dict[tuple[str, str], list[str]]:
+    return {
+        (group, row.head): [entry.text for entry in row.entries] for group, rows in grid.groups.items() for row in rows
+    }
+
+
+def test_the_summary_marks_the_best_and_says_what_is_missing(run: Run):
+    (study,) = studies(run)
+    grid = summary(study)
+    best = best_methods(study)
+    for row in grid.groups[""]:
+        method = row.head.removesuffix(" (ideal)")
+        assert [entry.best for entry in row.entries] == [method in best[tier] for tier in study.tiers]
+        for tier, entry in zip(study.tiers, row.entries, strict=True):
+            accuracy = study.figures("final_accuracy")[method, tier]
+            assert entry.text == (f"{100 * accuracy.mean:.1f} %" if accuracy.known else "?")
+            assert (entry.more == ("nobody can train",)) == study.idle(method, tier)
+    (depthfl,) = [row for row in grid.groups[""] if row.head == "depthfl"]
+    assert ("?", ("failed",)) in [(entry.text, entry.more) for entry in depthfl.entries]
+
+
+def test_the_matrix_counts_devices_by_their_budgets(run: Run):
+    (study,) = studies(run)
+    records = read_records(run)
+    grid = matrix(study, fleets(records, study.cells))
+    found = texts(grid)
+    budgets = {r.cell.tier: r.cell.budgets(int(study.cells["full_model_least_budget_bytes"].max())) for r in records}
+    least = study.footprints.set_index(["method", "task"])["least_budget_bytes"]
+    assert len(found) == len(least) == sum(map(len, TASKS.values()))
+    assert "of 20 devices" in grid.caption
+    for pair, counts in found.items():
+        assert counts == [str(sum(size >= least[pair] for size in budgets[tier])) for tier in study.tiers], pair
+    assert 0 < int(found["heterofl", "width 1.0"][study.tiers.index("100..500MiB")]) < 20
+
+
+def test_the_matrix_says_what_it_cannot_know(make_run):
+    run = make_run({"method": "profl", "tier": "50%", "rounds": 2, "status": "running"})
+    (study,) = studies(run)
+    assert set(texts(matrix(study, fleets(read_records(run), study.cells)))["profl", "grow 1"]) == {"?"}
+
+
+def test_the_matrix_shows_the_range_over_seeds(make_run):
+    run = make_run(*({"method": "exclusive", "tier": "100..500MiB", "rounds": 2, "seed": seed} for seed in range(3)))
+    (study,) = studies(run)
+    found = fleets(read_records(run), study.cells)
+    least = study.footprints.set_index("task")["least_budget_bytes"]["width 1.0"]
+    counts = [sum(size >= least for size in fleet) for fleet in found["100..500MiB"]]
+    assert len(set(counts)) > 1
+    assert texts(matrix(study, found))["exclusive", "width 1.0"] == [f"{min(counts)} to {max(counts)}"]
+
+
+def test_the_tables_of_the_figures_hold_the_frames(run: Run):
+    (study,) = studies(run)
+    prints = study.footprints.set_index(["method", "task"])
+    for pair, entries in texts(DESCRIPTIONS["peak_memory"].grid(study)).items():
+        row = prints.loc[pair]
+        parts = [mebibytes(row[f"{name.replace(' ', '_')}_bytes"]) for name in CATEGORIES]
+        assert entries == [*parts, mebibytes(row["peak_requested_bytes"]), mebibytes(row["least_budget_bytes"])]
+    grid = DESCRIPTIONS["learning_curves"].grid(study)
+    tested = study.rounds.dropna(subset=["test_accuracy"]).set_index(["method", "tier", "round"])["test_accuracy"]
+    number = int(grid.columns[-1].removeprefix("round "))
+    assert number == study.rounds["round"].max()
+    expected = f"{100 * tested['profl', '75%', number]:.1f} %"
+    (label,) = [study.tier_label(tier, between=" · ") for tier in study.tiers if tier == "75%"]
+    assert texts(grid)[label, "profl"][-1] == expected
+
+
+def test_long_curves_are_thinned_and_keep_the_last_round(make_run):
+    run = make_run({"method": "fedavg", "tier": "50%", "rounds": 101})
+    (study,) = studies(run)
+    grid = DESCRIPTIONS["learning_curves"].grid(study)
+    assert grid.columns[-1] == "round 100"  # rounds are tested at even numbers
+    assert 10 < len(grid.columns) <= 24
+    assert "rounds.csv" in grid.note
+
+
+def test_blocks_show_their_module_and_operator_where_they_are_known():
+    plain = {"task": "grow 1", "largest_blocks": [{"bytes": 2 * MIB, "category": "workspace"}]}
+    assert largest_blocks([("profl", plain)]).columns == ["MiB", "category"]
+    named = {"bytes": MIB, "category": "activations", "module": "stages.0", "operator": "aten::conv2d"}
+    grid = largest_blocks([("profl", plain), ("profl", {"task": "grow 2", "largest_blocks": [named]})])
+    assert grid.columns == ["MiB", "category", "module", "operator"]
+    assert texts(grid)["profl: grow 1", "1."] == ["2.00", "workspace", "?", "?"]
+    assert texts(grid)["profl: grow 2", "1."] == ["1.00", "activations", "stages.0", "aten::conv2d"]
+
+
+def test_the_configuration_gives_the_same_cells_again(tmp_path: Path):
+    expected = cells(read_config(presets()["default"]))
+    records = [Record(cell.folder_name, cell, {}, [], {}, "") for cell in expected]
+    ((name, toml),) = configurations(records).items()
+    path = tmp_path / name
+    path.write_text(toml)
+    again = cells(read_config(path))
+    assert sorted(cell.folder_name for cell in again) == sorted(cell.folder_name for cell in expected)
+
+
+# in a browser
+
+
+def state(driver: Any) -> dict[str, int]:
+    """Return what the timeline shows: its window and the moment."""
+    found = driver.execute_script("return {...document.querySelector('.timeline').dataset}")
+    return {name: int(found[name]) for name in ("from", "to", "moment")}
+
+
+def held(driver: Any) -> dict[str, int]:
+    """Return the bytes of the readout by category."""
+    return driver.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('.readout tr')]"
+        ".map(row => [row.cells[0].innerText.trim(), +row.cells[1].dataset.bytes]))"
+    )
+
+
+def press(driver: Any, *keys: str) -> None:
+    driver.find_element("css selector", ".chart").send_keys(*keys)
+
+
+def act(driver: Any, name: str) -> None:
+    driver.find_element("css selector", f"[data-act={name}]").click()
+
+
+def row_of(timeline: Timeline, moment: int) -> dict[str, int]:
+    live = {name: timeline.live_bytes[name][moment] for name in CATEGORIES}
+    return {**live, "together": sum(live.values())}
+
+
+FIRST = made_up_timeline(TASKS["profl"][0][0])
+
+
+def test_a_page_opens_without_complaint_and_without_the_network(opened: Any):
+    urls = requested(opened)
+    assert urls
+    assert {url.split(":")[0] for url in urls} <= {"file", "data"}
+    assert opened.get_log("browser") == []
+    assert opened.execute_script("return window.injected") is None
+    assert HOSTILE in opened.execute_script("return document.querySelector('#environment').parentElement.innerText")
+
+
+@pytest.mark.parametrize("width", [390, 800, 1400, 1920])
+def test_nothing_sticks_out_of_the_page(opened: Any, width: int):
+    resize(opened, width)
+    opened.execute_script("document.querySelectorAll('details').forEach(it => { it.open = true })")
+    seen, room = opened.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert room == width
+    assert seen <= width
+    chart = opened.execute_script("return document.querySelector('.chart').getBoundingClientRect().width")
+    assert 0.4 * min(width, 900) < chart < width
+
+
+def test_every_figure_is_there_with_text_and_table(opened: Any):
+    found = opened.execute_script(
+        "return [...document.querySelectorAll('figure')].map(it => [it.id,"
+        " it.querySelector('svg[role=img]').getAttribute('aria-label'), it.querySelectorAll('details table').length,"
+        " it.querySelector('svg').getBoundingClientRect().height])"
+    )
+    assert [name for name, *_ in found] == list(FIGURES)
+    for name, label, tables, height in found:
+        assert label.startswith(DESCRIPTIONS[name].title)
+        assert tables == 1
+        assert height > 100
+
+
+def test_the_table_beside_a_figure_equals_the_frame(opened: Any, shown: Run):
+    (study,) = studies(shown)
+    shares = study.figures("participation_share")
+    rows = opened.execute_script(
+        "return [...document.querySelectorAll('#participation details tbody tr')]"
+        ".map(row => [...row.cells].map(cell => cell.textContent.trim()))"
+    )
+    assert [row[0].removesuffix(" (ideal)") for row in rows] == study.methods
+    for method, *entries in rows:
+        spreads = [shares[method.removesuffix(" (ideal)"), tier] for tier in study.tiers]
+        assert entries == [f"{100 * spread.mean:.0f} %" if spread.known else "?" for spread in spreads]
+
+
+def test_the_timeline_starts_at_the_peak(opened: Any):
+    assert state(opened) == {"from": 0, "to": 299, "moment": peak_of(FIRST)}
+    assert held(opened) == row_of(FIRST, peak_of(FIRST))
+    assert "the peak" in opened.find_element("css selector", ".chart").get_attribute("aria-valuetext")
+
+
+def test_hovering_shows_the_moment_below_the_pointer(opened: Any):
+    from selenium.webdriver import ActionChains
+
+    chart = opened.find_element("css selector", ".chart")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart)
+    seen = []
+    for share in (-0.3, 0.2):
+        ActionChains(opened).move_to_element_with_offset(chart, int(share * chart.size["width"]), 0).perform()
+        seen.append(state(opened)["moment"])
+        assert held(opened) == row_of(FIRST, seen[-1])
+        line = opened.execute_script("return +document.querySelector('.cursor').getAttribute('x1')")
+        assert abs(line - (0.5 + share) * chart.size["width"]) < 4
+    assert 30 < seen[0] < 110 < 190 < seen[1] < 240
+    assert "backward" in opened.find_element("css selector", ".readout caption").text or seen[1] >= 200
+
+
+def test_the_keyboard_moves_zooms_and_resets(opened: Any):
+    from selenium.webdriver import Keys
+
+    press(opened, Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
+    assert state(opened)["moment"] == 1
+    assert held(opened) == row_of(FIRST, 1)
+    chart = opened.find_element("css selector", ".chart")
+    assert chart.get_attribute("aria-valuenow") == "1"
+    assert chart.get_attribute("aria-valuetext").startswith("Event 1 of 299, prepare: ")
+    press(opened, Keys.PAGE_UP, Keys.PAGE_UP)
+    assert 58 <= state(opened)["moment"] <= 62
+    press(opened, "+", "+")
+    zoomed = state(opened)
+    assert zoomed["to"] - zoomed["from"] == pytest.approx(299 / 4, abs=2)
+    assert zoomed["from"] <= zoomed["moment"] <= zoomed["to"]
+    press(opened, Keys.END)
+    assert state(opened)["to"] == state(opened)["moment"] == 299
+    press(opened, "p")
+    assert state(opened)["moment"] == peak_of(FIRST)
+    press(opened, "0")
+    assert (state(opened)["from"], state(opened)["to"]) == (0, 299)
+
+
+def test_dragging_zooms_to_what_was_chosen_and_a_double_click_resets(opened: Any):
+    from selenium.webdriver import ActionChains
+
+    chart = opened.find_element("css selector", ".chart")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart)
+    drawn = "return document.querySelector('[data-category=workspace]').getAttribute('d')"
+    before = opened.execute_script(drawn)
+    width = int(0.2 * chart.size["width"])
+    ActionChains(opened).move_to_element(chart).click_and_hold().move_by_offset(width, 0).release().perform()
+    zoomed = state(opened)
+    assert zoomed["from"] == pytest.approx(145, abs=8)
+    assert zoomed["to"] - zoomed["from"] == pytest.approx(0.2 * 299, abs=12)
+    assert opened.execute_script(drawn) != before
+    ActionChains(opened).move_to_element(chart).double_click().perform()
+    assert (state(opened)["from"], state(opened)["to"]) == (0, 299)
+    assert opened.execute_script(drawn) == before
+
+
+def test_the_buttons_do_the_same(opened: Any):
+    reset = opened.find_element("css selector", "[data-act=reset]")
+    assert not reset.is_enabled()
+    act(opened, "in")
+    assert state(opened)["to"] - state(opened)["from"] == pytest.approx(150, abs=2)
+    assert reset.is_enabled()
+    act(opened, "out")
+    assert (state(opened)["from"], state(opened)["to"]) == (0, 299)
+    press(opened, "\ue011")  # Home
+    act(opened, "peak")
+    assert state(opened)["moment"] == peak_of(FIRST)
+
+
+def test_another_task_can_be_chosen_and_shares_the_scale_on_request(opened: Any):
+    from selenium.webdriver.support.select import Select
+
+    select = Select(opened.find_element("css selector", ".controls select"))
+    assert [option.text for option in select.options] == [f"profl: {task}" for task, _ in TASKS["profl"]]
+    select.select_by_visible_text("profl: grow 1")
+    timeline = made_up_timeline("grow 1")
+    assert state(opened)["moment"] == peak_of(timeline)
+    assert held(opened) == row_of(timeline, peak_of(timeline))
+    assert "profl, grow 1" in opened.execute_script(
+        "return document.querySelector('.timeline details caption').textContent"
+    )
+    top = "return +document.querySelector('.mark').getAttribute('cy')"
+    alone = opened.execute_script(top)
+    opened.find_element("css selector", ".check input").click()
+    assert opened.execute_script(top) > alone  # some other task is higher
+
+
+def test_the_timeline_has_a_table_of_its_phases(opened: Any):
+    rows = opened.execute_script(
+        "return [...document.querySelectorAll('.timeline details tbody tr')]"
+        ".map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+    assert [row[0] for row in rows] == [
+        "prepare", "forward, step 1", "backward, step 1", "optimizer, step 1", "between, step 1",
+    ]  # fmt: skip
+    totals = [sum(live) for live in zip(*FIRST.live_bytes.values(), strict=True)]
+    assert float(rows[2][2]) == pytest.approx(max(totals[120:200]) / MIB, abs=0.01)
+    assert int(rows[2][1]) == 120 + totals[120:200].index(max(totals[120:200]))
+
+
+def test_downloads_are_the_files_of_the_report(opened: Any, shown: Run):
+    links = opened.execute_script(
+        "return [...document.querySelectorAll('#downloads + ul a')].map(it => [it.download, it.href])"
+    )
+    assert [name for name, _ in links] == ["cells.csv", "rounds.csv", "footprints.csv"]
+    for name, link in links:
+        assert base64.b64decode(link.partition("base64,")[2]) == (shown.path / "report" / name).read_bytes()
+
+
+def test_a_finger_scrubs_and_does_not_zoom(opened: Any):
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.common.actions.interaction import POINTER_TOUCH
+    from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+    resize(opened, 390)
+    chart = opened.find_element("css selector", ".chart")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart)
+    box = opened.execute_script("return arguments[0].getBoundingClientRect().toJSON()", chart)
+    middle = int(box["y"] + box["height"] / 2)
+    seen = []
+    for end in (0.6, 0.8):
+        touch = ActionBuilder(opened, mouse=PointerInput(POINTER_TOUCH, "finger"))
+        touch.pointer_action.move_to_location(int(box["x"] + 0.3 * box["width"]), middle).pointer_down()
+        touch.pointer_action.move_to_location(int(box["x"] + end * box["width"]), middle).pointer_up()
+        touch.perform()
+        seen.append(state(opened))
+        assert held(opened) == row_of(FIRST, seen[-1]["moment"])
+    assert 100 < seen[0]["moment"] < 190 < seen[1]["moment"]
+    assert (seen[1]["from"], seen[1]["to"]) == (0, 299)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(opened: Any, scheme: str):
+    prefer(opened, scheme)
+    colours = opened.execute_script(
+        "const style = getComputedStyle(document.documentElement);"
+        "return Object.fromEntries(['ink', 'soft', 'accent', 'card', 'paper', 'best', 'warn', 'best-line']"
+        ".map(name => [name, style.getPropertyValue('--' + name).trim()]))"
+    )
+    assert (luminance(colours["paper"]) > 0.5) == (scheme == "light")
+    pairs = [("ink", ground) for ground in ("card", "paper", "best", "warn")]
+    pairs += [(text, ground) for text in ("soft", "accent") for ground in ("card", "paper")]
+    for text, ground in pairs:
+        high, low = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+    turned = opened.execute_script("return getComputedStyle(document.querySelector('.picture .ink')).filter")
+    assert (turned != "none") == (scheme == "dark")
+
+
+def luminance(colour: str) -> float:
+    """As the web's accessibility guidelines define it, of ``#rrggbb``."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_without_timelines_the_page_says_so(driver: Any, tmp_path: Path):
+    write_cell(tmp_path, "profl", "50%", rounds=2)
+    driver.get_log("browser")
+    driver.get(write_without_drawing(tmp_path).as_uri())
+    assert "This run kept no timelines" in driver.find_element("css selector", ".missing").text
+    assert driver.find_elements("css selector", ".timeline") == []
+    assert driver.get_log("browser") == []
