@@ -109,7 +109,7 @@ def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("empty_cache")
 def test_a_compiler_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -O3")
-    with pytest.raises(GpuUnavailable, match="CC=no-such-compiler -O3 does not exist"):
+    with pytest.raises(GpuUnavailable, match="CC='no-such-compiler -O3' does not exist"):
         build()
 
 
@@ -139,6 +139,7 @@ def test_a_built_library_is_used_again(empty_cache: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in built.driver.parent.iterdir()) == [
         "libcuda.so.1",
         "libnvidia-ml.so.1",
+        "sha256",
     ]
     monkeypatch.setenv("CC", "no-such-compiler")
     assert build() == built
@@ -190,9 +191,9 @@ def test_what_nobody_wrote_fails_where_an_answer_is_read() -> None:
     source = building._remaining(
         {"cublasSgemm_v2", "cudnnGetRNNWeightSpaceSize", "cudaGraphLaunch", "cublasGetVectorAsync"}
     )
-    assert source.splitlines() == [
-        "int cublasGetVectorAsync(void) { return 15; }",
+    assert source.splitlines()[1:] == [
+        'int cublasGetVectorAsync(void) { return refuse("cublasGetVectorAsync", 15); }',
         "int cublasSgemm_v2(void) { return 0; }",
-        "int cudaGraphLaunch(void) { return 801; }",
-        "int cudnnGetRNNWeightSpaceSize(void) { return 3000; }",
+        'int cudaGraphLaunch(void) { return refuse("cudaGraphLaunch", 801); }',
+        'int cudnnGetRNNWeightSpaceSize(void) { return refuse("cudnnGetRNNWeightSpaceSize", 3000); }',
     ]

@@ -7,6 +7,6 @@ Limits:
 - No number is computed: whatever is copied to the host is zero, so a shape that depends on data is wrong.
 - What cuDNN's batch normalisation keeps beside its tensors counts as nothing.
 - The CUDA context is not counted. ``cudnn.benchmark`` chooses by timing, and nothing here takes time.
-- CUDA graphs, cuDNN's recurrent layers and its attention (half precision on an H100), cuSOLVER and NCCL are
-  missing; using them raises an error.
+- CUDA graphs, cuDNN's recurrent layers, cuSOLVER, cuSPARSE, cuFFT and NCCL are missing; using them raises an
+  error. `bench.memory.gpu.driver.unmodelled` names these, reads from the GPU, and choices by time.
 """

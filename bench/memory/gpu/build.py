@@ -22,17 +22,33 @@ _MANAGEMENT_SOURCE = "nvml.c"
 # Each library takes the name of the one it stands in for: a later search by name finds it already loaded.
 _DRIVER_NAME, _MANAGEMENT_NAME = "libcuda.so.1", "libnvidia-ml.so.1"
 _FLAGS = (
-    *("-std=c11", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror"),
-    "-Wno-unused-parameter",  # most functions answer without looking at what they are asked
+    *("-std=c11", "-O1", "-fPIC"),
     *("-D__CUDA_FP16_H__", "-D__CUDA_BF16_H__"),  # C++ only, and no function here takes a half
 )
 
-# Functions of CUDA, cuBLAS and cuDNN; its other libraries (cuFile, cuFFT, ...) are left to themselves.
-_ANSWERED = re.compile(r"(__)?cuda[A-Z]\w*|cu(?!File)[A-Z]\w*|cublas\w*|cudnn\w*")
+# Functions of CUDA, cuBLAS and cuDNN. The other libraries are refused at their entrance, or left to themselves.
+_ANSWERED = re.compile(
+    r"(__)?cuda[A-Z]\w*|cu(?!File)[A-Z]\w*|cublas\w*|cudnn\w*"
+    r"|cusolverDnCreate|cusparseCreate|cufftCreate|ncclGetUniqueId|ncclCommInit\w*"
+)
 # Functions of which the caller goes on to read an answer. Without a hand-written one they must fail.
-_ASKING = re.compile(r"Get|Create|Find|Init|Malloc|Graph|Capture|Ipc|Link|Load|Import|Export|Reserve")
-_NOT_SUPPORTED = {"cublas": 15, "cudnn": 3000}
+_ASKING = re.compile(
+    r"Get|Create|Find|Init|Malloc|Graph|Capture|Ipc|Link|Load|Import|Export|Reserve|Occupancy|Pop|Check$"
+)
+_NOT_SUPPORTED = {"cublas": 15, "cudnn": 3000, "cusolver": 1, "cusparse": 10, "cufft": 16, "nccl": 5}
 _NOT_SUPPORTED_CUDA = 801
+# What is not imported, but looked up in the driver: by cuDNN before it plans attention, by Triton, and by driver.py.
+# fmt: off
+_LOOKED_UP = frozenset((
+    "cuDeviceGetCount", "cuDriverGetVersion", "cuGetErrorName", "cuCtxGetDevice", "cuCtxGetLimit",
+    "cuCtxSetLimit", "cuCtxPopCurrent", "cuCtxPushCurrent", "cuStreamGetCtx", "cuLibraryLoadData",
+    "cuLibraryLoadFromFile", "cuLibraryGetKernel", "cuLibraryUnload", "cuKernelSetAttribute",
+    "cuKernelGetAttribute", "cuLaunchKernelEx", "cuLinkCreate", "cuLinkAddData", "cuLinkComplete",
+    "cuLinkDestroy", "cuOccupancyMaxActiveClusters", "cuOccupancyMaxPotentialClusterSize",
+    "cuTensorMapEncodeIm2col", "virtual_gpu_configure", "virtual_gpu_watch",
+))
+# fmt: on
+_CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ def build() -> Libraries:
     """
     installation = find_installation()
     folder = _cache_folder() / f"virtual-gpu-{installation.version}-{_fingerprint(installation)}"
-    if not folder.is_dir():
+    if not _complete(folder):
         folder = _build_into(folder, installation)
     return Libraries(folder / _DRIVER_NAME, folder / _MANAGEMENT_NAME)
 
@@ -74,8 +90,24 @@ def _fingerprint(installation: Installation) -> str:
     content = hashlib.sha256()
     for source in [Path(__file__), *sorted(path for path in _SOURCES.rglob("*.[ch]"))]:
         content.update(source.name.encode() + b"\0" + source.read_bytes())
-    content.update(str(installation.libraries[0].parent).encode())
+    for path in (*installation.libraries, installation.cudnn, *installation.headers):
+        status = path.stat()
+        content.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
     return content.hexdigest()[:16]
+
+
+def _checksum(folder: Path) -> str:
+    return hashlib.sha256(
+        b"".join((folder / name).read_bytes() for name in (_DRIVER_NAME, _MANAGEMENT_NAME))
+    ).hexdigest()
+
+
+def _complete(folder: Path) -> bool:
+    """Return whether ``folder`` holds what a build left there: a crash of the machine may have cut files short."""
+    try:
+        return (folder / _CHECKSUM).read_text(encoding="ascii") == _checksum(folder)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _build_into(folder: Path, installation: Installation) -> Path:
@@ -83,17 +115,26 @@ def _build_into(folder: Path, installation: Installation) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-    except OSError:
-        private = Path(tempfile.mkdtemp(prefix="profl-"))
+    except OSError as unwritable:
+        try:
+            private = Path(tempfile.mkdtemp(prefix="profl-"))
+        except OSError:
+            raise GpuUnavailable(
+                f"the virtual GPU can be built neither in {folder.parent} ({unwritable.strerror}) nor in a temporary "
+                "folder: name a folder that can be written in the variable PROFL_CACHE"
+            ) from None
         atexit.register(shutil.rmtree, private, ignore_errors=True)
         _compile(private, installation)
         return private
     try:
         _compile(partial, installation)
-        partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # another process may have been faster, and a folder that is there is complete
-            raise
+        (partial / _CHECKSUM).write_text(_checksum(partial), encoding="ascii")
+        if not _complete(folder):  # another process may have been faster
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    except OSError as error:
+        if not _complete(folder):
+            raise GpuUnavailable(f"the virtual GPU could not be built in {folder.parent}: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
@@ -110,28 +151,31 @@ def _compile(folder: Path, installation: Installation) -> None:
             if source.name != _MANAGEMENT_SOURCE:
                 objects.append(Path(scratch, f"{source.stem}.o"))
                 _run([*compiler, *_FLAGS, *headers, "-c", str(source), "-o", str(objects[-1])])
+        exported = wanted | _LOOKED_UP
         generated = Path(scratch, "remaining.c")
-        generated.write_text(_remaining(wanted - _symbols("--defined-only", objects)), encoding="utf-8")
-        inputs = [*objects, generated]
-        _link(compiler, inputs, folder / _DRIVER_NAME)
+        generated.write_text(_remaining(exported - _symbols("--defined-only", objects)), encoding="utf-8")
+        exports = Path(scratch, "exports.map")
+        exports.write_text(f"{{ global: {'; '.join(sorted(exported))}; local: *; }};\n", encoding="utf-8")
+        _link(compiler, [*objects, generated], folder / _DRIVER_NAME, f"-Wl,--version-script={exports}")
         _link(compiler, [_SOURCES / _MANAGEMENT_SOURCE], folder / _MANAGEMENT_NAME)
 
 
-def _link(compiler: list[str], inputs: list[Path], library: Path) -> None:
-    name = f"-Wl,-soname,{library.name}"
-    _run([*compiler, *_FLAGS, "-shared", name, *map(str, inputs), "-o", str(library), "-lpthread", "-ldl"])
+def _link(compiler: list[str], inputs: list[Path], library: Path, *options: str) -> None:
+    flags = [*_FLAGS, "-shared", f"-Wl,-soname,{library.name}", *options]
+    _run([*compiler, *flags, *map(str, inputs), "-o", str(library), "-lpthread", "-ldl"])
 
 
 def _remaining(names: set[str]) -> str:
     """Return C source for the functions that nobody wrote."""
 
-    def status(name: str) -> int:
+    def answer(name: str) -> str:
         if not _ASKING.search(name):
-            return 0
-        library = re.match("cublas|cudnn|", name)
-        return _NOT_SUPPORTED.get(library[0] if library else "", _NOT_SUPPORTED_CUDA)
+            return "0"
+        library = next((library for library in _NOT_SUPPORTED if name.startswith(library)), "cuda")
+        return f'refuse("{name}", {_NOT_SUPPORTED.get(library, _NOT_SUPPORTED_CUDA)})'
 
-    return "".join(f"int {name}(void) {{ return {status(name)}; }}\n" for name in sorted(names))
+    functions = (f"int {name}(void) {{ return {answer(name)}; }}\n" for name in sorted(names))
+    return "int refuse(const char *function, int status);\n" + "".join(functions)
 
 
 def _symbols(which: str, files: list[Path] | tuple[Path, ...]) -> set[str]:
@@ -146,10 +190,13 @@ def _symbols(which: str, files: list[Path] | tuple[Path, ...]) -> set[str]:
 
 def _compiler() -> list[str]:
     if chosen := os.environ.get("CC"):
-        command = shlex.split(chosen)
-        if shutil.which(command[0]):
+        try:
+            command = shlex.split(chosen)
+        except ValueError as error:
+            raise GpuUnavailable(f"CC={chosen!r} is no command ({error}): correct or unset the variable CC") from None
+        if command and shutil.which(command[0]):
             return command
-        raise GpuUnavailable(f"the C compiler CC={chosen} does not exist: correct or unset the variable CC")
+        raise GpuUnavailable(f"the C compiler CC={chosen!r} does not exist: correct or unset the variable CC")
     for name in ("cc", "gcc", "clang"):
         if found := shutil.which(name):
             return [found]

@@ -52,3 +52,29 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     *found = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
+
+/* Solvers report to the host which of their arguments was wrong: none. */
+#define SOLVES_WITHOUT_COMPLAINT(letter, number)                                                                     \
+    cublasStatus_t cublas##letter##gelsBatched(cublasHandle_t handle, cublasOperation_t operation, int m, int n,     \
+                                               int right_sides, number *const a[], int lda, number *const c[],       \
+                                               int ldc, int *wrong, int *device_info, int batch) {                   \
+        *wrong = 0;                                                                                                  \
+        return CUBLAS_STATUS_SUCCESS;                                                                                \
+    }                                                                                                                \
+    cublasStatus_t cublas##letter##geqrfBatched(cublasHandle_t handle, int m, int n, number *const a[], int lda,     \
+                                                number *const tau[], int *wrong, int batch) {                        \
+        *wrong = 0;                                                                                                  \
+        return CUBLAS_STATUS_SUCCESS;                                                                                \
+    }                                                                                                                \
+    cublasStatus_t cublas##letter##getrsBatched(cublasHandle_t handle, cublasOperation_t operation, int n,           \
+                                                int right_sides, const number *const a[], int lda,                   \
+                                                const int *pivots, number *const b[], int ldb, int *wrong,           \
+                                                int batch) {                                                         \
+        *wrong = 0;                                                                                                  \
+        return CUBLAS_STATUS_SUCCESS;                                                                                \
+    }
+
+SOLVES_WITHOUT_COMPLAINT(S, float)
+SOLVES_WITHOUT_COMPLAINT(D, double)
+SOLVES_WITHOUT_COMPLAINT(C, cuComplex)
+SOLVES_WITHOUT_COMPLAINT(Z, cuDoubleComplex)

@@ -2,6 +2,7 @@
 #include "virtual_gpu.h"
 
 #include <cudnn.h>
+#include <stdio.h>
 
 size_t cudnnGetVersion(void) { return CUDNN_VERSION; }
 size_t cudnnGetCudartVersion(void) { return CUDART_VERSION; }
@@ -12,9 +13,12 @@ cudnnStatus_t cudnnGetProperty(libraryPropertyType property, int *value) {
 }
 
 const char *cudnnGetErrorString(cudnnStatus_t status) {
+    static _Thread_local char text[256];
     switch (status) {
         case CUDNN_STATUS_SUCCESS: return "CUDNN_STATUS_SUCCESS";
-        case CUDNN_STATUS_NOT_SUPPORTED: return "CUDNN_STATUS_NOT_SUPPORTED on the virtual GPU";
+        case CUDNN_STATUS_NOT_SUPPORTED:
+            snprintf(text, sizeof text, "%s: leave cuDNN out with torch.backends.cudnn.flags(enabled=False)", refusal());
+            return text;
         default: return "cuDNN error on the virtual GPU";
     }
 }

@@ -7,7 +7,10 @@
 #include "virtual_gpu.h"
 
 #include <cudnn.h>
+#include <dirent.h>
 #include <dlfcn.h>
+#include <libgen.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,8 +31,19 @@ static struct {
 static char open_error[256];
 
 static void open_real_cudnn(void) {
-    /* In a namespace of its own: otherwise its symbols and the ones in this file would find each other. */
-    void *library = dlmopen(LM_ID_NEWLM, virtual_gpu.cudnn_library, RTLD_NOW | RTLD_LOCAL);
+    /* cuDNN's parts call each other by the names that this file answers. Bound deeply they find each other first;
+     * loaded beforehand, they are there when cuDNN looks for them. (A namespace of its own, by dlmopen, would bring a
+     * second libc, whose thread-specific data overwrites that of the first: Python's state, for one.) */
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s", virtual_gpu.cudnn_library);
+    DIR *parts = opendir(dirname(folder));
+    for (struct dirent *part; parts && (part = readdir(parts));) {
+        char path[PATH_MAX + sizeof part->d_name];
+        snprintf(path, sizeof path, "%s/%s", folder, part->d_name);
+        if (!strncmp(part->d_name, "libcudnn_", 9)) dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+    }
+    if (parts) closedir(parts);
+    void *library = dlopen(virtual_gpu.cudnn_library, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
     if (!library) {
         snprintf(open_error, sizeof open_error, "%s", dlerror());
         return;

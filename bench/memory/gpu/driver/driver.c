@@ -13,6 +13,10 @@ CUresult cuDeviceGet(CUdevice *device, int ordinal) {
     return CUDA_SUCCESS;
 }
 
+CUresult cuDeviceGetCount(int *count) { return (CUresult)cudaGetDeviceCount(count); }
+
+CUresult cuDriverGetVersion(int *version) { return (CUresult)cudaDriverGetVersion(version); }
+
 CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device) {
     if (attribute == CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED) {
         *value = 1;
@@ -38,6 +42,8 @@ CUresult cuCtxGetCurrent(CUcontext *context) {
     return CUDA_SUCCESS;
 }
 
+CUresult cuCtxGetDevice(CUdevice *device) { return cuDeviceGet(device, THE_DEVICE); }
+
 CUresult cuCtxSetCurrent(CUcontext context) { return CUDA_SUCCESS; }
 
 CUresult cuGetErrorString(CUresult error, const char **text) {
@@ -45,7 +51,10 @@ CUresult cuGetErrorString(CUresult error, const char **text) {
     return CUDA_SUCCESS;
 }
 
-static CUresult not_supported(void) { return CUDA_ERROR_NOT_SUPPORTED; }
+/* Nothing is ever logged here. */
+static CUresult register_log(void) { return CUDA_SUCCESS; }
+
+static CUresult not_supported(void) { return (CUresult)refuse("a function of the driver", CUDA_ERROR_NOT_SUPPORTED); }
 
 cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version,
                                              unsigned long long flags,
@@ -59,6 +68,8 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **function, 
         {"cuCtxGetCurrent", cuCtxGetCurrent},
         {"cuCtxSetCurrent", cuCtxSetCurrent},
         {"cuGetErrorString", cuGetErrorString},
+        {"cuLogsRegisterCallback", register_log},
+        {"cuLogsUnregisterCallback", register_log},
     };
     *function = find_memory_function(name);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

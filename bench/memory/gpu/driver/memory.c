@@ -26,7 +26,7 @@ static struct {
     size_t ranges_out;
 } space;
 
-__attribute__((constructor)) static void reserve_address_space(void) {
+void reserve_address_space(void) {
     /* Inaccessible pages cost nothing, but the process may limit its address space: take what it gives. */
     for (size_t bytes = (size_t)16 << 40; bytes >= (size_t)64 << 30; bytes /= 2) {
         void *found = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -193,18 +193,27 @@ void *find_memory_function(const char *name) {
 
 /* --- copies -------------------------------------------------------------------------------------------------- */
 
-/* Memory of the host is real. Reading the device gives zeros, always the same; writing to it does nothing. */
+/* Memory of the host is real. Reading the device gives zeros, always the same; writing to it does nothing. What the
+ * host reads may decide what it does next, a shape or a branch, and then the step is not the real one. */
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
     if (on_device(to)) return cudaSuccess;
-    if (on_device(from))
+    if (on_device(from)) {
+        notice("reads");
         memset(to, 0, bytes);
-    else
+    } else
         memcpy(to, from, bytes);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
     return cudaMemcpy(to, from, bytes, kind);
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width_bytes,
+                              size_t height, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    for (size_t row = 0; row < height && !on_device(to); row++)
+        cudaMemcpy((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width_bytes, kind);
+    return cudaSuccess;
 }
 
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {

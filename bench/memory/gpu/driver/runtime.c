@@ -9,7 +9,10 @@
 /* Loading the library says who is played; PyTorch comes later. */
 struct virtual_gpu virtual_gpu;
 
-void virtual_gpu_configure(const struct virtual_gpu *wanted) { virtual_gpu = *wanted; }
+void virtual_gpu_configure(const struct virtual_gpu *wanted) {
+    virtual_gpu = *wanted;
+    reserve_address_space();
+}
 
 void *new_handle(void) {
     static atomic_uintptr_t last = 0x10000;
@@ -141,7 +144,7 @@ const char *cudaGetErrorString(cudaError_t error) {
     switch (error) {
         case cudaSuccess: return "no error";
         case cudaErrorMemoryAllocation: return "out of memory";
-        case cudaErrorNotSupported: return "operation not supported by the virtual GPU";
+        case cudaErrorNotSupported: return refusal();
         default: return "error of the virtual GPU";
     }
 }
@@ -194,6 +197,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event) {
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) { return cudaEventCreate(event); }
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
+    notice("times");
     *milliseconds = 0;
     return cudaSuccess;
 }

@@ -7,21 +7,21 @@
  *   memory.c         device memory: what is counted
  *   runtime.c        devices, streams, events, kernels
  *   driver.c         the few functions that PyTorch fetches from the driver by name
+ *   modules.c        kernels that are compiled at run time
  *   cublas.c         handles and descriptors
  *   cudnn_handle.c   handles, tensor descriptors, batch normalisation
  *   cudnn_plans.c    convolution plans, asked of the real cuDNN
+ *   unmodelled.c     what cannot be played, told and refused
  *   nvml.c           a library of its own: the management library
  *
  * Every other function of these libraries that PyTorch imports is generated when the library is built: it returns
- * success, or "not supported" where the caller would go on to read an answer that nobody wrote. */
+ * success, or is refused where the caller would go on to read an answer that nobody wrote. Only what PyTorch and the
+ * libraries below it look for is exported, and what driver.py calls: virtual_gpu_configure and virtual_gpu_watch. */
 #ifndef VIRTUAL_GPU_H
 #define VIRTUAL_GPU_H
 
 #include <stddef.h>
 #include <stdint.h>
-
-/* Everything that is not static is part of an API and must be visible to PyTorch, except what carries this. */
-#define INTERNAL __attribute__((visibility("hidden")))
 
 #define MEBIBYTE ((size_t)1 << 20)
 
@@ -42,15 +42,27 @@ struct virtual_gpu {
     int32_t cudnn_workspaces;   /* 0: every plan is said to need no workspace */
 };
 
-extern INTERNAL struct virtual_gpu virtual_gpu;
+extern struct virtual_gpu virtual_gpu;
 
 /* The device that the calling thread has selected: always 0, there is only one. */
 #define THE_DEVICE 0
 
 /* A new opaque handle (stream, event, ...): unique, never dereferenced. */
-INTERNAL void *new_handle(void);
+void *new_handle(void);
 
 /* The driver's view of memory, for functions that PyTorch fetches by name: NULL if `name` is not one of them. */
-INTERNAL void *find_memory_function(const char *name);
+void *find_memory_function(const char *name);
+
+/* Takes the addresses that allocations are made from. */
+void reserve_address_space(void);
+
+/* Tells the watcher of a deed that is played, but not as on a real GPU. */
+void notice(const char *deed);
+
+/* Tells the watcher of a call that cannot be answered, and returns `status`, which says so. */
+int refuse(const char *function, int status);
+
+/* The calling thread's last refusal as a sentence, for error messages. */
+const char *refusal(void);
 
 #endif
