@@ -1,0 +1,709 @@
+"""PyTorch's CUDA caching allocator in plain Python: what would a recorded step have reserved under other settings?
+
+`replay` plays a trace of allocations and frees through a model of the allocator of PyTorch 2.14, whose numbers and
+whose log of events equal those of the real one. Neither torch nor a GPU is needed. What the model leaves out:
+
+- calls of ``torch.cuda.empty_cache``: a recording does not tell them from the allocator's own releases. Where there
+  were any, replaying a recording under its own settings gives other events than the recorded ones;
+- blocks that wait for another stream after ``record_stream``: they count as allocated until it is done with them, as
+  in PyTorch's active bytes;
+- memory pools and CUDA graphs: `recorded_trace` refuses recordings that use them;
+- a GPU that other processes use too: memory ends at ``limit_bytes``, never before;
+- the end of an expandable segment's addresses, 9/8 of the GPU's memory: here they never end.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import Any, NamedTuple, Self
+
+from bench.errors import InputError
+
+__all__ = ["Alloc", "AllocatorSettings", "Event", "Free", "Replay", "Trace", "recorded_trace", "replay"]
+
+_MIB = 1 << 20
+_GRANULE_BYTES = 512
+_SMALL_BYTES = _MIB  # the largest block of the small pool
+_SMALL_SEGMENT_BYTES = 2 * _MIB
+_OWN_SEGMENT_BYTES = 10 * _MIB  # from here on a block that finds no room gets a segment of its own
+_OWN_SEGMENT_GRANULE_BYTES = 2 * _MIB
+_INTERVALS = 16  # of sizes: from 1 MiB, each twice the one before
+_UNLIMITED = sys.maxsize
+_ADDRESS_SPACE_BYTES = 1 << 60  # apart enough that no two segments meet
+
+
+# --- what goes in --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Alloc:
+    """A block of ``bytes``, as requested, is handed out on ``stream``; ``block`` names it until it is freed.
+
+    Streams are told apart, and ordered, by number: PyTorch's by their handles, 0 for the default one.
+    """
+
+    block: int
+    bytes: int
+    stream: int = 0
+
+
+@dataclass(frozen=True)
+class Free:
+    """The block can be handed out again: it was freed, and no stream uses it any more."""
+
+    block: int
+
+
+Trace = Sequence[Alloc | Free]
+
+
+@dataclass(frozen=True)
+class AllocatorSettings:
+    """The settings that decide over device memory; the defaults are PyTorch's.
+
+    Parameters
+    ----------
+    expandable_segments
+        One segment for each pool and stream, which grows by pages (2 MiB in the small pool, ``large_segment_bytes``
+        in the large one), in place of many of fixed size.
+    large_segment_bytes
+        Size of the segments that blocks of 1 to 10 MiB share.
+    max_split_bytes
+        Cached blocks of this size and more are never split; None: any is.
+    max_non_split_rounding_bytes
+        By how much such a block must be smaller than what it would waste; None: ``large_segment_bytes``.
+    garbage_collection_threshold
+        Above this share of the limit, cached segments are released before new ones are taken, the longest unused
+        first; 0: never. Without a limit it has no effect.
+    roundup_power2_divisions
+        Into how many steps to divide the interval between two powers of two when rounding sizes up, 0 or 1 for
+        none: 16 numbers, for the interval that begins at 1 MiB (or less), at 2 MiB, ..., at 32 GiB (or more).
+    """
+
+    expandable_segments: bool = False
+    large_segment_bytes: int = 20 * _MIB
+    max_split_bytes: int | None = None
+    max_non_split_rounding_bytes: int | None = None
+    garbage_collection_threshold: float = 0.0
+    roundup_power2_divisions: tuple[int, ...] = (0,) * _INTERVALS
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text that PyTorch takes in ``PYTORCH_ALLOC_CONF``.
+
+        ``expandable_segments:True,max_split_size_mb:64,roundup_power2_divisions:[256:1,>:4]``; an empty text
+        means the defaults. Keys that PyTorch knows but that are not modelled, those of host memory among them, are
+        refused too.
+
+        Raises
+        ------
+        InputError
+            If a key is not one of `AllocatorSettings`, or PyTorch would refuse its value or read only half of it.
+        """
+        values = _pairs(text)
+        large_segment_mb = _megabytes(values, "large_segment_size_mb", least=11) or 20
+        max_split_mb = _megabytes(values, "max_split_size_mb", least=large_segment_mb)
+        rounding_mb = _megabytes(values, "max_non_split_rounding_mb", least=large_segment_mb)
+        return cls(
+            expandable_segments=_boolean(values, "expandable_segments"),
+            large_segment_bytes=large_segment_mb * _MIB,
+            max_split_bytes=max_split_mb and max_split_mb * _MIB,
+            max_non_split_rounding_bytes=rounding_mb and rounding_mb * _MIB,
+            garbage_collection_threshold=_share(values, "garbage_collection_threshold"),
+            roundup_power2_divisions=_divisions(values, "roundup_power2_divisions"),
+        )
+
+    def block_bytes(self, requested_bytes: int) -> int:
+        """Return the size of the block that a request is rounded up to."""
+        interval = min(max(requested_bytes.bit_length() - _MIB.bit_length(), 0), _INTERVALS - 1)
+        divisions = self.roundup_power2_divisions[interval]
+        if divisions > 1 and requested_bytes > _GRANULE_BYTES * divisions:
+            return _round_up(requested_bytes, (1 << requested_bytes.bit_length() - 1) // divisions)
+        return _round_up(requested_bytes, _GRANULE_BYTES)
+
+
+def recorded_trace(device_traces: Sequence[Sequence[Mapping[str, Any]]], device: int = 0) -> list[Alloc | Free]:
+    """Return what a recording asked of the allocator.
+
+    Parameters
+    ----------
+    device_traces
+        ``torch.cuda.memory._snapshot()["device_traces"]``, of a recording that ``_record_memory_history`` began
+        while nothing was allocated.
+    device
+        Index of the GPU.
+
+    Raises
+    ------
+    InputError
+        If the recording does not hold ``device``, frees a block that it does not allocate (it began late, or its
+        oldest events are lost), ran out of memory, or allocated in a memory pool of its own.
+    """
+    if not 0 <= device < len(device_traces):
+        raise InputError(f"the recording has {len(device_traces)} GPUs and none of index {device}: choose another")
+    trace: list[Alloc | Free] = []
+    living: dict[int, int] = {}
+    for position, event in enumerate(device_traces[device]):
+        if tuple(event.get("pool_id", (0, 0))) != (0, 0):
+            raise InputError(f"event {position} uses a memory pool of its own: record without pools and CUDA graphs")
+        match event["action"]:
+            case "alloc":
+                living[event["addr"]] = len(trace)
+                trace.append(Alloc(len(trace), event["size"], event["stream"]))
+            case "free_completed":
+                if event["addr"] not in living:
+                    raise InputError(
+                        f"event {position} frees a block that was allocated before the recording: begin it with "
+                        "nothing allocated, and with max_entries above the number of its events"
+                    )
+                trace.append(Free(living.pop(event["addr"])))
+            case "oom":
+                raise InputError(f"event {position} ran out of memory: record with more, and limit the replay instead")
+    return trace
+
+
+# --- what comes out ------------------------------------------------------------------------------------------------
+
+
+class Event(NamedTuple):
+    """One line of the allocator's log, in PyTorch's words.
+
+    ``alloc`` and ``free_completed`` give the requested bytes, ``segment_alloc``, ``segment_free``, ``segment_map``
+    and ``segment_unmap`` (the last two of expandable segments) those of the GPU. Addresses are the model's own.
+    """
+
+    action: str
+    address: int
+    bytes: int
+    stream: int
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the allocator did with a trace.
+
+    Parameters
+    ----------
+    peak_requested_bytes, peak_allocated_bytes, peak_reserved_bytes
+        The most bytes asked for, in blocks handed out, and held on the GPU, each at its own time.
+    peak_segments
+        The most segments held at a time; as in PyTorch's statistics, expandable ones do not count.
+    out_of_memory_at
+        Index in the trace of the allocation that failed, where the replay ended; None: all went well.
+    """
+
+    peak_requested_bytes: int
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    peak_segments: int
+    events: tuple[Event, ...]
+    out_of_memory_at: int | None
+
+
+_DEFAULT_SETTINGS = AllocatorSettings()
+
+
+def replay(trace: Trace, settings: AllocatorSettings = _DEFAULT_SETTINGS, limit_bytes: int | None = None) -> Replay:
+    """Play a trace through an allocator that holds nothing yet.
+
+    Parameters
+    ----------
+    limit_bytes
+        What ``torch.cuda.set_per_process_memory_fraction`` sets; None: no limit. As in PyTorch, an expandable
+        segment may grow past it by the rounding to its page.
+
+    Raises
+    ------
+    InputError
+        If an event allocates no bytes or a block that lives, or frees one that does not.
+    """
+    allocator = _Allocator(settings, limit_bytes)
+    living: dict[int, _Block] = {}
+    failed_at = None
+    for position, event in enumerate(trace):
+        if isinstance(event, Free):
+            if event.block not in living:
+                raise InputError(f"event {position} frees block {event.block}, which is not allocated")
+            allocator.free(living.pop(event.block))
+            continue
+        if event.bytes < 1 or event.block in living:
+            raise InputError(f"event {position} is no allocation of a new block of 1 byte or more: {event}")
+        block = allocator.allocate(event.bytes, event.stream)
+        if block is None:
+            failed_at = position
+            break
+        living[event.block] = block
+    return Replay(
+        peak_requested_bytes=allocator.requested.peak,
+        peak_allocated_bytes=allocator.allocated.peak,
+        peak_reserved_bytes=allocator.reserved.peak,
+        peak_segments=allocator.segments.peak,
+        events=tuple(allocator.events),
+        out_of_memory_at=failed_at,
+    )
+
+
+# --- the allocator -------------------------------------------------------------------------------------------------
+
+
+class _Gauge:
+    """A statistic and the highest it ever was."""
+
+    def __init__(self) -> None:
+        self.current = self.peak = 0
+
+    def add(self, amount: int) -> None:
+        self.current += amount
+        self.peak = max(self.peak, self.current)
+
+
+@dataclass(eq=False, slots=True)
+class _Segment:
+    """A range of addresses, from ``start``, that belongs to a pool and a stream."""
+
+    pool: _Pool
+    stream: int
+    start: int
+
+
+@dataclass(eq=False, slots=True)
+class _Block:
+    """A part of a segment. A block that is not mapped has addresses, but no memory behind them yet."""
+
+    segment: _Segment
+    address: int
+    bytes: int
+    mapped: bool = True
+    free: bool = True
+    requested_bytes: int = 0
+    cached_at: int = 0
+    previous: _Block | None = None
+    next: _Block | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the block is all of its segment."""
+        return self.previous is None and self.next is None
+
+    @property
+    def expandable_bytes(self) -> int:
+        """What the block could grow to."""
+        return self.bytes + (self.next.bytes if self.next and not self.next.mapped else 0)
+
+    def insert_after(self, before: _Block) -> None:
+        """Take the place right after ``before``."""
+        self.previous, self.next = before, before.next
+        if before.next:
+            before.next.previous = self
+        before.next = self
+
+
+def _by_size(block: _Block) -> tuple[int, int, int]:
+    # Later segments have higher addresses here: among blocks of a size, the oldest segment's first block comes first.
+    return block.segment.stream, block.bytes, block.address
+
+
+def _by_address(block: _Block) -> tuple[int, int]:
+    return block.segment.stream, block.address
+
+
+class _Pool:
+    """The free blocks for requests of one kind, of all streams.
+
+    Parameters
+    ----------
+    page_bytes
+        By how much an expandable segment grows.
+    """
+
+    def __init__(self, *, small: bool, page_bytes: int) -> None:
+        self.small = small
+        self.page_bytes = page_bytes
+        self.cached: list[_Block] = []
+        self.unmapped: list[_Block] = []
+        self.clock = 0
+
+    def add(self, block: _Block) -> None:
+        if block.mapped:
+            block.cached_at = self.clock
+            insort(self.cached, block, key=_by_size)
+        else:
+            insort(self.unmapped, block, key=_by_address)
+
+    def remove(self, block: _Block) -> None:
+        if block.mapped:
+            del self.cached[bisect_left(self.cached, _by_size(block), key=_by_size)]
+        else:
+            del self.unmapped[bisect_left(self.unmapped, _by_address(block), key=_by_address)]
+
+    def position(self, stream: int, least_bytes: int) -> int:
+        """Return where the stream's blocks of ``least_bytes`` or more begin in ``cached``."""
+        return bisect_left(self.cached, (stream, least_bytes, 0), key=_by_size)
+
+    def holds(self, position: int, stream: int) -> bool:
+        """Return whether a block of the stream is there."""
+        return 0 <= position < len(self.cached) and self.cached[position].segment.stream == stream
+
+
+class _Allocator:
+    def __init__(self, settings: AllocatorSettings, limit_bytes: int | None) -> None:
+        self.requested, self.allocated, self.reserved, self.segments = _Gauge(), _Gauge(), _Gauge(), _Gauge()
+        self.events: list[Event] = []
+        self._settings = settings
+        self._limit_bytes = _UNLIMITED if limit_bytes is None else limit_bytes
+        self._max_split_bytes = settings.max_split_bytes or _UNLIMITED
+        self._rounding_bytes = settings.max_non_split_rounding_bytes or settings.large_segment_bytes
+        self._collects_garbage = (
+            limit_bytes is not None and settings.garbage_collection_threshold > 0 and not settings.expandable_segments
+        )
+        self._small = _Pool(small=True, page_bytes=_SMALL_SEGMENT_BYTES)
+        self._large = _Pool(small=False, page_bytes=settings.large_segment_bytes)
+        self._next_start = _ADDRESS_SPACE_BYTES
+
+    def allocate(self, requested_bytes: int, stream: int) -> _Block | None:
+        """Return a block, or None if memory ran out."""
+        needed_bytes = self._settings.block_bytes(requested_bytes)
+        pool = self._small if needed_bytes <= _SMALL_BYTES else self._large
+        if self._collects_garbage:
+            pool.clock += 1
+        block = self._reuse(pool, stream, needed_bytes) or self._obtain(pool, stream, needed_bytes)
+        if block is None:
+            return None
+        if self._may_split(block, needed_bytes):
+            rest = _Block(block.segment, block.address + needed_bytes, block.bytes - needed_bytes)
+            rest.insert_after(block)
+            block.bytes = needed_bytes
+            pool.add(rest)
+        block.free = False
+        block.requested_bytes = requested_bytes
+        self.requested.add(requested_bytes)
+        self.allocated.add(block.bytes)
+        self._log("alloc", block, requested_bytes)
+        return block
+
+    def free(self, block: _Block) -> None:
+        """Put the block back into its pool."""
+        self.requested.add(-block.requested_bytes)
+        self.allocated.add(-block.bytes)
+        self._log("free_completed", block, block.requested_bytes)
+        block.free = True
+        self._merge_with_neighbours(block)
+        block.segment.pool.add(block)
+
+    # --- finding a block ---
+
+    def _reuse(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+        """Return the cached block that fits best, if it does not waste too much."""
+        position = pool.position(stream, needed_bytes)
+        if not pool.holds(position, stream):
+            return None
+        block = pool.cached[position]
+        if self._settings.expandable_segments:
+            # How well a block fits is judged by what it can grow to: the end of the segment is spared.
+            while pool.holds(position + 1, stream):
+                position += 1
+                if pool.cached[position].expandable_bytes >= block.expandable_bytes:
+                    break
+                block = pool.cached[position]
+        if needed_bytes < self._max_split_bytes <= block.bytes:
+            return None
+        if needed_bytes >= self._max_split_bytes and block.bytes >= needed_bytes + self._rounding_bytes:
+            return None
+        pool.remove(block)
+        return block
+
+    def _obtain(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+        """Return a block of new memory; what is cached is given up for it where needed."""
+        if self._collects_garbage:
+            self._collect_garbage()
+        block = self._grow(pool, stream, needed_bytes)
+        if block is None and self._release_oversize(pool, stream, needed_bytes):
+            block = self._grow(pool, stream, needed_bytes)
+        if block is None:
+            self._release_cached()
+            block = self._grow(pool, stream, needed_bytes)
+        return block
+
+    def _may_split(self, block: _Block, needed_bytes: int) -> bool:
+        rest_bytes = block.bytes - needed_bytes
+        if block.segment.pool.small or self._settings.expandable_segments:
+            return rest_bytes >= _GRANULE_BYTES
+        return needed_bytes < self._max_split_bytes and rest_bytes > _SMALL_BYTES
+
+    def _merge_with_neighbours(self, block: _Block) -> None:
+        """Let the block, which is in no list, swallow free ones beside it that are mapped or not as it is."""
+        before = block.previous
+        if before and before.free and before.mapped == block.mapped:
+            block.segment.pool.remove(before)
+            block.address, block.bytes = before.address, before.bytes + block.bytes
+            block.previous = before.previous
+            if block.previous:
+                block.previous.next = block
+        after = block.next
+        if after and after.free and after.mapped == block.mapped:
+            block.segment.pool.remove(after)
+            block.bytes += after.bytes
+            block.next = after.next
+            if block.next:
+                block.next.previous = block
+
+    # --- taking memory from the GPU ---
+
+    def _grow(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+        """Return a block of new memory, in no list, or None where the limit is in the way."""
+        if pool.small:
+            segment_bytes = _SMALL_SEGMENT_BYTES
+        elif needed_bytes < _OWN_SEGMENT_BYTES:
+            segment_bytes = self._settings.large_segment_bytes
+        else:
+            segment_bytes = _round_up(needed_bytes, _OWN_SEGMENT_GRANULE_BYTES)
+        if self.reserved.current + segment_bytes > self._limit_bytes:
+            return None
+        if self._settings.expandable_segments:
+            return self._expand(pool, stream, needed_bytes)
+        block = _Block(segment := self._new_segment(pool, stream), segment.start, segment_bytes)
+        self.segments.add(1)
+        self.reserved.add(block.bytes)
+        self._log("segment_alloc", block, block.bytes)
+        return block
+
+    def _new_segment(self, pool: _Pool, stream: int) -> _Segment:
+        segment = _Segment(pool, stream, self._next_start)
+        self._next_start += _ADDRESS_SPACE_BYTES
+        return segment
+
+    def _expand(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block:
+        """Map memory until there is a free block of ``needed_bytes``."""
+        block = self._room(pool, stream, needed_bytes)
+        if not block.mapped:
+            self._map(block, min(block.bytes, needed_bytes))
+        while block.bytes < needed_bytes:
+            after = block.next
+            assert after is not None
+            self._map(after, min(after.bytes, needed_bytes - block.bytes))
+            block = after
+        pool.remove(block)
+        return block
+
+    def _room(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block:
+        """Return the first of the blocks, mapped or not but all free, that together are large enough."""
+        for block in pool.unmapped[bisect_left(pool.unmapped, (stream, 0), key=_by_address) :]:
+            if block.segment.stream != stream:
+                break
+            first = block.previous if block.previous and block.previous.free else block
+            last, room_bytes = first, first.bytes
+            while room_bytes < needed_bytes and last.next and last.next.free:
+                last = last.next
+                room_bytes += last.bytes
+            if room_bytes >= needed_bytes:
+                return first
+        segment = self._new_segment(pool, stream)
+        block = _Block(segment, segment.start, _ADDRESS_SPACE_BYTES // 2, mapped=False)
+        pool.add(block)
+        return block
+
+    def _map(self, block: _Block, least_bytes: int) -> None:
+        """Put memory behind the beginning of the block, at least so much, in whole pages."""
+        pool = block.segment.pool
+        pool.remove(block)
+        mapped_bytes = _round_up(least_bytes, pool.page_bytes)
+        if mapped_bytes < block.bytes:
+            rest = _Block(block.segment, block.address + mapped_bytes, block.bytes - mapped_bytes, mapped=False)
+            rest.insert_after(block)
+            pool.add(rest)
+        block.bytes, block.mapped = mapped_bytes, True
+        self.reserved.add(mapped_bytes)
+        self._log("segment_map", block, mapped_bytes)
+        self._merge_with_neighbours(block)
+        pool.add(block)
+
+    # --- giving memory back to the GPU ---
+
+    def _collect_garbage(self) -> None:
+        """Release segments of the large pool that lay unused for longest, down to the threshold."""
+        threshold_bytes = int(self._settings.garbage_collection_threshold * self._limit_bytes)
+        excess_bytes = self.reserved.current - threshold_bytes
+        candidates = [
+            block for block in self._large.cached if block.is_whole and not self._settings.expandable_segments
+        ]
+        while excess_bytes > 0 and candidates:
+            ages = [self._large.clock - block.cached_at for block in candidates]
+            mean_age = sum(ages) / len(ages)
+            kept = []
+            for block, age in zip(candidates, ages, strict=True):
+                if age >= mean_age:
+                    excess_bytes -= block.bytes
+                    self._release(block)
+                else:
+                    kept.append(block)
+            candidates = kept
+
+    def _release_oversize(self, pool: _Pool, stream: int, needed_bytes: int) -> bool:
+        """Release a cached block that is too large to split, or several; return whether that may be enough."""
+        if self._max_split_bytes == _UNLIMITED or self._settings.expandable_segments:
+            return False
+        wanted_bytes = max(needed_bytes, self._max_split_bytes)
+        position = pool.position(stream, wanted_bytes)
+        if pool.holds(position, stream):
+            self._release(pool.cached[position])
+            return True
+        released_bytes = 0
+        while released_bytes < wanted_bytes and pool.holds(position := position - 1, stream):
+            block = pool.cached[position]
+            if block.bytes < self._max_split_bytes:
+                break
+            released_bytes += block.bytes
+            self._release(block)
+        return released_bytes >= wanted_bytes
+
+    def _release_cached(self) -> None:
+        """Give back whatever no block in use shares."""
+        for pool in (self._large, self._small):
+            for block in list(pool.cached):
+                if self._settings.expandable_segments:
+                    self._unmap(block)
+                elif block.is_whole:
+                    self._release(block)
+
+    def _release(self, block: _Block) -> None:
+        """Give a whole segment back."""
+        block.segment.pool.remove(block)
+        self.segments.add(-1)
+        self.reserved.add(-block.bytes)
+        self._log("segment_free", block, block.bytes)
+
+    def _unmap(self, block: _Block) -> None:
+        """Give back the whole pages in a cached block."""
+        segment, pool = block.segment, block.segment.pool
+        start = segment.start + _round_up(block.address - segment.start, pool.page_bytes)
+        end = block.address + block.bytes
+        end -= (end - segment.start) % pool.page_bytes
+        if start >= end:
+            return
+        pool.remove(block)
+        before_bytes, after_bytes = start - block.address, block.address + block.bytes - end
+        if after_bytes:
+            after = _Block(segment, end, after_bytes)
+            after.insert_after(block)
+            pool.add(after)
+        if before_bytes:
+            # The block itself stays in front; what is unmapped comes after it.
+            unmapped = _Block(segment, start, end - start, mapped=False)
+            unmapped.insert_after(block)
+            block.bytes = before_bytes
+            pool.add(block)
+            block = unmapped
+        block.bytes, block.mapped = end - start, False
+        self.reserved.add(-block.bytes)
+        self._log("segment_unmap", block, block.bytes)
+        self._merge_with_neighbours(block)
+        if not block.is_whole:  # with its last page a segment is gone
+            pool.add(block)
+
+    def _log(self, action: str, block: _Block, amount_bytes: int) -> None:
+        self.events.append(Event(action, block.address, amount_bytes, block.segment.stream))
+
+
+def _round_up(amount: int, step: int) -> int:
+    return -(-amount // step) * step
+
+
+# --- PyTorch's text of settings ------------------------------------------------------------------------------------
+
+_PAIR = re.compile(r"(?P<key>[^,:\[\]]+):(?P<value>\[[^\[\]]*\]|[^,:\[\]]+)(,|$)")
+_KEYS = (
+    "expandable_segments",
+    "large_segment_size_mb",
+    "max_split_size_mb",
+    "max_non_split_rounding_mb",
+    "garbage_collection_threshold",
+    "roundup_power2_divisions",
+)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Return the values by key; the last one of a key holds."""
+    rest = "".join(text.split())
+    values = {}
+    while rest:
+        pair = _PAIR.match(rest)
+        if pair is None:
+            raise InputError(f"allocator settings end in '{rest}': write key:value,key:value")
+        if pair["key"] not in _KEYS:
+            raise InputError(f"allocator setting '{pair['key']}' is unknown or not modelled: use {', '.join(_KEYS)}")
+        values[pair["key"]] = pair["value"]
+        rest = rest[pair.end() :]
+    return values
+
+
+def _megabytes(values: Mapping[str, str], key: str, least: int) -> int | None:
+    text = values.get(key)
+    if text is None:
+        return None
+    if not _is_whole(text) or not least <= int(text) <= _UNLIMITED // _MIB:
+        raise InputError(f"allocator setting {key}:{text}: give a whole number of MiB, at least {least}")
+    return int(text)
+
+
+def _boolean(values: Mapping[str, str], key: str) -> bool:
+    text = values.get(key, "False")
+    if text not in ("True", "False"):
+        raise InputError(f"allocator setting {key}:{text}: write True or False")
+    return text == "True"
+
+
+def _share(values: Mapping[str, str], key: str) -> float:
+    text = values.get(key)
+    if text is None:
+        return 0.0
+    try:
+        share = float(text)
+    except ValueError:
+        share = nan
+    if not 0 < share < 1:
+        raise InputError(f"allocator setting {key}:{text}: give a number between 0 and 1")
+    return share
+
+
+def _divisions(values: Mapping[str, str], key: str) -> tuple[int, ...]:
+    """Read one number for all sizes, or ``[256:1,512:2,>:4]``: one from each of several sizes in MiB on.
+
+    A size's number is for its interval alone, the first one also for all below; ``>`` is for what comes after the
+    last size. Intervals that nobody names are not divided.
+    """
+    text = values.get(key)
+    divisions = [0] * _INTERVALS
+    if text is None:
+        return tuple(divisions)
+    if not text.startswith("["):
+        if not _is_power_of_two(text):
+            raise InputError(f"allocator setting {key}:{text}: give a power of two")
+        return (int(text),) * _INTERVALS
+    last = None
+    for pair in text[1:-1].split(","):
+        size, _, number = pair.partition(":")
+        if not (size == ">" or _is_power_of_two(size)) or not (number == "0" or _is_power_of_two(number)):
+            raise InputError(f"allocator setting {key}:{text}: '{pair}' is not like 256:4 or >:4, in powers of two")
+        if size == ">":
+            first = (last or 0) + 1
+            divisions[first:] = [int(number)] * (_INTERVALS - first)
+            continue
+        interval = min(int(size).bit_length() - 1, _INTERVALS - 1)
+        if last is None:
+            divisions[:interval] = [int(number)] * interval
+        divisions[interval] = int(number)
+        last = interval
+    return tuple(divisions)
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _is_power_of_two(text: str) -> bool:
+    return _is_whole(text) and int(text).bit_count() == 1
