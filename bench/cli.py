@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import click
 from rich import box
@@ -17,10 +19,12 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.errors import InputError
+from bench.memory.allocator_settings import AllocatorSettings
 from bench.memory.footprint import Footprint
 from bench.memory.gpu.profile import Profile
 from bench.memory.workload import CATEGORIES
 
+T = TypeVar("T")
 REFERENCE = Path("results/reference")
 TASKS_PER_TABLE = 5
 PEAKS = {
@@ -154,6 +158,7 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
 @several("--task", "Only these tasks, as the table names them.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Folder for timeline plots, one per task.")
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Folder for PyTorch snapshots (memory_viz).")
+@several("--what-if", "Also replay every task under these allocator settings, as PYTORCH_ALLOC_CONF takes them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def measure(
     method: tuple[str, ...],
@@ -167,6 +172,7 @@ def measure(
     task: tuple[str, ...],
     plot: Path | None,
     snapshot: Path | None,
+    what_if: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure the memory of every task of a method: one local training step, byte for byte.
@@ -176,6 +182,7 @@ def measure(
       profl measure --method profl --gpu virtual:h100
       profl measure --method fedavg --model resnet34 --batch-size 64 --plot plots/
       profl measure --method heterofl --task "subnetwork 1/4 scaled" --gpu cuda --snapshot snapshots/
+      profl measure --method fedavg --what-if expandable_segments:True --what-if max_split_size_mb:32
       profl measure --method profl --json > footprints.json
     """
     from bench.cell import Cell, Recipe
@@ -194,26 +201,33 @@ def measure(
         if key not in {known for _, known in wanted}:
             unknown("task", key, {known for _, known in wanted})
     wanted = {pair: workload for pair, workload in wanted.items() if not task or pair[1] in task}
-    measured = []
-    with Prober() as prober:
+    settings = {text: AllocatorSettings.parse(text) for text in what_if}
+    measured, replayed = [], {}
+    with Prober() as prober, TemporaryDirectory() as scratch:
         console = Console(stderr=True)
         for (name, key), workload in track(
             wanted.items(), "measuring", console=console, transient=True, disable=not console.is_terminal
         ):
-            shot = snapshot and _task_file(snapshot, name, key, ".pickle")
+            folder = snapshot or (Path(scratch) if settings else None)
+            shot = folder and _task_file(folder, name, key, ".pickle")
             footprint = prober.measure(workload, gpu, timeline=plot is not None, snapshot=shot)
             measured.append((name, key, footprint))
             if plot:
                 write_timeline(footprint, _task_file(plot, name, key, ".png"))
+            if shot and settings:
+                replayed[name, key] = _peaks_under(settings, shot)
     if as_json:
-        tasks = [{"method": name, "task": key, **footprint.to_dict()} for name, key, footprint in measured]
+        tasks = [
+            {"method": name, "task": key, **footprint.to_dict(), **replayed.get((name, key), {})}
+            for name, key, footprint in measured
+        ]
         shape = {"model": model, "width": width, "batch_size": batch_size, "dataset": dataset, "gpu": gpu}
         click.echo(json.dumps({**shape, "tasks": tasks}))
         return
     device = measured[0][2].environment.device_name
     console = Console()
     console.print(f"{model} width {width}, batch {batch_size}, measured on {device}", highlight=False)
-    for table in _footprint_tables(measured):
+    for table in _footprint_tables(measured, replayed):
         console.print(table)
     console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
     if plot is not None:
@@ -225,23 +239,39 @@ def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:
     return folder / (re.sub(r"[^A-Za-z0-9]+", "-", f"{method} {task}") + ending)
 
 
-def _footprint_tables(measured: list[tuple[str, str, Footprint]]) -> Iterator[Table]:
+def _peaks_under(settings: Mapping[str, AllocatorSettings], snapshot: Path) -> dict[str, int]:
+    """Return what a recorded task would have reserved under other allocator settings, by the table's row."""
+    from bench.memory.allocator import recorded_trace, replay
+
+    trace = recorded_trace(pickle.loads(snapshot.read_bytes())["device_traces"])
+    return {f"reserved if {text}": replay(trace, chosen).peak_reserved_bytes for text, chosen in settings.items()}
+
+
+def _footprint_tables(
+    measured: list[tuple[str, str, Footprint]], replayed: Mapping[tuple[str, str], Mapping[str, int]]
+) -> Iterator[Table]:
     """Return tables narrow enough for a terminal: a column per task, a row per category and peak."""
     for method, entries in groupby(measured, key=lambda entry: entry[0]):
-        for part in _batched([(task, footprint) for _, task, footprint in entries]):
+        for part in _batched(((task, footprint) for _, task, footprint in entries), TASKS_PER_TABLE):
             table = Table(title=method, box=box.SIMPLE_HEAD, pad_edge=False)
             table.add_column("MiB", no_wrap=True)
             for task, _ in part:
                 table.add_column(task, justify="right", min_width=8)
-            for name, row in _footprint_rows([footprint for _, footprint in part]):
+            rows = list(_footprint_rows([footprint for _, footprint in part]))
+            for name in replayed.get((method, part[0][0]), {}):
+                rows.append((name, [replayed[method, task][name] for task, _ in part]))
+            for name, row in rows:
                 cells = ["?" if size is None else f"{size / 2**20:.1f}" for size in row]
-                table.add_row(name, *cells, style="bold" if name in PEAKS else None, end_section=name == CATEGORIES[-1])
+                style = None if name in CATEGORIES else "bold"
+                table.add_row(name, *cells, style=style, end_section=name == CATEGORIES[-1])
             yield table
 
 
-def _batched(entries: list[tuple[str, Footprint]]) -> Iterator[list[tuple[str, Footprint]]]:
-    for start in range(0, len(entries), TASKS_PER_TABLE):
-        yield entries[start : start + TASKS_PER_TABLE]
+def _batched(entries: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Return the entries in lists of ``size``, the last one shorter. Python 3.12 has it as ``itertools.batched``."""
+    rest = iter(entries)
+    while part := list(islice(rest, size)):
+        yield part
 
 
 def _footprint_rows(footprints: list[Footprint]) -> Iterator[tuple[str, list[int | None]]]:

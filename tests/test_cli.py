@@ -154,6 +154,18 @@ def test_measure_draws_a_table_timelines_and_snapshots(tmp_path: Path):
     assert [path.name for path in (tmp_path / "shots").iterdir()] == ["allsmall-width-1-4.pickle"]
 
 
+def test_measure_replays_other_allocator_settings():
+    common = ["measure", "--method", "fedavg", "--width", 4, "--batch-size", 4, "--what-if", "expandable_segments:True"]
+    (task,) = json.loads(profl(*common, "--what-if", "", "--json").output)["tasks"]
+    assert task["reserved if "] == task["peak_reserved_bytes"]  # replayed under the settings it was measured with
+    assert task["peak_allocated_bytes"] <= task["reserved if expandable_segments:True"] != task["peak_reserved_bytes"]
+    table = profl(*common).output
+    assert "reserved if expandable_segments:True" in table
+    refused = profl("measure", "--method", "fedavg", "--what-if", "magic:1")
+    assert refused.exit_code == 1
+    assert "allocator setting 'magic' is unknown or not modelled" in refused.output
+
+
 def test_lists_name_what_the_commands_take():
     assert "heterofl" in profl("list", "methods").output.split()
     assert "heterofl" in profl("list", "methods").output

@@ -14,26 +14,20 @@ whose log of events equal those of the real one. Neither torch nor a GPU is need
 
 from __future__ import annotations
 
-import re
-import sys
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from bench.errors import InputError
+from bench.memory.allocator_settings import GRANULE_BYTES, MIB, UNLIMITED_BYTES, AllocatorSettings, round_up
 
 __all__ = ["Alloc", "AllocatorSettings", "Event", "Free", "Replay", "Trace", "recorded_trace", "replay"]
 
-_MIB = 1 << 20
-_GRANULE_BYTES = 512
-_SMALL_BYTES = _MIB  # the largest block of the small pool
-_SMALL_SEGMENT_BYTES = 2 * _MIB
-_OWN_SEGMENT_BYTES = 10 * _MIB  # from here on a block that finds no room gets a segment of its own
-_OWN_SEGMENT_GRANULE_BYTES = 2 * _MIB
-_INTERVALS = 16  # of sizes: from 1 MiB, each twice the one before
-_UNLIMITED = sys.maxsize
+_SMALL_BYTES = MIB  # the largest block of the small pool
+_SMALL_SEGMENT_BYTES = 2 * MIB
+_OWN_SEGMENT_BYTES = 10 * MIB  # from here on a block that finds no room gets a segment of its own
+_OWN_SEGMENT_GRANULE_BYTES = 2 * MIB
 _ADDRESS_SPACE_BYTES = 1 << 60  # apart enough that no two segments meet
 
 
@@ -60,71 +54,6 @@ class Free:
 
 
 Trace = Sequence[Alloc | Free]
-
-
-@dataclass(frozen=True)
-class AllocatorSettings:
-    """The settings that decide over device memory; the defaults are PyTorch's.
-
-    Parameters
-    ----------
-    expandable_segments
-        One segment for each pool and stream, which grows by pages (2 MiB in the small pool, ``large_segment_bytes``
-        in the large one), in place of many of fixed size.
-    large_segment_bytes
-        Size of the segments that blocks of 1 to 10 MiB share.
-    max_split_bytes
-        Cached blocks of this size and more are never split; None: any is.
-    max_non_split_rounding_bytes
-        By how much such a block must be smaller than what it would waste; None: ``large_segment_bytes``.
-    garbage_collection_threshold
-        Above this share of the limit, cached segments are released before new ones are taken, the longest unused
-        first; 0: never. Without a limit it has no effect.
-    roundup_power2_divisions
-        Into how many steps to divide the interval between two powers of two when rounding sizes up, 0 or 1 for
-        none: 16 numbers, for the interval that begins at 1 MiB (or less), at 2 MiB, ..., at 32 GiB (or more).
-    """
-
-    expandable_segments: bool = False
-    large_segment_bytes: int = 20 * _MIB
-    max_split_bytes: int | None = None
-    max_non_split_rounding_bytes: int | None = None
-    garbage_collection_threshold: float = 0.0
-    roundup_power2_divisions: tuple[int, ...] = (0,) * _INTERVALS
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read the text that PyTorch takes in ``PYTORCH_ALLOC_CONF``.
-
-        ``expandable_segments:True,max_split_size_mb:64,roundup_power2_divisions:[256:1,>:4]``; an empty text
-        means the defaults. Keys that PyTorch knows but that are not modelled, those of host memory among them, are
-        refused too.
-
-        Raises
-        ------
-        InputError
-            If a key is not one of `AllocatorSettings`, or PyTorch would refuse its value or read only half of it.
-        """
-        values = _pairs(text)
-        large_segment_mb = _megabytes(values, "large_segment_size_mb", least=11) or 20
-        max_split_mb = _megabytes(values, "max_split_size_mb", least=large_segment_mb)
-        rounding_mb = _megabytes(values, "max_non_split_rounding_mb", least=large_segment_mb)
-        return cls(
-            expandable_segments=_boolean(values, "expandable_segments"),
-            large_segment_bytes=large_segment_mb * _MIB,
-            max_split_bytes=max_split_mb and max_split_mb * _MIB,
-            max_non_split_rounding_bytes=rounding_mb and rounding_mb * _MIB,
-            garbage_collection_threshold=_share(values, "garbage_collection_threshold"),
-            roundup_power2_divisions=_divisions(values, "roundup_power2_divisions"),
-        )
-
-    def block_bytes(self, requested_bytes: int) -> int:
-        """Return the size of the block that a request is rounded up to."""
-        interval = min(max(requested_bytes.bit_length() - _MIB.bit_length(), 0), _INTERVALS - 1)
-        divisions = self.roundup_power2_divisions[interval]
-        if divisions > 1 and requested_bytes > _GRANULE_BYTES * divisions:
-            return _round_up(requested_bytes, (1 << requested_bytes.bit_length() - 1) // divisions)
-        return _round_up(requested_bytes, _GRANULE_BYTES)
 
 
 def recorded_trace(device_traces: Sequence[Sequence[Mapping[str, Any]]], device: int = 0) -> list[Alloc | Free]:
@@ -355,8 +284,8 @@ class _Allocator:
         self.requested, self.allocated, self.reserved, self.segments = _Gauge(), _Gauge(), _Gauge(), _Gauge()
         self.events: list[Event] = []
         self._settings = settings
-        self._limit_bytes = _UNLIMITED if limit_bytes is None else limit_bytes
-        self._max_split_bytes = settings.max_split_bytes or _UNLIMITED
+        self._limit_bytes = UNLIMITED_BYTES if limit_bytes is None else limit_bytes
+        self._max_split_bytes = settings.max_split_bytes or UNLIMITED_BYTES
         self._rounding_bytes = settings.max_non_split_rounding_bytes or settings.large_segment_bytes
         self._collects_garbage = (
             limit_bytes is not None and settings.garbage_collection_threshold > 0 and not settings.expandable_segments
@@ -432,7 +361,7 @@ class _Allocator:
     def _may_split(self, block: _Block, needed_bytes: int) -> bool:
         rest_bytes = block.bytes - needed_bytes
         if block.segment.pool.small or self._settings.expandable_segments:
-            return rest_bytes >= _GRANULE_BYTES
+            return rest_bytes >= GRANULE_BYTES
         return needed_bytes < self._max_split_bytes and rest_bytes > _SMALL_BYTES
 
     def _merge_with_neighbours(self, block: _Block) -> None:
@@ -461,7 +390,7 @@ class _Allocator:
         elif needed_bytes < _OWN_SEGMENT_BYTES:
             segment_bytes = self._settings.large_segment_bytes
         else:
-            segment_bytes = _round_up(needed_bytes, _OWN_SEGMENT_GRANULE_BYTES)
+            segment_bytes = round_up(needed_bytes, _OWN_SEGMENT_GRANULE_BYTES)
         if self.reserved.current + segment_bytes > self._limit_bytes:
             return None
         if self._settings.expandable_segments:
@@ -511,7 +440,7 @@ class _Allocator:
         """Put memory behind the beginning of the block, at least so much, in whole pages."""
         pool = block.segment.pool
         pool.remove(block)
-        mapped_bytes = _round_up(least_bytes, pool.page_bytes)
+        mapped_bytes = round_up(least_bytes, pool.page_bytes)
         if mapped_bytes < block.bytes:
             rest = _Block(block.segment, block.address + mapped_bytes, block.bytes - mapped_bytes, mapped=False)
             rest.insert_after(block)
@@ -545,7 +474,7 @@ class _Allocator:
 
     def _release_oversize(self, pool: _Pool, stream: int, needed_bytes: int) -> bool:
         """Release a cached block that is too large to split, or several; return whether that may be enough."""
-        if self._max_split_bytes == _UNLIMITED or self._settings.expandable_segments:
+        if self._max_split_bytes == UNLIMITED_BYTES or self._settings.expandable_segments:
             return False
         wanted_bytes = max(needed_bytes, self._max_split_bytes)
         position = pool.position(stream, wanted_bytes)
@@ -580,7 +509,7 @@ class _Allocator:
     def _unmap(self, block: _Block) -> None:
         """Give back the whole pages in a cached block."""
         segment, pool = block.segment, block.segment.pool
-        start = segment.start + _round_up(block.address - segment.start, pool.page_bytes)
+        start = segment.start + round_up(block.address - segment.start, pool.page_bytes)
         end = block.address + block.bytes
         end -= (end - segment.start) % pool.page_bytes
         if start >= end:
@@ -607,103 +536,3 @@ class _Allocator:
 
     def _log(self, action: str, block: _Block, amount_bytes: int) -> None:
         self.events.append(Event(action, block.address, amount_bytes, block.segment.stream))
-
-
-def _round_up(amount: int, step: int) -> int:
-    return -(-amount // step) * step
-
-
-# --- PyTorch's text of settings ------------------------------------------------------------------------------------
-
-_PAIR = re.compile(r"(?P<key>[^,:\[\]]+):(?P<value>\[[^\[\]]*\]|[^,:\[\]]+)(,|$)")
-_KEYS = (
-    "expandable_segments",
-    "large_segment_size_mb",
-    "max_split_size_mb",
-    "max_non_split_rounding_mb",
-    "garbage_collection_threshold",
-    "roundup_power2_divisions",
-)
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """Return the values by key; the last one of a key holds."""
-    rest = "".join(text.split())
-    values = {}
-    while rest:
-        pair = _PAIR.match(rest)
-        if pair is None:
-            raise InputError(f"allocator settings end in '{rest}': write key:value,key:value")
-        if pair["key"] not in _KEYS:
-            raise InputError(f"allocator setting '{pair['key']}' is unknown or not modelled: use {', '.join(_KEYS)}")
-        values[pair["key"]] = pair["value"]
-        rest = rest[pair.end() :]
-    return values
-
-
-def _megabytes(values: Mapping[str, str], key: str, least: int) -> int | None:
-    text = values.get(key)
-    if text is None:
-        return None
-    if not _is_whole(text) or not least <= int(text) <= _UNLIMITED // _MIB:
-        raise InputError(f"allocator setting {key}:{text}: give a whole number of MiB, at least {least}")
-    return int(text)
-
-
-def _boolean(values: Mapping[str, str], key: str) -> bool:
-    text = values.get(key, "False")
-    if text not in ("True", "False"):
-        raise InputError(f"allocator setting {key}:{text}: write True or False")
-    return text == "True"
-
-
-def _share(values: Mapping[str, str], key: str) -> float:
-    text = values.get(key)
-    if text is None:
-        return 0.0
-    try:
-        share = float(text)
-    except ValueError:
-        share = nan
-    if not 0 < share < 1:
-        raise InputError(f"allocator setting {key}:{text}: give a number between 0 and 1")
-    return share
-
-
-def _divisions(values: Mapping[str, str], key: str) -> tuple[int, ...]:
-    """Read one number for all sizes, or ``[256:1,512:2,>:4]``: one from each of several sizes in MiB on.
-
-    A size's number is for its interval alone, the first one also for all below; ``>`` is for what comes after the
-    last size. Intervals that nobody names are not divided.
-    """
-    text = values.get(key)
-    divisions = [0] * _INTERVALS
-    if text is None:
-        return tuple(divisions)
-    if not text.startswith("["):
-        if not _is_power_of_two(text):
-            raise InputError(f"allocator setting {key}:{text}: give a power of two")
-        return (int(text),) * _INTERVALS
-    last = None
-    for pair in text[1:-1].split(","):
-        size, _, number = pair.partition(":")
-        if not (size == ">" or _is_power_of_two(size)) or not (number == "0" or _is_power_of_two(number)):
-            raise InputError(f"allocator setting {key}:{text}: '{pair}' is not like 256:4 or >:4, in powers of two")
-        if size == ">":
-            first = (last or 0) + 1
-            divisions[first:] = [int(number)] * (_INTERVALS - first)
-            continue
-        interval = min(int(size).bit_length() - 1, _INTERVALS - 1)
-        if last is None:
-            divisions[:interval] = [int(number)] * interval
-        divisions[interval] = int(number)
-        last = interval
-    return tuple(divisions)
-
-
-def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-def _is_power_of_two(text: str) -> bool:
-    return _is_whole(text) and int(text).bit_count() == 1
