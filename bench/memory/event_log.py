@@ -5,21 +5,30 @@ Moments are counted in events that change what lives: 0 is the start, moment ``n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.memory.footprint import Block
 from bench.memory.workload import CATEGORIES
 
 Event = Mapping[str, Any]
 
+STEP = "(step)"
+"""Module of what belongs to no module: the loss, the optimizer, the batch, a library's lasting workspace."""
+
+GRAPH_NODE = "module "
+"""What the traceback of a node of the autograd graph begins with, before the path of the module that made it."""
+
 # A tensor's memory comes from one of these functions, however the tensor is made. What an operator asks of
 # the allocator in any other way is scratch memory, its own or a library's.
 _TENSOR_MEMORY = ("at::detail::empty_", "at::native::resize_bytes_")
+_OPERATOR = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)\(")
+_BACKWARD = re.compile(r"torch::autograd::(?:generated::)?(\w+)::apply\(")
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,49 @@ class Phase:
 
 @dataclass(frozen=True)
 class Claim:
-    """What lives at ``addresses`` (None: everywhere) then is of ``category``. A block's first claim holds."""
+    """What lives then at one of ``modules`` (address -> whose it is; None: everywhere) is of ``category``.
+
+    A block's first claim holds. A claim to everything leaves every block with the module that allocated it.
+    """
 
     moment: int
     category: str
-    addresses: Collection[int] | None = None
+    modules: Mapping[int, str] | None = None
+
+
+@dataclass
+class Life:
+    """A block of memory, from its allocation to its release.
+
+    Parameters
+    ----------
+    phase
+        Index of the phase in which it was allocated.
+    origin
+        Path of the module that ran when it was allocated, in backward the one that made the node of the graph.
+        ``STEP``: none did. None: unknown.
+    module
+        Whose it is: the owner of a parameter, its gradient or its optimizer state, else ``origin``.
+    operator
+        That allocated it: as the program called it in forward (``conv2d``), the graph's node in backward
+        (``ConvolutionBackward0``). None: unknown.
+    birth, death
+        First moment at which it lives, and first at which it no longer does. None: it outlives the log.
+    """
+
+    bytes: int
+    category: str
+    phase: int
+    origin: str | None
+    module: str | None
+    operator: str | None
+    birth: int
+    death: int | None = None
+    claimed: bool = False
+
+    def spans(self, moment: int) -> bool:
+        """Whether it lives at ``moment``."""
+        return self.birth <= moment and (self.death is None or moment < self.death)
 
 
 @dataclass(frozen=True)
@@ -46,29 +93,20 @@ class History:
 
     Parameters
     ----------
+    lives
+        Every block, in order of allocation.
+    phases
+        As they were given.
     live_bytes
         int64 (moments, categories), columns as in ``CATEGORIES``.
     peak_moment
         The first moment with the most live bytes.
-    largest_blocks
-        The largest blocks alive at the peak, largest first.
     """
 
+    lives: tuple[Life, ...]
+    phases: tuple[Phase, ...]
     live_bytes: NDArray[np.int64]
     peak_moment: int
-    largest_blocks: tuple[Block, ...]
-
-
-@dataclass
-class _Life:
-    bytes: int
-    category: str
-    claimed: bool
-    birth: int
-    death: int | None = None
-
-    def spans(self, moment: int) -> bool:
-        return self.birth <= moment and (self.death is None or moment < self.death)
 
 
 def changes(events: Sequence[Event]) -> list[Event]:
@@ -76,56 +114,60 @@ def changes(events: Sequence[Event]) -> list[Event]:
     return [event for event in events if event["action"] in ("alloc", "free_completed")]
 
 
-def read_log(
-    events: Sequence[Event], phases: Sequence[Phase], claims: Sequence[Claim], end: int, largest: int = 5
-) -> History:
+def read_log(events: Sequence[Event], phases: Sequence[Phase], claims: Sequence[Claim], end: int) -> History:
     """Fold the log of one measurement, begun with nothing allocated, up to the moment ``end``.
 
     Parameters
     ----------
     events
-        What `changes` returned, oldest first, with the C++ stack of every allocation as ``frames``.
+        What `changes` returned, oldest first. Of every allocation: the C++ stack as ``frames``, the path of the
+        module that runs as ``user_metadata``, and in backward the traceback of the graph's node as
+        ``forward_frames``; each may be missing.
     phases, claims
         In order of moment; the first phase begins at 0.
     end
         When the last step was over. After it cuBLAS gave its workspaces back and nothing else happened: a
         second way to know them, for machines on which PyTorch cannot unwind the stack.
-    largest
-        How many of the blocks alive at the peak to name.
     """
     lives = _lives(events, phases, claims)
     for life in lives:
-        if life.death is not None and life.death > end and not life.claimed:
-            life.category = "workspace"
-    change = np.zeros((len(events) + 1, len(CATEGORIES)), dtype=np.int64)
+        if life.death is not None and life.death > end:
+            life.category, life.module = "workspace", STEP
+    live_bytes = np.stack(
+        [live_bytes_of([life for life in lives if life.category == name], len(events)) for name in CATEGORIES], axis=1
+    )[: end + 1]
+    return History(tuple(lives), tuple(phases), live_bytes, int(live_bytes.sum(axis=1).argmax()))
+
+
+def live_bytes_of(lives: Sequence[Life], end: int) -> NDArray[np.int64]:
+    """Return how many bytes of ``lives`` live at each moment up to ``end``: int64 (end + 1,)."""
+    change = np.zeros(end + 1, dtype=np.int64)
     for life in lives:
-        column = CATEGORIES.index(life.category)
-        change[life.birth, column] += life.bytes
-        if life.death is not None:
-            change[life.death, column] -= life.bytes
-    live_bytes = change.cumsum(axis=0)[: end + 1]
-    peak_moment = int(live_bytes.sum(axis=1).argmax())
-    alive = sorted((life for life in lives if life.spans(peak_moment)), key=lambda life: -life.bytes)
-    return History(live_bytes, peak_moment, tuple(Block(life.bytes, life.category) for life in alive[:largest]))
+        if life.birth <= end:
+            change[life.birth] += life.bytes
+        if life.death is not None and life.death <= end:
+            change[life.death] -= life.bytes
+    return change.cumsum()
 
 
-def _lives(events: Sequence[Event], phases: Sequence[Phase], claims: Sequence[Claim]) -> list[_Life]:
+def _lives(events: Sequence[Event], phases: Sequence[Phase], claims: Sequence[Claim]) -> list[Life]:
     """Return every block that ever lived, in order of allocation."""
-    lives: list[_Life] = []
-    living: dict[int, _Life] = {}
-    coming_phases, coming_claims = list(reversed(phases)), list(reversed(claims))
-    category = ""
+    lives: list[Life] = []
+    living: dict[int, Life] = {}
+    coming_claims = list(reversed(claims))
+    phase = -1
     for moment in range(len(events) + 1):
         while coming_claims and coming_claims[-1].moment == moment:
             _apply(coming_claims.pop(), living)
-        while coming_phases and coming_phases[-1].moment == moment:
-            category = coming_phases.pop().category
+        while phase + 1 < len(phases) and phases[phase + 1].moment == moment:
+            phase += 1
         if moment == len(events):
             break
         event = events[moment]
         if event["action"] == "alloc":
-            own = "workspace" if _is_scratch(event) else category
-            life = _Life(event["size"], own, claimed=False, birth=moment + 1)
+            category = "workspace" if _is_scratch(event) else phases[phase].category
+            origin = _origin(event)
+            life = Life(event["size"], category, phase, origin, origin, _operator(event), birth=moment + 1)
             lives.append(life)
             living[event["addr"]] = life
         else:
@@ -133,14 +175,45 @@ def _lives(events: Sequence[Event], phases: Sequence[Phase], claims: Sequence[Cl
     return lives
 
 
-def _apply(claim: Claim, living: Mapping[int, _Life]) -> None:
-    for address in living if claim.addresses is None else claim.addresses:
+def _apply(claim: Claim, living: Mapping[int, Life]) -> None:
+    for address in living if claim.modules is None else claim.modules:
         life = living.get(address)
         if life and not life.claimed:
             life.category, life.claimed = claim.category, True
+            if claim.modules is not None:
+                life.module = claim.modules[address]
 
 
 def _is_scratch(event: Event) -> bool:
     """Whether no tensor owns the block. Where PyTorch cannot unwind the stack nobody knows: False."""
     names = [frame["name"] for frame in event.get("frames", ())]
     return any("::" in name for name in names) and not any(name.startswith(_TENSOR_MEMORY) for name in names)
+
+
+def _origin(event: Event) -> str | None:
+    """Return the module that runs, or else made the node of the graph that does."""
+    running = event.get("user_metadata") or None
+    if running not in (None, STEP):
+        return running
+    notes = [note for note in event.get("forward_frames", ()) if note.startswith(GRAPH_NODE)]
+    return notes[-1].removeprefix(GRAPH_NODE) if notes else running
+
+
+def _operator(event: Event) -> str | None:
+    """Return the outermost operator, up to the first line of Python or node of the graph."""
+    operator = None
+    for frame in event.get("frames", ()):
+        if frame.get("filename", "").endswith(".py"):
+            break
+        node, called = _function(frame["name"])
+        if node:
+            return node
+        operator = called or operator
+    return operator
+
+
+@cache
+def _function(name: str) -> tuple[str | None, str | None]:
+    """Return the node of the graph or the operator that a C++ function belongs to."""
+    node, operator = _BACKWARD.match(name), _OPERATOR.match(name)
+    return node and node[1], operator and operator[1]

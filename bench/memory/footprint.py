@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,10 +13,87 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Block:
-    """One allocation: the bytes asked for, and their category."""
+    """One allocation: the bytes asked for, their category, whose they are, and the operator that asked.
+
+    Parameters
+    ----------
+    module
+        As in `Portion`.
+    operator
+        As the program called it in forward (``conv2d``), the node of the autograd graph in backward
+        (``ConvolutionBackward0``). None: unknown.
+    """
 
     bytes: int
     category: str
+    module: str | None = None
+    operator: str | None = None
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A part of the peak: what was allocated in one phase, in one category, for one module.
+
+    Parameters
+    ----------
+    phase
+        In which it was allocated: ``prepare``, ``between`` (two steps), ``forward``, ``backward``, ``optimizer``.
+        None: unknown.
+    module
+        Path of the module that owns the parameter, gradient or optimizer state; else of the innermost module that
+        ran, in backward of the one that made the node of the autograd graph. ``(root)``: the whole module itself;
+        ``(step)``: none. None: unknown.
+    saved
+        Of activations: True if they outlive the forward pass that made them, as what is saved for backward does;
+        False if the pass releases them before it ends. None: no activations, or unknown.
+    """
+
+    phase: str | None
+    category: str
+    module: str | None
+    saved: bool | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the network: a child of the module, or an entry of a child that is only a list.
+
+    Parameters
+    ----------
+    name
+        Its path; ``(root)`` is what belongs to the whole module and no child.
+    parameter_bytes
+        Of its parameters, trained and frozen; one that several stages share counts for the first.
+    peak_activation_bytes
+        The most that its activations held, not necessarily at the peak of the whole.
+    """
+
+    name: str
+    parameter_bytes: int
+    peak_activation_bytes: int
+
+
+@dataclass(frozen=True)
+class PeakPosition:
+    """The allocation that reached the peak.
+
+    Parameters
+    ----------
+    step
+        Number of the step that runs or comes next, the first is 1; 0 while preparing.
+    phase
+        Of the step, as in `Portion`.
+    module
+        That ran, as in `Portion`, whosever the block is. None: unknown.
+    operator
+        As in `Block`.
+    """
+
+    step: int
+    phase: str
+    module: str | None
+    operator: str | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +171,15 @@ class Footprint:
         What the driver said this process held after the last step, the CUDA context included. None: unknown.
     timeline
         None where it was not asked for.
+    attribution
+        The peak by phase, category and module, largest portion first; the bytes sum to ``peak_requested_bytes``,
+        exactly. Empty: unknown.
+    stages
+        In order of the module's children. Empty: unknown.
+    peak_position
+        None: unknown.
+    caveats
+        What a virtual GPU could not play as hardware would, so that bytes may differ there.
     """
 
     key: str
@@ -108,25 +195,33 @@ class Footprint:
     nvml_used_bytes: int | None
     environment: Environment
     timeline: Timeline | None = None
+    attribution: tuple[Portion, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    peak_position: PeakPosition | None = None
+    caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        accounted = sum(self.categories_at_peak.values())
-        if accounted != self.peak_requested_bytes:
-            raise ValueError(
-                f"{self.key}: the categories sum to {accounted} bytes, the peak is {self.peak_requested_bytes}"
-            )
+        accounts = {"categories": sum(self.categories_at_peak.values())}
+        if self.attribution:
+            accounts["modules"] = sum(portion.bytes for portion in self.attribution)
+        for name, accounted in accounts.items():
+            if accounted != self.peak_requested_bytes:
+                raise ValueError(
+                    f"{self.key}: the {name} sum to {accounted} bytes, the peak is {self.peak_requested_bytes}"
+                )
 
-    def to_dict(self, timeline: bool = False) -> dict[str, Any]:
-        """Return the footprint as JSON can hold it, its timeline only if asked for."""
+    def to_dict(self, timeline: bool = False, attribution: bool = False) -> dict[str, Any]:
+        """Return the footprint as JSON can hold it, its two long parts only if asked for."""
         values = asdict(self)
-        if not timeline:
-            del values["timeline"]
+        for name, wanted in (("timeline", timeline), ("attribution", attribution)):
+            if not wanted:
+                del values[name]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Footprint:
-        """Return what `to_dict` was given, also after a round through JSON."""
-        timeline = values.get("timeline")
+        """Return what `to_dict` was given, also after a round through JSON, and also by an earlier version."""
+        timeline, position = values.get("timeline"), values.get("peak_position")
         return cls(
             **{
                 **values,
@@ -134,12 +229,64 @@ class Footprint:
                 "environment": Environment(**values["environment"]),
                 "timeline": timeline
                 and Timeline(timeline["live_bytes"], tuple((int(at), name) for at, name in timeline["phases"])),
+                "attribution": tuple(Portion(**portion) for portion in values.get("attribution", ())),
+                "stages": tuple(Stage(**stage) for stage in values.get("stages", ())),
+                "peak_position": position and PeakPosition(**position),
+                "caveats": tuple(values.get("caveats", ())),
             }
         )
 
     def frame(self) -> pd.DataFrame:
-        """Return the categories at the peak: index ``category``, columns ``bytes`` and ``share`` (0 to 1)."""
+        """Return the peak as a tidy table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per `Portion`, largest first, its fields as columns (``saved`` is a nullable boolean, an unknown
+            ``phase`` or ``module`` is ``?``), and two more: ``stage``, the stage that the module is part of or else
+            the module itself, and ``share`` of the peak, 0 to 1. Without attribution one row per category.
+        """
         import pandas as pd
 
-        bytes_at_peak = pd.Series(self.categories_at_peak, name="bytes", dtype="int64").rename_axis("category")
-        return bytes_at_peak.to_frame().assign(share=bytes_at_peak / self.peak_requested_bytes)
+        names = [stage.name for stage in self.stages]
+        known = self.attribution or tuple(
+            Portion(None, category, None, None, size) for category, size in self.categories_at_peak.items()
+        )
+        table = pd.DataFrame([asdict(portion) for portion in known]).astype({"saved": "boolean", "bytes": "int64"})
+        table.insert(3, "stage", [stage_of(portion.module, names) for portion in known])
+        paths = ["phase", "module", "stage"]
+        table[paths] = table[paths].astype(object).where(table[paths].notna(), "?")
+        return table.assign(share=table["bytes"] / self.peak_requested_bytes)
+
+    def plot(self, path: Path | str) -> None:
+        """Draw the timeline by category to ``path``; its suffix (``.png``, ``.svg``, ...) decides the format.
+
+        Raises
+        ------
+        ValueError
+            If the footprint was measured without its timeline.
+        """
+        from bench.memory.plot import write_timeline
+
+        write_timeline(self, Path(path))
+
+    def write_trace(self, path: Path | str) -> None:
+        """Write the timeline as a Chrome trace, for https://ui.perfetto.dev or ``chrome://tracing``.
+
+        Raises
+        ------
+        ValueError
+            If the footprint was measured without its timeline.
+        """
+        from bench.memory.trace import write_trace
+
+        write_trace(self, Path(path))
+
+
+def stage_of(module: str | None, stages: Collection[str]) -> str | None:
+    """Return which of ``stages`` the module at this path is part of, or else the path itself."""
+    if module is None:
+        return None
+    parts = module.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+    return next((prefix for prefix in prefixes if prefix in stages), module)

@@ -6,10 +6,12 @@ import gc
 import os
 import pickle
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from bench.memory import attribution
 from bench.memory.budget import least_budget_bytes
 from bench.memory.event_log import History
 from bench.memory.footprint import Environment, Footprint, Timeline
@@ -74,44 +76,52 @@ def measure(
     """
     with Recorder(device) as recorder:
         prepared = workload.prepare(device)
-        recorder.prepared(prepared)
+        recorder.prepared(prepared.module, prepared.optimizer, prepared.inputs)
         for _ in range(steps):
             prepared.step(recorder)
             recorder.check_step_complete()
-        torch.cuda.synchronize(device)
-        stats = torch.cuda.memory_stats(device)
-        environment = _environment(gpu, device)
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-        used_bytes = None if environment.is_virtual else process_used_bytes(uuid)
-        parameter_bytes = sum(parameter.nbytes for parameter in prepared.module.parameters())
-    history = recorder.history
+    footprint = read_footprint(recorder, workload.key, gpu, timeline=timeline)
     del prepared
     _clean_up(workload, device)
     if snapshot:
         snapshot.write_bytes(pickle.dumps(recorder.snapshot))
-    allocated_bytes, reserved_bytes = stats["allocated_bytes.all.peak"], stats["reserved_bytes.all.peak"]
-    least_bytes = None
-    if least_budget:
-        least_bytes = least_budget_bytes(
-            lambda budget_bytes: fits(workload, device, budget_bytes), reserved_bytes, environment.total_bytes
-        )
-        if least_bytes is None:
-            raise torch.OutOfMemoryError(f"{steps} steps ran, {TRIAL_STEPS} did not: memory grows from step to step")
+    if not least_budget:
+        return footprint
+    least_bytes = least_budget_bytes(
+        lambda budget_bytes: fits(workload, device, budget_bytes),
+        footprint.peak_reserved_bytes,
+        footprint.environment.total_bytes,
+    )
+    if least_bytes is None:
+        raise torch.OutOfMemoryError(f"{steps} steps ran, {TRIAL_STEPS} did not: memory grows from step to step")
+    return replace(footprint, least_budget_bytes=least_bytes)
+
+
+def read_footprint(recorder: Recorder, key: str, gpu: str, *, timeline: bool) -> Footprint:
+    """Return what ``recorder`` has recorded, as the footprint of ``key``; its least budget is unknown."""
+    environment = _environment(gpu, recorder.device)
+    uuid = str(torch.cuda.get_device_properties(recorder.device).uuid)
+    history, stats = recorder.history, recorder.stats
     activation_bytes = history.live_bytes[:, CATEGORIES.index("activations")]
+    stages = attribution.stages(history, recorder.stage_parameter_bytes)
     return Footprint(
-        key=workload.key,
-        steps=steps,
+        key=key,
+        steps=recorder.steps,
         peak_requested_bytes=stats["requested_bytes.all.peak"],
-        peak_allocated_bytes=allocated_bytes,
-        peak_reserved_bytes=reserved_bytes,
-        least_budget_bytes=least_bytes,
-        parameter_bytes=parameter_bytes,
+        peak_allocated_bytes=stats["allocated_bytes.all.peak"],
+        peak_reserved_bytes=stats["reserved_bytes.all.peak"],
+        least_budget_bytes=None,
+        parameter_bytes=sum(stage.parameter_bytes for stage in stages),
         peak_activation_bytes=int(activation_bytes.max()),
         categories_at_peak=dict(zip(CATEGORIES, history.live_bytes[history.peak_moment].tolist(), strict=True)),
-        largest_blocks=history.largest_blocks,
-        nvml_used_bytes=used_bytes,
+        largest_blocks=attribution.largest_blocks(history),
+        nvml_used_bytes=None if environment.is_virtual else process_used_bytes(uuid),
         environment=environment,
-        timeline=_timeline(recorder, history) if timeline else None,
+        timeline=_timeline(history) if timeline else None,
+        attribution=attribution.portions(history),
+        stages=stages,
+        peak_position=attribution.peak_position(history),
+        caveats=recorder.caveats,
     )
 
 
@@ -154,6 +164,12 @@ def _clean_up(workload: Workload, device: torch.device) -> None:
         )
 
 
+def gpu_name(device: torch.device) -> str:
+    """Return ``virtual:NAME`` or ``cuda``, which is how this process's GPU is asked for."""
+    name = torch.cuda.get_device_name(device)
+    return f"virtual:{name.removeprefix(_VIRTUAL)}" if name.startswith(_VIRTUAL) else "cuda"
+
+
 def _environment(gpu: str, device: torch.device) -> Environment:
     properties = torch.cuda.get_device_properties(device)
     settings = [f"{name}={os.environ[name]}" for name in _SETTINGS if os.environ.get(name)]
@@ -169,6 +185,6 @@ def _environment(gpu: str, device: torch.device) -> Environment:
     )
 
 
-def _timeline(recorder: Recorder, history: History) -> Timeline:
+def _timeline(history: History) -> Timeline:
     columns = zip(CATEGORIES, history.live_bytes.T.tolist(), strict=True)
-    return Timeline(dict(columns), tuple((phase.moment, phase.name) for phase in recorder.phases))
+    return Timeline(dict(columns), tuple((phase.moment, phase.name) for phase in history.phases))

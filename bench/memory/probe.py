@@ -8,7 +8,8 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from multiprocessing import Pipe
+from collections.abc import Mapping
+from multiprocessing import Pipe, spawn
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,7 @@ __all__ = ["GpuUnavailable", "MeasurementFailed", "OutOfMemory", "Prober", "prob
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _GRACE_SECONDS = 5
+_MAIN = ("init_main_from_name", "init_main_from_path")
 _WORKER_VARIABLES = {
     # PyTorch keeps every convolution's plan, also one that it fell back to when memory was short. Without
     # that memory a measurement does not depend on those before it.
@@ -118,7 +120,7 @@ class Prober:
         known = (workload.key, gpu, *options.values())
         if snapshot is not None or known not in self._footprints:
             arguments = {"gpu": gpu, "snapshot": snapshot and snapshot.absolute(), **options}
-            self._footprints[known] = self._ask(gpu, Request("measure", pickle.dumps(workload), arguments))
+            self._footprints[known] = self._ask(gpu, _request("measure", workload, arguments))
         return self._footprints[known]
 
     def fits(self, workload: Workload, gpu: str, budget_bytes: int) -> bool:
@@ -126,7 +128,7 @@ class Prober:
 
         Raises as `measure` does, except for `OutOfMemory`.
         """
-        return self._ask(gpu, Request("fits", pickle.dumps(workload), {"budget_bytes": budget_bytes}))
+        return self._ask(gpu, _request("fits", workload, {"budget_bytes": budget_bytes}))
 
     def _ask(self, gpu: str, request: Request) -> Any:
         if gpu not in self._workers:
@@ -147,6 +149,8 @@ class _Worker:
     """One worker process, at the other end of a pipe."""
 
     def __init__(self, gpu: str) -> None:
+        if str(_LAUNCH) in sys.orig_argv:
+            raise MeasurementFailed("the script starts a measurement whenever it is imported")
         stage, variables = _stage(gpu)
         self._connection, other_end = Pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
@@ -199,6 +203,12 @@ class _Worker:
         """End the process at once."""
         self._process.kill()
         self.close()
+
+
+def _request(job: str, workload: Workload, arguments: Mapping[str, Any]) -> Request:
+    pickled = pickle.dumps(workload)
+    told = spawn.get_preparation_data("worker") if b"__main__" in pickled else {}
+    return Request(job, pickled, arguments, {name: told[name] for name in _MAIN if name in told})
 
 
 def _stage(gpu: str) -> tuple[Stage | None, dict[str, str]]:

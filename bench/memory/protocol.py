@@ -22,11 +22,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Request:
-    """A job: ``measure`` or ``fits``, a pickled workload, and further arguments by name."""
+    """A job: ``measure`` or ``fits``, a pickled workload, and further arguments by name.
+
+    Parameters
+    ----------
+    main
+        The parent's main script or module, as ``multiprocessing`` tells it to a process that it spawns; empty if the
+        workload needs nothing of it.
+    """
 
     job: str
     workload: bytes
     arguments: Mapping[str, Any]
+    main: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import spawn
 from multiprocessing.connection import Connection
 
 import torch
@@ -35,11 +37,14 @@ def _answer(request: Request) -> Answer:
 
 def _attempt(request: Request, device: torch.device) -> tuple[object, Exception | None]:
     try:
+        if request.main and sys.modules["__main__"].__name__ == "__main__":  # still the worker's own
+            spawn.prepare(dict(request.main))
         workload = pickle.loads(request.workload)
     except Exception as error:
         return None, MeasurementFailed(
             f"the worker process cannot load the workload ({type(error).__name__}: {error}): "
-            "its class must be defined in a module that can be imported, not in the main script"
+            "define it in a module that can be imported, or at the top of the script that runs, which must start the "
+            "measurement behind: if __name__ == '__main__'"
         )
     # Whatever the imports brought stays: not to be searched again by each of the many collections to come.
     gc.collect()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from bench.memory.event_log import Claim, Event, Phase, changes, read_log
-from bench.memory.footprint import Block
+from bench.memory import attribution
+from bench.memory.event_log import STEP, Claim, Event, Life, Phase, changes, read_log
+from bench.memory.footprint import Block, PeakPosition, Portion, Stage
 from bench.memory.workload import CATEGORIES
 
 TENSOR = [{"name": "c10::cuda::malloc(unsigned long)"}, {"name": "at::detail::empty_cuda(long)"}]
@@ -57,13 +58,13 @@ def test_a_block_is_what_the_phase_of_its_birth_says() -> None:
 
 def test_a_claim_reaches_back_to_the_birth_of_a_block() -> None:
     events = [alloc(1, 10), alloc(2, 20)]
-    assert at(events, 1, claims=[Claim(2, "gradients", {1})]) == {"gradients": 10}
+    assert at(events, 1, claims=[Claim(2, "gradients", {1: "a"})]) == {"gradients": 10}
 
 
 def test_a_claim_means_the_block_that_lives_at_the_address_then() -> None:
     """An address is used again and again; here a claim falls on the second of three blocks at one place."""
     events = [alloc(1, 10), free(1), alloc(1, 20), free(1), alloc(1, 30)]
-    claims = [Claim(3, "gradients", {1})]
+    claims = [Claim(3, "gradients", {1: "a"})]
     assert [at(events, moment, claims=claims) for moment in (1, 3, 5)] == [
         {"activations": 10},
         {"gradients": 20},
@@ -72,7 +73,7 @@ def test_a_claim_means_the_block_that_lives_at_the_address_then() -> None:
 
 
 def test_the_first_claim_holds() -> None:
-    claims = [Claim(1, "parameters", {1}), Claim(1, "buffers"), Claim(1, "gradients", {1})]
+    claims = [Claim(1, "parameters", {1: "a"}), Claim(1, "buffers"), Claim(1, "gradients", {1: "a"})]
     assert at([alloc(1, 10)], 1, claims=claims) == {"parameters": 10}
 
 
@@ -84,7 +85,7 @@ def test_a_claim_to_everything_alive() -> None:
 
 def test_a_claim_to_a_freed_or_unknown_address_says_nothing() -> None:
     events = [alloc(1, 10), free(1)]
-    assert at(events, 1, claims=[Claim(2, "gradients", {1, 77})]) == {"activations": 10}
+    assert at(events, 1, claims=[Claim(2, "gradients", {1: "a", 77: "b"})]) == {"activations": 10}
 
 
 def test_what_no_tensor_owns_is_workspace() -> None:
@@ -100,8 +101,125 @@ def test_without_a_stack_the_release_at_the_end_tells_cublas(frames: list[dict[s
     assert len(history.live_bytes) == 3
 
 
-def test_the_first_peak_and_its_largest_blocks() -> None:
+def test_the_first_peak() -> None:
     events = [alloc(1, 10), alloc(2, 30), alloc(3, 20), free(3), alloc(4, 20), free(2)]
-    history = read_log(events, FORWARD, [Claim(3, "inputs", {3})], end=6, largest=2)
-    assert history.peak_moment == 3
-    assert history.largest_blocks == (Block(30, "activations"), Block(20, "inputs"))
+    assert read_log(events, FORWARD, [], end=6).peak_moment == 3
+
+
+# --- modules and operators ---
+
+
+def lives(events: Sequence[Event], *, claims: Sequence[Claim] = (), phases: Sequence[Phase] = FORWARD) -> list[Life]:
+    return list(read_log(events, phases, claims, end=len(events)).lives)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "module"),
+    [
+        ({}, None),
+        ({"user_metadata": ""}, None),
+        ({"user_metadata": "body.0"}, "body.0"),
+        ({"user_metadata": STEP}, STEP),
+        ({"user_metadata": "", "forward_frames": ["module body.1"]}, "body.1"),
+        ({"user_metadata": STEP, "forward_frames": ["File 'net.py', line 1", "module body.1"]}, "body.1"),
+        ({"user_metadata": "body.0", "forward_frames": ["module body.1"]}, "body.0"),
+        ({"user_metadata": STEP, "forward_frames": ["File 'net.py', line 1"]}, STEP),
+    ],
+    ids=repr,
+)
+def test_the_module_is_the_one_that_runs_or_made_the_node_that_does(
+    stamps: dict[str, object], module: str | None
+) -> None:
+    (life,) = lives([{**alloc(1, 10), **stamps}])
+    assert (life.origin, life.module) == (module, module)
+
+
+def test_a_claim_names_the_owner_and_keeps_the_origin() -> None:
+    stamped = {**alloc(1, 10), "user_metadata": "body"}
+    (claimed,) = lives([stamped], claims=[Claim(1, "gradients", {1: "head"})])
+    assert (claimed.origin, claimed.module) == ("body", "head")
+    (swept,) = lives([stamped], claims=[Claim(1, "buffers")])
+    assert (swept.category, swept.module) == ("buffers", "body")
+
+
+def test_a_workspace_that_outlives_the_last_step_is_no_modules() -> None:
+    events = [{**alloc(1, 10, SCRATCH), "user_metadata": "head"}, free(1)]
+    (life,) = read_log(events, FORWARD, [], end=1).lives
+    assert (life.category, life.module, life.origin) == ("workspace", STEP, "head")
+
+
+@pytest.mark.parametrize(
+    ("names", "operator"),
+    [
+        ([], None),
+        (["??", "at::detail::empty_cuda(long)"], None),
+        (
+            ["at::_ops::empty_like::call(long)", "at::native::conv()", "at::_ops::conv2d::redispatch(at::Tensor)"],
+            "conv2d",
+        ),
+        (["at::_ops::mm::call(long)", "torch::autograd::generated::MmBackward0::apply(std::vector)"], "MmBackward0"),
+        (["at::_ops::clone::call(long)", "torch::autograd::AccumulateGrad::apply(std::vector)"], "AccumulateGrad"),
+        (["at::_ops::mul::call(long)", "forward.py", "torch::autograd::PyNode::apply(std::vector)"], "mul"),
+    ],
+    ids=repr,
+)
+def test_the_operator_is_the_outermost_below_python_or_the_node(names: list[str], operator: str | None) -> None:
+    frames = [{"name": name, "filename": name if name.endswith(".py") else "libtorch.so"} for name in names]
+    (life,) = lives([alloc(1, 10, frames)])
+    assert life.operator == operator
+
+
+# --- attribution ---
+
+STEPS = [
+    Phase(0, "prepare", "temporaries"),
+    Phase(1, "between", "inputs"),
+    Phase(1, "forward", "activations"),
+    Phase(4, "backward", "temporaries"),
+    Phase(6, "between", "inputs"),
+]
+EVENTS = [
+    alloc(1, 100),  # the parameters
+    {**alloc(2, 10, [{"name": "at::_ops::conv2d::call()"}, *TENSOR]), "user_metadata": "body.0"},  # saved
+    {**alloc(3, 20), "user_metadata": "body.1.relu"},  # transient
+    free(3),
+    {**alloc(4, 5), "forward_frames": ["module body.1"]},
+    free(2),
+]
+CLAIMS = [Claim(1, "parameters", {1: "body.0"})]
+
+
+def test_the_peak_by_phase_category_module_and_what_is_saved() -> None:
+    history = read_log(EVENTS, STEPS, CLAIMS, end=6)
+    assert attribution.portions(history) == (
+        Portion("prepare", "parameters", "body.0", None, 100),
+        Portion("forward", "activations", "body.1.relu", False, 20),
+        Portion("forward", "activations", "body.0", True, 10),
+    )
+    assert attribution.peak_position(history) == PeakPosition(1, "forward", "body.1.relu", None)
+    assert attribution.largest_blocks(history, 2) == (
+        Block(100, "parameters", "body.0"),
+        Block(20, "activations", "body.1.relu"),
+    )
+
+
+def test_the_stages_have_peaks_of_their_own() -> None:
+    later = [*EVENTS, {**alloc(5, 7), "user_metadata": "body.0"}, {**alloc(6, 7), "user_metadata": "body.0"}]
+    history = read_log(later, [*STEPS, Phase(6, "forward", "activations")], CLAIMS, end=8)
+    assert attribution.stages(history, {"body.0": 100, "body.1": 0, "(root)": 3}) == (
+        Stage("body.0", 100, 14),
+        Stage("body.1", 0, 20),
+        Stage("(root)", 3, 0),
+    )
+
+
+def test_what_lives_at_the_end_of_the_log_is_saved() -> None:
+    kept, freed = [alloc(1, 10)], [alloc(1, 10), free(1)]
+    assert attribution.portions(read_log(kept, FORWARD, [], end=1))[0].saved is True
+    assert attribution.portions(read_log(freed, FORWARD, [], end=2))[0].saved is False
+
+
+def test_an_empty_log_has_no_peak() -> None:
+    history = read_log([], FORWARD, [], end=0)
+    assert attribution.portions(history) == attribution.largest_blocks(history) == ()
+    assert attribution.peak_position(history) is None

@@ -6,10 +6,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from bench.memory.footprint import Block, Environment, Footprint, Timeline
+from bench.memory.footprint import (
+    Block,
+    Environment,
+    Footprint,
+    PeakPosition,
+    Portion,
+    Stage,
+    Timeline,
+    stage_of,
+)
 from bench.memory.plot import timeline_figure, write_timeline
 from bench.memory.workload import CATEGORIES
 
@@ -33,6 +43,17 @@ FOOTPRINT = Footprint(
     environment=Environment("virtual:t4", "virtual t4", True, 15 << 30, "2.14.1", "13.0", "92400", "default"),
     timeline=Timeline(LIVE, ((0, "prepare"), (0, "between"), (1, "forward"))),
 )
+ATTRIBUTED = replace(
+    FOOTPRINT,
+    attribution=(
+        Portion("forward", "activations", "body.0.conv", True, 4 * MIB),
+        Portion("forward", "activations", "body.1", False, 2 * MIB),
+        Portion("prepare", "parameters", None, None, 2 * MIB),
+    ),
+    stages=(Stage("body.0", MIB, 4 * MIB), Stage("body.1", MIB, 2 * MIB)),
+    peak_position=PeakPosition(1, "forward", "body.1", "conv2d"),
+    caveats=("reads numbers",),
+)
 
 
 def test_categories_must_sum_to_the_peak() -> None:
@@ -48,13 +69,49 @@ def test_json_and_back() -> None:
     assert Footprint.from_dict(without) == replace(FOOTPRINT, timeline=None)
 
 
-def test_the_frame_has_a_row_for_every_category() -> None:
-    frame = FOOTPRINT.frame()
-    assert list(frame.index) == list(CATEGORIES)
-    assert frame.index.name == "category"
-    assert frame.loc["activations"].to_dict() == {"bytes": 6 * MIB, "share": 0.75}
-    assert frame["share"].sum() == pytest.approx(1)
+def test_a_footprint_of_an_earlier_version_is_read() -> None:
+    earlier = json.loads(json.dumps(FOOTPRINT.to_dict()))
+    for name in ("stages", "peak_position", "caveats"):
+        del earlier[name]
+    earlier["largest_blocks"] = [{"bytes": 1, "category": "inputs"}]
+    footprint = Footprint.from_dict(earlier)
+    assert footprint.largest_blocks == (Block(1, "inputs", None, None),)
+    assert (footprint.attribution, footprint.stages, footprint.peak_position) == ((), (), None)
+
+
+def test_modules_must_sum_to_the_peak() -> None:
+    with pytest.raises(ValueError, match="tiny: the modules sum to 8388607 bytes, the peak is 8388608"):
+        replace(FOOTPRINT, attribution=(replace(ATTRIBUTED.attribution[0], bytes=8 * MIB - 1),))
+
+
+def test_the_attribution_is_written_only_if_asked_for() -> None:
+    assert "attribution" not in ATTRIBUTED.to_dict()
+    values = json.loads(json.dumps(ATTRIBUTED.to_dict(timeline=True, attribution=True)))
+    assert Footprint.from_dict(values) == ATTRIBUTED
+
+
+def test_the_frame_has_a_row_for_every_portion() -> None:
+    frame = ATTRIBUTED.frame()
+    assert list(frame.columns) == ["phase", "category", "module", "stage", "saved", "bytes", "share"]
+    assert frame["module"].tolist() == ["body.0.conv", "body.1", "?"]
+    assert frame["stage"].tolist() == ["body.0", "body.1", "?"]
+    assert frame["saved"].tolist() == [True, False, pd.NA]
+    assert frame["share"].tolist() == [0.5, 0.25, 0.25]
     assert frame["bytes"].dtype == "int64"
+
+
+def test_the_frame_without_attribution_has_a_row_for_every_category() -> None:
+    frame = FOOTPRINT.frame().set_index("category")
+    assert list(frame.index) == list(CATEGORIES)
+    assert frame.loc["activations", ["module", "bytes", "share"]].tolist() == ["?", 6 * MIB, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("module", "stage"),
+    [("body.1.conv", "body.1"), ("body.10", "body.10"), ("head", "head"), ("(step)", "(step)"), (None, None)],
+)
+def test_the_stage_of_a_module(module: str | None, stage: str | None) -> None:
+    assert stage_of(module, ["body.1", "head", "bod"]) == stage
 
 
 def test_the_figure_names_peak_device_and_categories() -> None:
@@ -78,6 +135,34 @@ def test_the_figure_is_written_the_same_every_time(tmp_path: Path, suffix: str) 
         assert imread(paths[0]).std() > 0.1  # not a blank page
 
 
-def test_no_figure_without_a_timeline() -> None:
-    with pytest.raises(ValueError, match="measure it with timeline=True"):
-        timeline_figure(replace(FOOTPRINT, timeline=None))
+def test_no_figure_and_no_trace_without_a_timeline(tmp_path: Path) -> None:
+    untimed = replace(FOOTPRINT, timeline=None)
+    for write in (untimed.plot, untimed.write_trace):
+        with pytest.raises(ValueError, match="measure it with timeline=True"):
+            write(tmp_path / "tiny.png")
+
+
+def test_the_trace_has_slices_for_phases_and_steps_and_a_counter_by_category(tmp_path: Path) -> None:
+    phases = [(0, "prepare"), (1, "between"), (1, "forward"), (1, "backward"), (2, "between")]
+    timed = replace(FOOTPRINT, timeline=Timeline(LIVE, tuple(phases)))
+    timed.write_trace(tmp_path / "new" / "tiny.json")
+    events = json.loads((tmp_path / "new" / "tiny.json").read_text())["traceEvents"]
+
+    assert {event["ph"] for event in events} == {"M", "X", "C"}
+    assert all({"pid", "tid", "name"} <= event.keys() for event in events)
+    tracks = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    slices = [
+        (tracks[event["tid"]], event["name"], event["ts"], event["dur"]) for event in events if event["ph"] == "X"
+    ]
+    assert slices == [
+        ("phases", "prepare", 0, 1),
+        ("phases", "between", 1, 0),
+        ("phases", "forward", 1, 0),
+        ("phases", "backward", 1, 1),
+        ("phases", "between", 2, 0),
+        ("steps", "step 1", 1, 1),
+    ]
+    counters = [(event["ts"], event["args"]) for event in events if event["ph"] == "C"]
+    assert [moment for moment, _ in counters] == [0, 1, 2]
+    assert [sum(live.values()) for _, live in counters] == [0, 8 * MIB, 2 * MIB]
+    assert list(counters[1][1]) == list(CATEGORIES)

@@ -149,7 +149,7 @@ def test_a_dying_worker_is_replaced(prober: Prober) -> None:
         ("raises", "ZeroDivisionError: of my own making"),
         (
             "cannot be loaded",
-            r"ModuleNotFoundError: No module named 'elsewhere'\): its class must be defined in",
+            r"ModuleNotFoundError: No module named 'elsewhere'\): define it in a module that can",
         ),
         ("does not tell", "stopped telling its observer in the phase 'forward'"),
         ("is larger than the GPU", "needs more than the 85029158912 bytes of virtual sm_90"),

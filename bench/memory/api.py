@@ -1,0 +1,222 @@
+"""Measure any training step: of a function in a process of its own, or of code that already runs on a GPU."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.memory.footprint import Footprint
+from bench.memory.probe import probe
+from bench.memory.workload import Prepared, StepObserver
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    Build = Callable[[torch.device], tuple[nn.Module, torch.optim.Optimizer, Any, Callable[[], object]]]
+
+__all__ = ["BuiltStep", "Recording", "measure", "recorded"]
+
+
+def measure(
+    build: Build,
+    gpu: str = "virtual:h100",
+    *,
+    steps: int = 3,
+    least_budget: bool = False,
+    snapshot: Path | None = None,
+) -> Footprint:
+    """Return the GPU memory that a training step needs, measured in a process of its own.
+
+    The step is ordinary PyTorch code. Its phases are found by hooks: forward begins when the module is called,
+    backward with ``loss.backward()`` or ``torch.autograd.grad``, the optimizer's step is that of the optimizer.
+
+    Parameters
+    ----------
+    build
+        Called with the device; builds everything there and returns ``(module, optimizer, inputs, step)``. ``inputs``
+        is the batch: a tensor, or any nest of tuples, lists and dicts of tensors. ``step()`` runs one training step.
+        Several modules go into one ``nn.ModuleList``. A function that can be imported, or of the script that runs,
+        or a ``functools.partial`` of one.
+    gpu
+        ``cuda``, or a virtual GPU, which needs no hardware: ``virtual:h100``, ``virtual:t4``, ...
+    steps
+        Training steps to run; momentum and the like exist from the second on.
+    least_budget
+        Whether to search for the least memory in which the step runs, which runs hundreds of steps more.
+    snapshot
+        Also write the allocator's log to this file, for https://pytorch.org/memory_viz.
+
+    Returns
+    -------
+    Footprint
+        With its timeline and its attribution to modules.
+
+    Raises
+    ------
+    GpuUnavailable
+        If the GPU cannot be had; the message says what is missing.
+    OutOfMemory
+        If the whole GPU is too small.
+    MeasurementFailed
+        If ``build`` or the step raises an error or cannot be loaded, or the process dies.
+
+    Examples
+    --------
+    A whole script; the last line but one keeps the process that measures from measuring in turn.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from bench.memory import measure
+    >>>
+    >>> def build(device, batch_size=64):
+    ...     module = nn.Sequential(nn.Linear(1024, 256), nn.ReLU(), nn.Linear(256, 10)).to(device)
+    ...     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    ...     inputs = torch.zeros(batch_size, 1024, device=device)
+    ...     targets = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    ...
+    ...     def step():
+    ...         loss = nn.functional.cross_entropy(module(inputs), targets)
+    ...         loss.backward()
+    ...         optimizer.step()
+    ...         optimizer.zero_grad()
+    ...
+    ...     return module, optimizer, (inputs, targets), step
+    >>>
+    >>> def report():
+    ...     footprint = measure(build, "virtual:t4")
+    ...     print(footprint.parameter_bytes, footprint.categories_at_peak["parameters"])
+    ...     by_stage = footprint.frame().groupby("stage")["bytes"].sum()
+    ...     assert by_stage.sum() == footprint.peak_requested_bytes
+    ...     footprint.plot("memory.png")
+    ...     footprint.write_trace("memory.json")
+    >>>
+    >>> if __name__ == "__main__":
+    ...     report()
+    1059880 1059880
+    """
+    return probe(BuiltStep(build), gpu, steps=steps, least_budget=least_budget, timeline=True, snapshot=snapshot)
+
+
+@dataclass(frozen=True)
+class BuiltStep:
+    """A training step as `measure` takes it, for `bench.memory.probe.Prober`, which measures many in one process."""
+
+    build: Build
+
+    @property
+    def key(self) -> str:
+        """Name of the function with the arguments that it is given."""
+        return _name(self.build)
+
+    def prepare(self, device: torch.device) -> Prepared:
+        """Build the step.
+
+        Raises
+        ------
+        TypeError
+            If ``build`` returns anything else than four things.
+        """
+        from bench.memory.hooked import told_by_hooks
+
+        built = self.build(device)
+        if not isinstance(built, tuple) or len(built) != 4:
+            found = f"{len(built)} things" if isinstance(built, tuple) else f"a {type(built).__name__}"
+            raise TypeError(f"{self.key} returned {found}: it must return (module, optimizer, inputs, step)")
+        module, optimizer, inputs, step = built
+
+        def observed(observer: StepObserver) -> None:
+            with told_by_hooks(module, optimizer, observer):
+                step()
+
+        return Prepared(module, optimizer, _tensors(inputs), observed)
+
+
+class Recording:
+    """What `recorded` has seen. Its ``footprint`` is there when the block has ended.
+
+    Parameters
+    ----------
+    footprint
+        With its timeline and its attribution to modules.
+    snapshot
+        The allocator's state and log, a dict as ``torch.cuda.memory._snapshot`` returns it.
+    """
+
+    footprint: Footprint
+    snapshot: dict[str, Any]
+
+    def write_snapshot(self, path: Path | str) -> None:
+        """Write the snapshot to ``path``, for https://pytorch.org/memory_viz."""
+        Path(path).write_bytes(pickle.dumps(self.snapshot))
+
+
+@contextmanager
+def recorded(
+    module: nn.Module, optimizer: torch.optim.Optimizer, inputs: object = (), *, key: str = "recorded"
+) -> Iterator[Recording]:
+    """Record the training steps that run in the block, in this process, on the GPU that holds ``module``.
+
+    Nothing about the code changes, nor does what it allocates. What lives on the GPU before is part of the peak:
+    among the buffers, where it is not known as something else. PyTorch's own memory history is used, and ended: a
+    history that was being recorded is lost. PyTorch's peak statistics start anew, and cuBLAS gives its workspaces
+    back when the block ends. If the block raises an error, there is no footprint.
+
+    Parameters
+    ----------
+    module, optimizer, inputs
+        What is trained, with what, and on which batch, as for `measure`.
+    key
+        Name of the footprint.
+
+    Raises
+    ------
+    ValueError
+        If no parameter of ``module`` is on a GPU.
+
+    Examples
+    --------
+    ::
+
+        with recorded(module, optimizer) as recording:
+            train_step()
+        print(recording.footprint.frame())
+    """
+    # Read when PyTorch first names the functions of a stack: its other ways take minutes.
+    os.environ.setdefault("TORCH_SYMBOLIZE_MODE", "dladdr")
+
+    from bench.memory.hooked import told_by_hooks
+    from bench.memory.measurement import gpu_name, read_footprint
+    from bench.memory.recorder import Recorder
+
+    device = next((parameter.device for parameter in module.parameters() if parameter.is_cuda), None)
+    if device is None:
+        raise ValueError("no parameter of the module is on a GPU: move it there, or use measure on a virtual one")
+    recording = Recording()
+    with Recorder(device) as recorder:
+        recorder.prepared(module, optimizer, _tensors(inputs))
+        with told_by_hooks(module, optimizer, recorder):
+            yield recording
+    recording.footprint = read_footprint(recorder, key, gpu_name(device), timeline=True)
+    recording.snapshot = recorder.snapshot
+
+
+def _tensors(inputs: object) -> tuple[torch.Tensor, ...]:
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return tuple(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor))
+
+
+def _name(build: Callable[..., object]) -> str:
+    if not isinstance(build, functools.partial):
+        name = getattr(build, "__qualname__", repr(build))
+        return name if build.__module__ == "__main__" else f"{build.__module__}.{name}"
+    given = [repr(value) for value in build.args] + [f"{name}={value!r}" for name, value in build.keywords.items()]
+    return f"{_name(build.func)}({', '.join(given)})"

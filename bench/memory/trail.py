@@ -1,0 +1,129 @@
+"""Tell the allocator's log which module asks for memory, without changing what it asks for.
+
+In forward, hooks of ``torch.nn`` stamp the log with the path of the module that runs. For backward, the path is
+written onto the nodes of the autograd graph, from which the allocator itself copies it into the log: no hook runs in
+backward and no tensor passes through Python.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from bench.memory.event_log import GRAPH_NODE, STEP
+
+ROOT = "(root)"
+"""Path of the whole module, which PyTorch names by an empty string."""
+
+# Where autograd keeps the traceback that its anomaly mode shows, and the allocator looks for it.
+_TRACEBACK = "traceback_"
+
+
+class _Thread(threading.local):
+    """What one thread has seen: autograd numbers its nodes by thread, and may compute forward passes again."""
+
+    def __init__(self) -> None:
+        self.stamps_before: list[str] = []
+        self.turns: list[int] = [0]
+        self.stamps: list[str] = [STEP]
+
+
+class ModuleTrail:
+    """Stamps allocations with the path of the module that runs, while used as a context manager.
+
+    Hooks are global ones, as PyTorch takes other paths through modules that have hooks of their own.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._paths = {child: path or ROOT for path, child in module.named_modules()}
+        self._owners = parameter_owners(module)
+        self._thread = _Thread()
+
+    def __enter__(self) -> Self:
+        register = nn.modules.module
+        self._hooks = (
+            register.register_module_forward_pre_hook(self._enter_module),
+            register.register_module_forward_hook(self._leave_module, always_call=True),
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._paths.clear()
+        self._owners = {}
+
+    def annotate_graph(self, output: Tensor) -> None:
+        """Write onto every node that ``output`` was computed by which module made it."""
+        seen: set[Any] = set()
+        coming: list[Any] = [output.grad_fn]
+        while coming:
+            node = coming.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            lines = node.metadata.get(_TRACEBACK, [])  # of anomaly mode
+            if lines and lines[-1].startswith(GRAPH_NODE):
+                continue  # annotated before, for another backward pass
+            node.metadata[_TRACEBACK] = [*lines, GRAPH_NODE + self._maker(node)]
+            coming.extend(following for following, _ in node.next_functions)
+
+    def _maker(self, node: Any) -> str:
+        if type(node).__name__ == "AccumulateGrad":
+            return self._owners.get(node.variable, STEP)
+        turn = bisect_right(self._thread.turns, node._sequence_nr()) - 1
+        return self._thread.stamps[turn]
+
+    def _enter_module(self, module: nn.Module, _: object) -> None:
+        if module in self._paths:
+            self._thread.stamps_before.append(torch.cuda.memory._get_memory_metadata())
+            self._stamp(self._paths[module])
+
+    def _leave_module(self, module: nn.Module, _: object, __: object) -> None:
+        if module in self._paths:
+            self._stamp(self._thread.stamps_before.pop())
+
+    def _stamp(self, path: str) -> None:
+        torch.cuda.memory._set_memory_metadata(path)
+        self._thread.turns.append(torch._C._autograd._get_sequence_nr())
+        self._thread.stamps.append(path)
+
+
+def parameter_owners(module: nn.Module) -> Mapping[Tensor, str]:
+    """Return the path of the first module that holds each parameter."""
+    owners: dict[Tensor, str] = {}
+    for path, child in module.named_modules():
+        for parameter in child.parameters(recurse=False):
+            owners.setdefault(parameter, path or ROOT)
+    return owners
+
+
+def stage_parameter_bytes(module: nn.Module) -> dict[str, int]:
+    """Return the bytes of the parameters of each stage: of every child, of a list's entries, and of the rest.
+
+    Returns
+    -------
+    dict
+        By the stage's path, in the order of the children; ``ROOT`` comes last.
+    """
+    children: dict[str, nn.Module] = {}
+    for name, child in module.named_children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            children.update({f"{name}.{entry}": part for entry, part in child.named_children()})
+        else:
+            children[name] = child
+    counted: set[Tensor] = set()
+    sizes: dict[str, int] = {}
+    for name, part in [*children.items(), (ROOT, module)]:
+        own = set(part.parameters()) - counted
+        counted |= own
+        sizes[name] = sum(parameter.nbytes for parameter in own)
+    return sizes
