@@ -158,6 +158,7 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
 @several("--task", "Only these tasks, as the table names them.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Folder for timeline plots, one per task.")
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Folder for PyTorch snapshots (memory_viz).")
+@click.option("--trace", type=click.Path(path_type=Path), help="Folder for Chrome and Perfetto traces, one per task.")
 @several("--what-if", "Also replay every task under these allocator settings, as PYTORCH_ALLOC_CONF takes them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def measure(
@@ -172,6 +173,7 @@ def measure(
     task: tuple[str, ...],
     plot: Path | None,
     snapshot: Path | None,
+    trace: Path | None,
     what_if: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -210,15 +212,17 @@ def measure(
         ):
             folder = snapshot or (Path(scratch) if settings else None)
             shot = folder and _task_file(folder, name, key, ".pickle")
-            footprint = prober.measure(workload, gpu, timeline=plot is not None, snapshot=shot)
+            footprint = prober.measure(workload, gpu, timeline=bool(plot or trace), snapshot=shot)
             measured.append((name, key, footprint))
             if plot:
                 write_timeline(footprint, _task_file(plot, name, key, ".png"))
+            if trace:
+                footprint.write_trace(_task_file(trace, name, key, ".json"))
             if shot and settings:
                 replayed[name, key] = _peaks_under(settings, shot)
     if as_json:
         tasks = [
-            {"method": name, "task": key, **footprint.to_dict(), **replayed.get((name, key), {})}
+            {"method": name, "task": key, **footprint.to_dict(attribution=True), **replayed.get((name, key), {})}
             for name, key, footprint in measured
         ]
         shape = {"model": model, "width": width, "batch_size": batch_size, "dataset": dataset, "gpu": gpu}
@@ -230,8 +234,19 @@ def measure(
     for table in _footprint_tables(measured, replayed):
         console.print(table)
     console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
+    for name, key, footprint in measured:
+        for line in _remarks(footprint):
+            console.print(f"{name}, {key}: {line}", highlight=False, markup=False, soft_wrap=True)
     if plot is not None:
         click.echo(f"{len(measured)} timelines in {plot}")
+
+
+def _remarks(footprint: Footprint) -> Iterator[str]:
+    """Say where the peak is reached, and what could not be modelled."""
+    peak = footprint.peak_position
+    if peak is not None:
+        yield f"peak in step {peak.step}, {peak.phase}, in {peak.module or '?'} by {peak.operator or '?'}"
+    yield from (f"careful: {caveat}" for caveat in footprint.caveats)
 
 
 def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:

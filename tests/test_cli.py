@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -142,16 +143,21 @@ def test_measure_prints_exact_sums_as_json():
     ]
     for entry in tasks.values():
         assert sum(entry["categories_at_peak"].values()) == entry["peak_requested_bytes"]
+        assert sum(portion["bytes"] for portion in entry["attribution"]) == entry["peak_requested_bytes"]
         assert entry["peak_requested_bytes"] <= entry["peak_allocated_bytes"] <= entry["peak_reserved_bytes"]
 
 
 def test_measure_draws_a_table_timelines_and_snapshots(tmp_path: Path):
     common = ["measure", "--method", "allsmall", "--width", 4, "--batch-size", 4, "--task", "width 1/4"]
-    result = profl(*common, "--plot", tmp_path / "plots", "--snapshot", tmp_path / "shots")
+    folders = {kind: tmp_path / kind for kind in ("plot", "snapshot", "trace")}
+    result = profl(*common, *(part for kind, folder in folders.items() for part in (f"--{kind}", folder)))
     assert result.exit_code == 0
     assert "virtual h100" in result.output
-    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["allsmall-width-1-4.png"]
-    assert [path.name for path in (tmp_path / "shots").iterdir()] == ["allsmall-width-1-4.pickle"]
+    assert [path.name for path in folders["plot"].iterdir()] == ["allsmall-width-1-4.png"]
+    assert [path.name for path in folders["snapshot"].iterdir()] == ["allsmall-width-1-4.pickle"]
+    (trace,) = folders["trace"].iterdir()
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert re.search(r"allsmall, width 1/4: peak in step \d, backward, in stages\S+ by \S+Backward0\n", result.output)
 
 
 def test_measure_replays_other_allocator_settings():
