@@ -332,33 +332,49 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
     help="Folder of the committed memory numbers.",
 )
 @click.option("--update", is_flag=True, help="Accept the measured numbers: rewrite the reference.")
-def check(reference: Path, update: bool) -> None:
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write the result to this file, as JUnit XML.")
+def check(reference: Path, update: bool, junit: Path | None) -> None:
     """Compare every footprint of the default sweep with the reference, to the byte.
+
+    Lists changed, added and missing entries and exits non-zero on any. In GitHub Actions each is also an annotation.
 
     \b
     Examples:
       profl check
+      profl check --junit memory.xml
       profl check --update
     """
     from bench.memory.probe import Prober
-    from bench.regression import compare, measure_all, read_reference, write_reference
+    from bench.regression import (
+        REFERENCE_FILE,
+        compare,
+        github_annotation,
+        measure_all,
+        read_reference,
+        write_junit,
+        write_reference,
+    )
     from bench.sweep import presets, read_config
 
     config = read_config(presets()["default"])
-    known = None if update else read_reference(reference)
+    known = None if update and not (reference / REFERENCE_FILE).exists() else read_reference(reference)
     with Prober() as prober:
         measured = measure_all(config, prober)
-    if known is None:
-        click.echo(f"{len(measured['metrics'])} entries in {write_reference(reference, measured)}")
-        return
-    differences = compare(known, measured)
-    for line in differences:
-        click.echo(line)
-    if differences:
+    differences = compare(known, measured) if known else []
+    for difference in differences:
+        click.echo(difference)
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            click.echo(github_annotation(difference))
+    if junit:
+        write_junit(junit, measured["metrics"], differences)
+    if update:
+        click.echo(f"{len(measured['metrics'])} entries in {write_reference(reference, measured, known)}")
+    elif differences:
         raise click.ClickException(
             f"memory differs from {reference}: accept it with 'profl check --reference {reference} --update'"
         )
-    click.echo(f"{len(measured['metrics'])} entries, all equal to {reference}")
+    else:
+        click.echo(f"{len(measured['metrics'])} entries, all equal to {reference}")
 
 
 @main.command(name="list")

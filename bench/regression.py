@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+from bench.cell import Cell
 from bench.errors import InputError
+from bench.fleet import parse_bytes
 from bench.memory.footprint import Footprint
 from bench.memory.probe import Prober
 from bench.results import category_columns, read_json, write_json
@@ -25,30 +32,73 @@ METRICS = (
 )
 """What is compared of a footprint, beside its categories at the peak."""
 
+LARGEST = 5
+"""How many of the parts of a peak that differ to name."""
+
 Measurement = dict[str, Any]
-"""``environment`` (flat) and ``metrics`` (by the footprint's name, flat): the form of a reference file."""
+"""The form of a reference file: ``environment`` (flat), and by the footprint's name ``metrics`` (flat),
+``portions`` (bytes at the peak by category, module and phase) and ``commands`` (how to measure it alone).
+
+By hand may be added: ``tolerance`` (``2%`` or ``1MiB``) for all entries, ``tolerances`` for single ones. They apply
+where exact numbers cannot be expected: in another environment, or on a physical GPU.
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An entry that is not as the reference has it.
+
+    Parameters
+    ----------
+    entry
+        Name of the footprint, or ``environment``.
+    kind
+        ``changed``, ``added`` or ``missing``.
+    details
+        What differs, one line each: metrics first, then the parts of the peak that differ most.
+    command
+        How to measure the entry alone; None: it is not measured any more.
+    """
+
+    entry: str
+    kind: str
+    details: tuple[str, ...]
+    command: str | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.kind:8} {self.entry}", *(f"         {detail}" for detail in self.details)]
+        return "\n".join([*lines, f"         see it: {self.command}"] if self.command else lines)
 
 
 def measure_all(config: Config, prober: Prober) -> Measurement:
-    """Measure every task that a sweep's methods may offer.
-
-    Returns
-    -------
-    dict
-        ``{"environment": {...}, "metrics": {name: {metric: bytes}}}``.
-    """
-    steps = {step.key: step for cell in cells(config) for step in workloads(cell).values()}
-    footprints = {key: prober.measure(step, config.gpu) for key, step in sorted(steps.items())}
-    environment = next(iter(footprints.values())).environment
+    """Measure every task that a sweep's methods may offer; see `Measurement` for the form."""
+    steps = {step.key: (step, cell) for cell in cells(config) for step in workloads(cell).values()}
+    footprints = {key: prober.measure(steps[key][0], config.gpu) for key in sorted(steps)}
     return {
-        "environment": asdict(environment),
+        "environment": asdict(next(iter(footprints.values())).environment),
         "metrics": {key: _metrics(footprint) for key, footprint in footprints.items()},
+        "portions": {key: _portions(footprint) for key, footprint in footprints.items()},
+        "commands": {key: _command(cell, step.task.key) for key, (step, cell) in sorted(steps.items())},
     }
 
 
 def _metrics(footprint: Footprint) -> dict[str, Any]:
     peaks = {name: getattr(footprint, name) for name in METRICS}
     return {**peaks, **category_columns(footprint.categories_at_peak)}
+
+
+def _portions(footprint: Footprint) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for portion in footprint.attribution:
+        sizes[f"{portion.category} of {portion.module or '?'} in {portion.phase or '?'}"] += portion.bytes
+    return dict(sorted(sizes.items()))
+
+
+def _command(cell: Cell, task: str) -> str:
+    words = ["profl", "measure", "--method", cell.method, "--task", task, "--model", cell.model]
+    words += ["--width", str(cell.width), "--batch-size", str(cell.recipe.batch_size), "--dataset", cell.dataset]
+    words += ["--gpu", cell.gpu] + (["--data", cell.data] if cell.data else [])
+    return shlex.join(words)
 
 
 def read_reference(folder: Path) -> Measurement:
@@ -65,43 +115,107 @@ def read_reference(folder: Path) -> Measurement:
     reference = read_json(path)
     if not isinstance(reference, dict) or not {"environment", "metrics"} <= set(reference):
         raise InputError(f"{path} holds no environment and metrics: restore it, or rewrite it with --update")
+    for tolerance in [reference.get("tolerance", "0%"), *reference.get("tolerances", {}).values()]:
+        allowed_bytes(tolerance, 0)
     return reference
 
 
-def write_reference(folder: Path, measured: Measurement) -> Path:
-    """Write measured numbers as the new reference; return its path."""
+def write_reference(folder: Path, measured: Measurement, tolerances: Measurement | None = None) -> Path:
+    """Write measured numbers as the new reference, with the tolerances of an earlier one; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / REFERENCE_FILE, measured)
+    kept = {name: value for name, value in (tolerances or {}).items() if name in ("tolerance", "tolerances")}
+    write_json(folder / REFERENCE_FILE, {**kept, **measured})
     return folder / REFERENCE_FILE
 
 
-def compare(reference: Measurement, measured: Measurement) -> list[str]:
-    """Return one line per difference, changed, added and missing entries alike; empty if there is none."""
-    return [
-        *_changes("environment", reference["environment"], measured["environment"]),
-        *(
-            line
-            for name in sorted(reference["metrics"].keys() | measured["metrics"].keys())
-            for line in _entry(name, reference["metrics"], measured["metrics"])
-        ),
-    ]
+def allowed_bytes(tolerance: str, expected_bytes: int) -> int:
+    """Return by how many bytes ``2%`` or ``1MiB`` lets a number differ from what is expected.
+
+    Raises
+    ------
+    InputError
+        If the tolerance is neither a share nor an amount.
+    """
+    share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(tolerance))
+    if share:
+        return int(expected_bytes * Fraction(share[1]) / 100)
+    try:
+        return parse_bytes(str(tolerance))
+    except InputError:
+        raise InputError(f"tolerance '{tolerance}' is neither a share such as 2% nor an amount such as 1MiB") from None
 
 
-def _entry(name: str, reference: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
-    if name not in reference:
-        return [f"added    {name}: peak {measured[name]['peak_requested_bytes']:,} bytes is not in the reference"]
-    if name not in measured:
-        return [f"missing  {name}: in the reference, but no longer measured"]
-    return list(_changes(name, reference[name], measured[name]))
+def compare(reference: Measurement, measured: Measurement) -> list[Difference]:
+    """Return every difference: changed, added and missing entries; empty if there is none.
+
+    A tolerance of the reference applies where the environments differ or the GPU is physical; one for all entries
+    then lets the environment differ too. Everywhere else one byte is a difference.
+    """
+    environment = tuple(_changes(reference["environment"], measured["environment"]))
+    inexact = bool(environment) or not measured["environment"].get("is_virtual", True)
+    tolerances = reference.get("tolerances", {}) if inexact else {}
+    for_all = reference.get("tolerance") if inexact else None
+    found = [Difference("environment", "changed", environment)] if environment and not for_all else []
+    for name in sorted(reference["metrics"].keys() | measured["metrics"].keys()):
+        found += _entry(name, reference, measured, tolerances.get(name, for_all))
+    return found
 
 
-def _changes(name: str, reference: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[str]:
+def _entry(name: str, reference: Measurement, measured: Measurement, tolerance: str | None) -> Iterator[Difference]:
+    command = measured.get("commands", {}).get(name)
+    if name not in reference["metrics"]:
+        peak = f"peak {measured['metrics'][name]['peak_requested_bytes']:,} bytes is not in the reference"
+        yield Difference(name, "added", (peak,), command)
+    elif name not in measured["metrics"]:
+        yield Difference(name, "missing", ("in the reference, but no longer measured",))
+    else:
+        changes = list(_changes(reference["metrics"][name], measured["metrics"][name], tolerance))
+        parts = [side.get("portions", {}).get(name, {}) for side in (reference, measured)]
+        if changes:
+            yield Difference(name, "changed", (*changes, *_largest_changes(*parts)), command)
+
+
+def _changes(reference: Mapping[str, Any], measured: Mapping[str, Any], tolerance: str | None = None) -> Iterator[str]:
     for metric in sorted(reference.keys() | measured.keys()):
         expected, actual = reference.get(metric), measured.get(metric)
-        if expected != actual:
-            growth = f" ({actual - expected:+,})" if isinstance(expected, int) and isinstance(actual, int) else ""
-            yield f"changed  {name}: {metric} was {_shown(expected)}, is {_shown(actual)}{growth}"
+        if expected == actual:
+            continue
+        growth = ""
+        if isinstance(expected, int) and isinstance(actual, int):
+            if tolerance and abs(actual - expected) <= allowed_bytes(tolerance, expected):
+                continue
+            growth = f" ({actual - expected:+,})"
+        yield f"{metric} was {_shown(expected)}, is {_shown(actual)}{growth}"
+
+
+def _largest_changes(reference: Mapping[str, int], measured: Mapping[str, int]) -> list[str]:
+    """Say which parts of the peak differ most; nothing if the reference does not know its parts."""
+    if not reference or not measured:
+        return []
+    change = {part: measured.get(part, 0) - reference.get(part, 0) for part in reference.keys() | measured.keys()}
+    largest = sorted((part for part in change if change[part]), key=lambda part: (-abs(change[part]), part))
+    return [f"at the peak: {part} {change[part]:+,} bytes" for part in largest[:LARGEST]]
 
 
 def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "?" if value is None else str(value)
+
+
+def write_junit(path: Path, entries: Iterable[str], differences: Sequence[Difference]) -> None:
+    """Write the result as JUnit XML: a test case per entry, its difference as the failure."""
+    failed = {difference.entry: difference for difference in differences}
+    names = sorted({*entries, *failed})
+    suite = ElementTree.Element("testsuite", name="profl check", tests=str(len(names)), failures=str(len(failed)))
+    for name in names:
+        case = ElementTree.SubElement(suite, "testcase", classname="memory", name=name)
+        if name in failed:
+            failure = ElementTree.SubElement(case, "failure", message=f"memory {failed[name].kind}")
+            failure.text = str(failed[name])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def github_annotation(difference: Difference) -> str:
+    """Return the line that makes GitHub Actions show the difference beside the run."""
+    text = str(difference).replace("%", "%25").replace("\n", "%0A")
+    return f"::error title=memory {difference.kind}::{text}"
