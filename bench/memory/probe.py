@@ -206,7 +206,12 @@ class _Worker:
 
 
 def _request(job: str, workload: Workload, arguments: Mapping[str, Any]) -> Request:
-    pickled = pickle.dumps(workload)
+    try:
+        pickled = pickle.dumps(workload)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise MeasurementFailed(
+            f"{workload.key} cannot be sent to the worker process ({error}): define it at the top of a module"
+        ) from None
     told = spawn.get_preparation_data("worker") if b"__main__" in pickled else {}
     return Request(job, pickled, arguments, {name: told[name] for name in _MAIN if name in told})
 

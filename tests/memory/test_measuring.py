@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.memory.api import BuiltStep
 from bench.memory.budget import GRANULE_BYTES
 from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from bench.memory.footprint import Footprint
@@ -234,3 +235,10 @@ def _runs(process: Path) -> bool:
         return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_what_cannot_be_sent_to_the_worker_is_named(prober: Prober) -> None:
+    def build(device: object) -> None: ...
+
+    with pytest.raises(MeasurementFailed, match=r"cannot be sent to the worker process .*: define it at the top"):
+        prober.measure(BuiltStep(build), GPU)
