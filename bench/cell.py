@@ -20,9 +20,12 @@ from bench.validation import checked
 EXACT = ConfigDict(extra="forbid")
 """Refuse keys that are not known."""
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Bounds far above what can be run, below what would exhaust memory or a number's range before it is refused.
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0, le=10**6)]
+NotNegative = Annotated[float, Field(ge=0, le=10**6)]
 
 
 @validated(frozen=True, config=EXACT)
@@ -89,10 +92,10 @@ class Cell:
 
     method: str
     model: str
-    width: Count
+    width: Width
     dataset: str
     tier: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     gpu: str
     data: str | None = None
     recipe: Recipe = field(default_factory=Recipe)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.errors import InputError
+from bench.errors import InputError, in_one_line
 from bench.memory.allocator_settings import AllocatorSettings
 from bench.memory.footprint import Footprint
 from bench.memory.gpu.profile import Profile
@@ -59,7 +59,7 @@ class Friendly(click.Group):
         except ValidationError as error:
             raise click.ClickException(describe(error)) from error
         except (InputError, GpuUnavailable, MeasurementFailed) as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(in_one_line(error)) from error
         except OSError as error:
             raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
 

@@ -3,3 +3,9 @@
 
 class InputError(ValueError):
     """A value the user gave cannot be used; the message names it and the remedy."""
+
+
+def in_one_line(error: Exception) -> str:
+    """Return an error's message in one line; of several lines, as a traceback has, the first and the last."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return " ".join([*lines[:1], *lines[1:][-1:]]) or "no message"

@@ -56,6 +56,22 @@ def method_class(name: str) -> type[Method]:
     return loaded
 
 
+def method_options(name: str, options: Mapping[str, Any]) -> Any:
+    """Return a method's options, an instance of its ``Options``.
+
+    Raises
+    ------
+    InputError
+        If the method or one of the options is unknown, or a value is of the wrong type or refused.
+    """
+    kind = method_class(name).Options
+    known = [field.name for field in fields(kind)]
+    for option in options:
+        if option not in known:
+            unknown(f"option of method '{name}'", option, known or ["(it has none)"])
+    return checked(kind, dict(options), f"options of method '{name}'")
+
+
 def create_method(
     name: str, model: ModelSpec, rounds: int, seed: int, options: Mapping[str, Any] | None = None
 ) -> Method:
@@ -64,11 +80,6 @@ def create_method(
     Raises
     ------
     InputError
-        If the method or one of the options is unknown, or the method refuses an option's value.
+        As `method_options`, or if the method refuses a value.
     """
-    factory = method_class(name)
-    known = {field.name: field for field in fields(factory.Options)}
-    for option in options or {}:
-        if option not in known:
-            unknown(f"option of method '{name}'", option, known or ["(it has none)"])
-    return factory(model, rounds, seed, checked(factory.Options, dict(options or {}), f"options of method '{name}'"))
+    return method_class(name)(model, rounds, seed, method_options(name, options or {}))

@@ -22,11 +22,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
-from pydantic import TypeAdapter, ValidationError, create_model
+from pydantic import Field, TypeAdapter, ValidationError, create_model
 
 from bench.cell import Cell
 from bench.errors import InputError
@@ -79,12 +79,24 @@ CELL_COLUMNS = {
 
 
 _IDENTITY = ("cell", "status", "method", "model", "width", "dataset", "tier", "seed", "gpu", "rounds")
-_NUMBER: Any = (float | None, ...)
-_ROUND: Any = dict.fromkeys(ROUND_COLUMNS, _NUMBER) | {"phase": (str, ...), "tasks": (dict[str, int], ...)}
-_SUMMARY: Any = {name: _NUMBER for name in CELL_COLUMNS if name not in _IDENTITY}
+
+
+def _field(column: str) -> Any:
+    if column.endswith(("_share", "_accuracy")):
+        return Annotated[float, Field(ge=0, le=1)] | None, ...
+    return (float if column.endswith("_loss") else Annotated[float, Field(ge=0)]) | None, ...
+
+
+_ROUND: Any = {name: _field(name) for name in ROUND_COLUMNS} | {
+    "round": (Annotated[int, Field(ge=1)], ...),
+    "phase": (str, ...),
+    "tasks": (dict[str, int], ...),
+}
+_SUMMARY: Any = {name: _field(name) for name in CELL_COLUMNS if name not in _IDENTITY}
 _OBJECT = TypeAdapter(dict[str, Any])
 _OBJECTS = TypeAdapter(list[dict[str, Any]])
 _ROUND_ROW = TypeAdapter(create_model("Round", **_ROUND))
+_FOOTPRINT = TypeAdapter(Footprint)
 _SUMMARY_FILE = TypeAdapter(create_model("Summary", **_SUMMARY))
 
 FOOTPRINT_KEY = ["method", "model", "width", "dataset", "task", "batch_size", "gpu"]
@@ -160,24 +172,42 @@ class CellFolder:
             if self.path.exists() and any(self.path.glob("*.json*")):
                 raise InputError(f"{self.path}/cell.json is missing: {self._remedy}")
             return
-        cell = self.cell()
+        cell, status = self.cell(), self.status
         if cell.folder_name != self.path.name:
             raise InputError(f"{self.path}/cell.json is that of {cell.folder_name}: move it back, or {self._remedy}")
         self._read("environment.json", _OBJECT)
-        self.footprints()
         self.timelines()
-        finished = [row["round"] for row in self.rounds()]
-        if finished != list(range(1, len(finished) + 1)):
+        footprints, rows = self.footprints(), self.rounds()
+        for entry in footprints:
+            if not entry["key"].startswith(f"{cell.method}/{entry['task']}"):
+                raise InputError(f"{self.path}/footprints.json is not that of this cell: {self._remedy}")
+        unmeasured = {task for row in rows for task in row["tasks"]} - {entry["task"] for entry in footprints}
+        if unmeasured:
+            raise InputError(f"{self.path} holds no footprint of {', '.join(sorted(unmeasured))}: {self._remedy}")
+        if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
             raise InputError(f"{self.path}/rounds.jsonl repeats or lacks rounds: {self._remedy}")
-        if self.status == "done":
-            self.summary()
-            if len(finished) != cell.recipe.rounds:
-                raise InputError(
-                    f"{self.path}/rounds.jsonl holds {len(finished)} rounds of {cell.recipe.rounds}, though "
-                    f"summary.json says that all are done: {self._remedy}"
-                )
-        elif len(finished) > 1 and not (self.path / "checkpoint.pt").exists():
+        if status == "done":
+            self._check_summary(rows, cell.recipe.rounds)
+        elif len(rows) > 1 and not (self.path / "checkpoint.pt").exists():
             raise InputError(f"{self.path} holds rounds, but neither summary.json nor checkpoint.pt: {self._remedy}")
+
+    def _check_summary(self, rows: list[dict[str, Any]], rounds: int) -> None:
+        if len(rows) != rounds:
+            raise InputError(
+                f"{self.path}/rounds.jsonl holds {len(rows)} rounds of {rounds}, though summary.json says that all are "
+                f"done: {self._remedy}"
+            )
+        summary = self.summary()
+        tested = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
+        from_rows = {
+            "final_accuracy": tested[-1] if tested else None,
+            **{name: sum(row[name] for row in rows) for name in ("uploaded_bytes", "downloaded_bytes")},
+        }
+        for name, value in from_rows.items():
+            if summary[name] != value:
+                raise InputError(
+                    f"{self.path}/summary.json has {name} {summary[name]}, its rounds {value}: {self._remedy}"
+                )
 
     def cell(self) -> Cell:
         """Return what is run here."""
@@ -236,12 +266,14 @@ class CellFolder:
         """Return what was measured; nothing if measuring has not got that far."""
         entries = self._read("footprints.json", _OBJECTS) or []
         for entry in entries:
+            shape = {name: entry[name] for name in ("task", "batch_size", "gpu") if name in entry}
+            rest = {name: value for name, value in entry.items() if name not in shape}
             try:
-                Footprint.from_dict({name: value for name, value in entry.items() if name not in FOOTPRINT_KEY})
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise InputError(
-                    f"{self.path}/footprints.json holds what is no footprint ({error}): {self._remedy}"
-                ) from None
+                _FOOTPRINT.validate_python(rest)
+            except ValidationError as error:
+                raise InputError(f"{describe(error, f'{self.path}/footprints.json')}; {self._remedy}") from None
+            if len(shape) < 3:
+                raise InputError(f"{self.path}/footprints.json lacks a task, batch size or GPU: {self._remedy}")
         return entries
 
     def append_round(self, row: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
@@ -329,7 +361,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path} is missing: is this the folder of a run?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}): delete the folder to run it again") from None
 
 

@@ -27,10 +27,10 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
-from bench.cell import EXACT, Cell, Count, Recipe
+from bench.cell import EXACT, Cell, Recipe, Seed, Width
 from bench.data import classes_of, load_dataset
 from bench.data.partition import parse_scheme, partition
-from bench.errors import InputError
+from bench.errors import InputError, in_one_line
 from bench.federation import Row, run_cell
 from bench.fleet import UNLIMITED, Tier
 from bench.memory.errors import MeasurementFailed
@@ -39,7 +39,7 @@ from bench.memory.gpu.profile import resolve
 from bench.memory.probe import Prober
 from bench.memory.timelines import pack
 from bench.method import FullModel, Method
-from bench.registry import create_method, method_class
+from bench.registry import create_method, method_class, method_options
 from bench.results import CellFolder
 from bench.training import TrainingWorkload
 from bench.validation import checked
@@ -51,10 +51,10 @@ class Grid:
 
     method: Annotated[list[str], Field(min_length=1)]
     model: Annotated[list[str], Field(min_length=1)]
-    width: Annotated[list[Count], Field(min_length=1)]
+    width: Annotated[list[Width], Field(min_length=1)]
     dataset: Annotated[list[str], Field(min_length=1)]
     tier: Annotated[list[str], Field(min_length=1)]
-    seed: Annotated[list[int], Field(min_length=1)]
+    seed: Annotated[list[Seed], Field(min_length=1)]
 
 
 GRID = tuple(axis.name for axis in fields(Grid))
@@ -121,8 +121,8 @@ def cells(config: Config) -> list[Cell]:
     result = []
     resolve(config.gpu)
     parse_scheme(config.recipe.partition)
-    for name in config.options:
-        method_class(name)
+    for name, options in config.options.items():
+        method_options(name, options)
     for values in itertools.product(*(getattr(config.grid, axis) for axis in GRID)):
         named = dict(zip(GRID, values, strict=True))
         if method_class(named["method"]).ignores_memory:
@@ -294,11 +294,16 @@ def run_sweep(todo: Sequence[Cell], output: Path, workers: int, prober: Prober, 
     deal(missing)
     for cell in missing:
         folder = folder_of(cell, output)
-        folder.begin(cell.to_dict(), environment())
+        folder.path.mkdir(parents=True, exist_ok=True)
         try:
-            measured = measure(cell, prober)
-            folder.write_footprints(measured.entries(cell))
-            folder.write_timelines(measured.timelines())
+            with FileLock(folder.path / "cell.lock", blocking=False):
+                folder.begin(cell.to_dict(), environment())
+                measured = measure(cell, prober)
+                folder.write_footprints(measured.entries(cell))
+                folder.write_timelines(measured.timelines())
+        except Timeout:
+            listener.finished(cell, _taken(folder.path))
+            continue
         except MeasurementFailed as error:
             folder.fail(traceback.format_exc())
             listener.finished(cell, Outcome(error=_one_line(error)))
@@ -336,8 +341,12 @@ def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> Outcome:
     return Outcome(folder.summary()["final_accuracy"])
 
 
+def _taken(path: Path) -> Outcome:
+    return Outcome(error=f"another sweep is running this cell in {path.parent}: wait, or choose --output")
+
+
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no message"
+    text = in_one_line(error)
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 

@@ -93,6 +93,15 @@ def test_where_nothing_fits_nobody_trains_and_nothing_changes():
     assert all(torch.equal(before[name], value) for name, value in fleet.method.global_state.items())
 
 
+def test_a_method_hears_how_many_took_part(monkeypatch: pytest.MonkeyPatch):
+    heard: list[int] = []
+    for needed in (51 * MB, 50 * MB):
+        fleet = federation(small_cell("exclusive", "50MB"), {"full model": needed})
+        monkeypatch.setattr(fleet.method, "finish_round", lambda summary: heard.append(summary.participants))
+        fleet.run_round(1)
+    assert heard == [0, SMALL_RECIPE.participants]
+
+
 def test_a_budget_of_exactly_the_least_suffices():
     assert federation(small_cell("exclusive", "50MB"), {"full model": 50 * MB}).run_round(1)["participants"] == 3
 

@@ -16,7 +16,7 @@ from bench.results import CELL_COLUMNS, ROUND_COLUMNS, CellFolder, check_one_rec
 from tests.conftest import small_cell
 
 MEASURED = Footprint(
-    key="full",
+    key="fedavg/full model of resnet18",
     steps=3,
     peak_requested_bytes=7,
     peak_allocated_bytes=512,
@@ -29,9 +29,12 @@ MEASURED = Footprint(
     nvml_used_bytes=None,
     environment=Environment("virtual:h100", "virtual h100", True, 80 << 30, "2", "13", "9", "default"),
 )
-FOOTPRINT = {"task": "full model", "batch_size": 16, "gpu": "virtual:h100", **MEASURED.to_dict()}
+FOOTPRINT = {"task": "full model", "batch_size": 16, "gpu": "virtual:jetson-orin", **MEASURED.to_dict()}
 CELL = small_cell()
-SUMMARY = {name: 0.5 for name in CELL_COLUMNS if name not in {*CELL.to_dict(), "cell", "status", "rounds"}}
+SUMMARY: dict[str, float] = {
+    name: 0.5 for name in CELL_COLUMNS if name not in {*CELL.to_dict(), "cell", "status", "rounds"}
+}
+SUMMARY |= {"uploaded_bytes": 0.0, "downloaded_bytes": 0.0}
 
 
 def row(number: int, **more: object) -> dict:
@@ -43,6 +46,11 @@ def row(number: int, **more: object) -> dict:
         "test_accuracy": 0.5,
         **more,
     }
+
+
+def altered(**values: object) -> str:
+    """Return a footprints file with other values."""
+    return json.dumps([{**FOOTPRINT, **values}])
 
 
 @pytest.fixture
@@ -111,15 +119,26 @@ def test_damage_is_named_and_nothing_is_deleted(folder: CellFolder, damage, mess
         ("environment.json", "[]", r"environment\.json: "),
         ("footprints.json", "{}", r"footprints\.json: "),
         ("footprints.json", "[5]", r"footprints\.json: 0 cannot be 5"),
-        ("footprints.json", '[{"task": "a"}]', r"footprints\.json holds what is no footprint"),
+        ("footprints.json", '[{"task": "a"}]', r"footprints\.json: key is missing"),
+        ("footprints.json", altered(least_budget_bytes="x"), r"footprints\.json: least_budget_bytes cannot be 'x'"),
+        ("footprints.json", altered(peak_requested_bytes=8), r"footprints\.json:.*the categories sum to 7"),
+        ("footprints.json", altered(key="exclusive/full model"), r"footprints\.json is not that of this cell"),
+        ("footprints.json", json.dumps([MEASURED.to_dict()]), r"footprints\.json lacks a task"),
+        ("footprints.json", "[]", "holds no footprint of full model"),
+        ("environment.json", "[" * 100_000, r"environment\.json is not readable JSON"),
         ("rounds.jsonl", "5\n", r"rounds\.jsonl, line 1: "),
         ("rounds.jsonl", '{"round": 1}\n', r"rounds\.jsonl, line 1: phase is missing"),
+        ("rounds.jsonl", json.dumps(row(1, tasks={}, test_accuracy=7.5)) + "\n", "test_accuracy cannot be 7.5"),
+        ("rounds.jsonl", json.dumps(row(1, tasks={}, uploaded_bytes=-1)) + "\n", "uploaded_bytes cannot be -1"),
+        ("rounds.jsonl", json.dumps(row(1, tasks={}, round=1.0)) + "\n", r"round cannot be 1\.0"),
         ("summary.json", "5", r"summary\.json: "),
         ("summary.json", '{"final_accuracy": "good"}', r"summary\.json: final_accuracy cannot be 'good'"),
     ],
 )
 def test_damage_is_found_beforehand_in_one_line(folder: CellFolder, name: str, text: str, message: str):
-    add(folder, 1)
+    for number in range(1, 11):
+        add(folder, number, tasks={"full model": 3})
+    folder.finish(SUMMARY)
     folder.check()
     (folder.path / name).write_text(text)
     with pytest.raises(InputError, match=message) as error:
@@ -140,6 +159,15 @@ def test_a_lost_summary_does_not_start_the_training_again(folder: CellFolder):
     folder.finish(SUMMARY)
     (folder.path / "summary.json").unlink()
     with pytest.raises(InputError, match=r"neither summary\.json nor checkpoint\.pt"):
+        folder.check()
+
+
+@pytest.mark.parametrize("name", ["final_accuracy", "uploaded_bytes", "downloaded_bytes"])
+def test_a_summary_of_another_cell_is_noticed(folder: CellFolder, name: str):
+    for number in range(1, 11):
+        add(folder, number)
+    folder.finish({**SUMMARY, name: 0.25})
+    with pytest.raises(InputError, match=rf"summary\.json has {name} 0\.25, its rounds"):
         folder.check()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import bench.sweep as sweeping
 from bench.cell import Cell
@@ -89,6 +90,20 @@ def test_bad_names_are_refused_before_any_work(axis: str, value: str):
         cells(replace(CONFIG, grid=Grid(**{**GRID, "method": ["heterofl"], axis: [value]})))
 
 
+def test_options_of_a_method_that_is_not_run_are_checked_too():
+    with pytest.raises(InputError, match="options of method 'profl': pace cannot be"):
+        cells(replace(CONFIG, options={"profl": {"pace": [1]}}))
+
+
+def test_a_cell_that_another_sweep_measures_is_left_to_it(tmp_path: Path, prober: Prober):
+    cell, listener = small_cell(recipe=CONFIG.recipe), Silent()
+    folder_of(cell, tmp_path).path.mkdir(parents=True)
+    with FileLock(folder_of(cell, tmp_path).path / "cell.lock"):
+        run_sweep([cell], tmp_path, 1, prober, listener)
+    assert "another sweep is running this cell" in str(listener.errors[cell.folder_name])
+    assert not (folder_of(cell, tmp_path).path / "cell.json").exists()
+
+
 def test_unknown_options_are_refused():
     with pytest.raises(InputError, match="unknown option of method 'heterofl' 'speed'"):
         cells(replace(CONFIG, options={"heterofl": {"speed": 1}}))
@@ -110,6 +125,10 @@ def test_unknown_options_are_refused():
         (FILE + "options = 5", "options cannot be 5"),
         (FILE + "options = {exclusive = 5}", "options.exclusive cannot be 5"),
         ("grid = 5", "grid cannot be 5"),
+        (FILE.replace("seed = [0]", "seed = [99999999999999999999]"), "grid.seed.0 cannot be 99999999999999999999"),
+        (FILE.replace("width = [2]", "width = [1000000]"), "grid.width.0 cannot be 1000000"),
+        (FILE + "recipe = {devices = 100000000}", "recipe.devices cannot be 100000000"),
+        (FILE + "recipe = {learning_rate = 1e308}", r"recipe.learning_rate cannot be 1e\+308"),
     ],
 )
 def test_a_bad_file_is_refused(text: str, message: str, tmp_path: Path):

@@ -54,6 +54,21 @@ def test_training_learns():
     assert losses[-1] < losses[0] / 2
 
 
+def test_the_loss_is_the_mean_over_examples_also_with_a_smaller_last_batch():
+    class Told(FullModel):
+        """The loss is what the pictures say, whatever the weights."""
+
+        def loss(self, module: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return inputs.mean() + 0 * sum(parameter.sum() for parameter in module.parameters())
+
+    pictures = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 32, 32)
+    generator = torch.Generator().manual_seed(0)
+    loss = train_locally(
+        Told(SPEC), SPEC.build(), pictures, torch.zeros(5, dtype=torch.int64), RECIPE, generator, False
+    )
+    assert loss == pytest.approx(2.0)
+
+
 def test_a_step_tells_its_observer_each_phase_in_order():
     told: list[str] = []
 

@@ -105,7 +105,7 @@ def write_cell(
             {
                 "round": number,
                 "phase": PHASES[number * 7 // (rounds + 1)] if method == "profl" else "train",
-                "tasks": {} if idle else {TASKS[method][0][0]: 4},
+                "tasks": {} if idle else {TASKS[method][-1][0]: 4},
                 "train_loss": math.nan if idle else 1 / number,
                 "test_loss": 1 - accuracy,
                 "test_accuracy": accuracy if number % 2 == 0 or number == 1 else math.nan,
@@ -124,17 +124,18 @@ def write_cell(
         folder.fail("Traceback: out of memory")
     if status == "done":
         fitting = [task[1] for task in TASKS[method] if task[1] <= max(TIERS[tier], 0.19)]
+        tested = [row["test_accuracy"] for row in folder.rounds() if row["test_accuracy"] is not None]
         dearest = TASKS[method][0][1] if method == "fedavg" else max(fitting, default=math.nan)
         folder.finish(
             {
-                "final_accuracy": final,
+                "final_accuracy": tested[-1],
                 "best_accuracy": final,
                 "best_round": rounds,
                 "participation_share": share,
                 "data_out_share": 1 - share,
                 "classes_out_share": 0.0,
-                "uploaded_bytes": rounds * 10**6,
-                "downloaded_bytes": rounds * 10**6,
+                "uploaded_bytes": 0 if idle else rounds * 10**6,
+                "downloaded_bytes": 0 if idle else rounds * 10**6,
                 "seconds": rounds / 2,
                 "full_model_least_budget_bytes": FULL,
                 "dearest_trained_budget_bytes": math.nan if idle else dearest * FULL,

@@ -55,12 +55,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     shutil.copytree(folder / "old", folder / "new")
     change(folder / "new", "footprints.json", newer)
     change(folder / "new", "environment.json", lambda _, values: {**values, "commit": "<abc>"})
-    worse = {"profl-resnet18w16-digits-50": -0.02}
-    change(
-        folder / "new",
-        "summary.json",
-        lambda cell, values: {**values, "final_accuracy": values["final_accuracy"] + worse.get(cell[:27], 0)},
-    )
+    (worse,) = folder.glob("new/cells/profl-resnet18w16-digits-50-*")
+    summary = json.loads((worse / "summary.json").read_text())
+    rows = [json.loads(line) for line in (worse / "rounds.jsonl").read_text().splitlines()]
+    rows[-1]["test_accuracy"] = summary["final_accuracy"] = summary["final_accuracy"] - 0.02
+    (worse / "summary.json").write_text(json.dumps(summary))
+    (worse / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [read_run(folder / "old"), read_run(folder / "new")]
 
 
@@ -141,8 +141,9 @@ def test_too_few_runs_are_refused(pair: list[Run], tmp_path: Path):
 
 def test_a_run_that_has_measured_nothing_compares(pair: list[Run], tmp_path: Path):
     shutil.copytree(pair[0].path, tmp_path / "empty")
-    for path in tmp_path.glob("empty/cells/*/footprints.json"):
-        path.unlink()
+    for name in ("footprints.json", "rounds.jsonl", "summary.json"):
+        for path in tmp_path.glob(f"empty/cells/*/{name}"):
+            path.unlink()
     empty = read_run(tmp_path / "empty")
     assert footprint_differences([pair[0], empty])["empty difference"].isna().all()
     count = len(TASKS["profl"]) + len(TASKS["heterofl"])

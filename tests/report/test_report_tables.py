@@ -56,7 +56,7 @@ def test_unfinished_cells_have_no_figures(folder: Path):
 
 def test_counts_by_task_survive(folder: Path):
     rounds = pd.read_parquet(folder / "rounds.parquet")
-    assert json.loads(rounds.loc[rounds["method"] == "profl", "tasks"].iloc[-1]) == {"shrink 4": 4}
+    assert json.loads(rounds.loc[rounds["method"] == "profl", "tasks"].iloc[-1]) == {"grow 4": 4}
 
 
 def test_footprints_have_a_column_per_category(folder: Path):
