@@ -197,7 +197,17 @@ def measure(
     recipe = Recipe(rounds=rounds, batch_size=batch_size)
     wanted = {}
     for name in method or tuple(sorted(methods())):
-        cell = Cell(name, model, width, dataset, UNLIMITED, 0, gpu, data, recipe)
+        cell = Cell(
+            method=name,
+            model=model,
+            width=width,
+            dataset=dataset,
+            tier=UNLIMITED,
+            seed=0,
+            gpu=gpu,
+            data=data,
+            recipe=recipe,
+        )
         wanted.update({(name, key): workload for key, workload in workloads(cell).items()})
     for key in task:
         if key not in {known for _, known in wanted}:

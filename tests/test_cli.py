@@ -93,6 +93,7 @@ def test_a_second_sweep_repeats_nothing(run: Path):
         (["measure", "--method", "fedavg", "--task", "nap"], "unknown task 'nap': choose one of full model"),
         (["measure", "--method", "fedavg", "--gpu", "h100"], "unknown GPU 'h100'"),
         (["measure", "--method", "fedavg", "--batch-size", "0"], "batch_size cannot be 0"),
+        (["measure", "--method", "fedavg", "--width", "99999999"], "width cannot be 99999999"),
         (["report", "nowhere"], "nowhere holds no results"),
         (["check", "--reference", "nowhere"], "nowhere/default.json is missing"),
     ],
