@@ -176,7 +176,7 @@ def test_a_workload_must_be_picklable(prober: Prober) -> None:
     class Local(Linear):
         pass
 
-    with pytest.raises(MeasurementFailed, match=r"cannot be sent to the worker process .*Local.*: define it at the top"):
+    with pytest.raises(MeasurementFailed, match=r"cannot be sent to the worker .*Local.*: define it at the top"):
         unbudgeted(prober, Local())
 
 
