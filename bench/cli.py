@@ -1,4 +1,4 @@
-"""The command line: ``profl sweep | measure | report | check | list | doctor``."""
+"""The command line: ``profl sweep | measure | fit | report | check | list | doctor``."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def main() -> None:
     Examples:
       profl sweep --preset smoke
       profl measure --method profl --model resnet18 --batch-size 64 --gpu virtual:h100
+      profl fit --budget 256MiB --gpu virtual:jetson-orin
       profl report results/default
       profl check
     """
@@ -304,6 +305,73 @@ def _footprint_rows(footprints: list[Footprint]) -> Iterator[tuple[str, list[int
         yield category, [footprint.categories_at_peak[category] for footprint in footprints]
     for name, attribute in PEAKS.items():
         yield name, [getattr(footprint, attribute) for footprint in footprints]
+
+
+@main.command()
+@several("--budget", "GPU memory to train in, such as 256MiB.", required=True)
+@several("--method", "Methods whose tasks are tried.  [default: all]")
+@click.option("--model", default="resnet18", show_default=True, help="The network.")
+@click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage.")
+@click.option("--batch-size", type=int, default=256, show_default=True, help="The largest batch to try.")
+@click.option("--dataset", default="cifar10", show_default=True, help="Decides the number of classes.")
+@click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder.")
+@click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see.")
+@click.option("--gpu", default="virtual:h100", show_default=True, help="cuda or virtual:NAME.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def fit(
+    budget: tuple[str, ...],
+    method: tuple[str, ...],
+    model: str,
+    width: int,
+    batch_size: int,
+    dataset: str,
+    data: str | None,
+    rounds: int,
+    gpu: str,
+    as_json: bool,
+) -> None:
+    """Say which tasks of a method train in a given memory, and the largest batch of each.
+
+    Every batch is run for ten steps under a real limit. The answer ran, and every larger batch that was tried
+    failed: the next 8, every power of two and the largest to try.
+
+    \b
+    Examples:
+      profl fit --budget 256MiB --gpu virtual:jetson-orin
+      profl fit --budget 64MiB --budget 256MiB --method profl --method heterofl --model resnet34
+      profl fit --budget 2GiB --batch-size 1024 --json > fit.json
+    """
+    from bench.cell import Cell, Recipe
+    from bench.fit import fit as fit_task
+    from bench.fit import fit_table, guarantee, read_budgets
+    from bench.fleet import UNLIMITED
+    from bench.memory.probe import Prober
+    from bench.registry import methods
+    from bench.sweep import workloads
+
+    budgets = read_budgets(budget, gpu)
+    recipe = Recipe(rounds=rounds, batch_size=batch_size)
+    shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
+    wanted = [
+        workload
+        for name in dict.fromkeys(method) or sorted(methods())
+        for workload in workloads(Cell(method=name, **shape, tier=UNLIMITED, seed=0, data=data, recipe=recipe)).values()
+    ]
+    progress = Console(stderr=True)
+    with Prober() as prober:
+        fits = [
+            fit_task(workload, gpu, budgets, prober)
+            for workload in track(
+                wanted, "trying batches", console=progress, transient=True, disable=not progress.is_terminal
+            )
+        ]
+    if as_json:
+        click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": [task.to_dict() for task in fits]}))
+        return
+    console = Console()
+    console.print(f"{model} width {width}, batches up to {batch_size} in the memory of {gpu}", highlight=False)
+    console.print(fit_table(fits, budgets, batch_size))
+    console.print(guarantee(batch_size), highlight=False)
 
 
 @main.command()

@@ -94,6 +94,16 @@ def test_a_second_sweep_repeats_nothing(run: Path):
         (["measure", "--method", "fedavg", "--gpu", "h100"], "unknown GPU 'h100'"),
         (["measure", "--method", "fedavg", "--batch-size", "0"], "batch_size cannot be 0"),
         (["measure", "--method", "fedavg", "--width", "99999999"], "width cannot be 99999999"),
+        (["fit", "--budget", "0MiB"], "'0MiB' is not above zero"),
+        (["fit", "--budget", "64 parsecs"], "unknown unit 'parsecs'"),
+        (["fit", "--budget", "1TiB"], "budget '1TiB' is more than virtual:h100 has"),
+        (["fit", "--budget", "64MiB", "--method", "fedprox"], "unknown method 'fedprox'"),
+        (["fit", "--budget", "64MiB", "--model", "vgg99"], "unknown model 'vgg99'"),
+        (["fit", "--budget", "64MiB", "--dataset", "imagenet"], "unknown dataset 'imagenet'"),
+        (["fit", "--budget", "64MiB", "--gpu", "h100"], "unknown GPU 'h100'"),
+        (["fit", "--budget", "64MiB", "--batch-size", "0"], "batch_size cannot be 0"),
+        (["fit", "--budget", "64MiB", "--width", "0"], "width cannot be 0"),
+        (["fit"], "Missing option '--budget'"),
         (["report", "nowhere"], "nowhere holds no results"),
         (["check", "--reference", "nowhere"], "nowhere/default.json is missing"),
     ],
@@ -193,3 +203,27 @@ def test_doctor_tries_a_virtual_gpu_of_every_capability():
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_every_command_has_examples(command: str):
     assert "Example" in profl(command, "--help").output
+
+
+def test_fit_names_tasks_and_their_largest_batches():
+    asked = ["fit", "--method", "fedavg", "--width", 2, "--batch-size", 4, "--gpu", "virtual:jetson-orin"]
+    asked += ["--budget", "64MiB", "--budget", "2MiB"]
+    result = profl(*asked)
+    assert result.exit_code == 0
+    row = next(line.split() for line in result.stdout.splitlines() if "full model" in line)
+    assert row[:5] == ["fedavg", "full", "model", "4+", "-"]
+    assert "none above it was tried" in " ".join(result.stdout.split())
+    found = json.loads(profl(*asked, "--json").stdout)
+    (task,) = found.pop("tasks")
+    assert found == {
+        "model": "resnet18",
+        "width": 2,
+        "batch_size": 4,
+        "dataset": "cifar10",
+        "gpu": "virtual:jetson-orin",
+    }
+    assert task["fits"] == [
+        {"budget_bytes": 64 * 2**20, "largest_batch": 4},
+        {"budget_bytes": 2 * 2**20, "largest_batch": None},
+    ]
+    assert 2 * 2**20 < task["least_budget_bytes"] <= 64 * 2**20

@@ -1,0 +1,184 @@
+"""What trains in a given memory: the tasks, and the largest batch of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from bench.errors import InputError
+from bench.fleet import format_bytes, parse_bytes
+from bench.memory.errors import OutOfMemory
+from bench.memory.gpu.profile import resolve
+from bench.memory.probe import Prober
+from bench.training import TrainingWorkload
+
+LOOKAHEAD = 8
+"""How many batch sizes above the answer are tried one by one. Where batches fail between others that fit, these gaps
+were one or two wide: ResNet18's ``map 3`` in 64 MiB fails at 17, 18 and 21, and fits up to 26."""
+
+
+def largest_batch(fits: Callable[[int], bool], most: int) -> int | None:
+    """Return the largest batch size found to fit, from 1 to ``most``.
+
+    Memory is not quite monotone in the batch size: cuDNN chooses its plans by it, and the allocator caches blocks in
+    its sizes. So a batch may fail though a larger one fits, and no search but trying them all can be certain.
+
+    What is guaranteed: the answer was tried and fits, and every larger batch that was tried failed. Among these are
+    the next `LOOKAHEAD` ones, every power of two, and ``most``. It is therefore the largest of all, unless `LOOKAHEAD`
+    or more failing batches in a row lie between two that fit (or before the first). Nothing is claimed about smaller
+    batches.
+
+    Parameters
+    ----------
+    fits
+        Whether a batch of this size suffices with the memory; asked at most once for each.
+    most
+        The largest batch to try, at least 1.
+
+    Returns
+    -------
+    int or None
+        Pictures; None if no batch that was tried fits, among them 1 to `LOOKAHEAD`.
+    """
+    tried = cache(fits)
+    powers = [1 << exponent for exponent in range(most.bit_length())]
+    largest, failing = 0, most + 1
+    for batch in (most, *reversed(powers)):
+        if tried(batch):
+            largest = batch
+            break
+        failing = batch
+    while failing - largest > 1:
+        middle = (largest + failing) // 2
+        if tried(middle):
+            largest = middle
+        else:
+            failing = middle
+    candidate = largest + 1
+    while candidate <= min(largest + LOOKAHEAD, most):
+        if tried(candidate):
+            largest = candidate
+        candidate += 1
+    return largest or None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """In what batches a task trains.
+
+    Parameters
+    ----------
+    method, task
+        Name of the method, key of its task.
+    largest_batches
+        Pictures by budget in bytes, as `largest_batch` finds them; None where nothing fits.
+    least_budget_bytes
+        What a batch of one picture needs; None if the whole GPU is too small.
+    """
+
+    method: str
+    task: str
+    largest_batches: Mapping[int, int | None]
+    least_budget_bytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "method": self.method,
+            "task": self.task,
+            "least_budget_bytes": self.least_budget_bytes,
+            "fits": [
+                {"budget_bytes": budget, "largest_batch": batch} for budget, batch in self.largest_batches.items()
+            ],
+        }
+
+
+def read_budgets(texts: Iterable[str], gpu: str) -> dict[int, str]:
+    """Read amounts of memory; return what was written, by bytes, in this order and each amount once.
+
+    Raises
+    ------
+    InputError
+        If one is no amount of memory, not above zero, or more than the virtual GPU has. A physical GPU's memory is
+        not asked for: there a budget above it limits nothing.
+    GpuUnavailable
+        If no GPU has this name.
+    """
+    virtual = resolve(gpu)
+    budgets: dict[int, str] = {}
+    for text in texts:
+        budget_bytes = parse_bytes(text)
+        if virtual and budget_bytes > virtual.total_bytes:
+            raise InputError(
+                f"budget '{text}' is more than {gpu} has: give at most {format_bytes(virtual.total_bytes)}, "
+                "or another GPU"
+            )
+        budgets.setdefault(budget_bytes, text.strip())
+    return budgets
+
+
+def fit(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Prober) -> Fit:
+    """Return in what batches a task trains, each of them run for ten steps under a real limit.
+
+    Parameters
+    ----------
+    workload
+        Its recipe's batch size is the largest to try.
+    budgets
+        Bytes of GPU memory.
+
+    Raises
+    ------
+    GpuUnavailable, MeasurementFailed
+        As `Prober.measure`, but `OutOfMemory` is an answer.
+    """
+
+    def at(batch: int) -> TrainingWorkload:
+        return replace(workload, recipe=replace(workload.recipe, batch_size=batch))
+
+    def largest(budget_bytes: int) -> int | None:
+        return largest_batch(lambda batch: prober.fits(at(batch), gpu, budget_bytes), workload.recipe.batch_size)
+
+    try:
+        least_budget_bytes = prober.measure(at(1), gpu).least_budget_bytes
+    except OutOfMemory:
+        least_budget_bytes = None
+    return Fit(workload.scope, workload.task.key, {budget: largest(budget) for budget in budgets}, least_budget_bytes)
+
+
+def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Table:
+    """Return a row per task, grouped by method, and a column per budget; ``+`` marks ``most``, the largest tried."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    for text in budgets.values():
+        table.add_column(text, justify="right")
+    table.add_column("batch 1 needs", justify="right")
+    for method, group in groupby(fits, key=lambda fit: fit.method):
+        tasks = list(group)
+        for row, task in enumerate(tasks):
+            batches = [_batch(task.largest_batches[budget], most) for budget in budgets]
+            least = "?" if task.least_budget_bytes is None else format_bytes(task.least_budget_bytes)
+            table.add_row("" if row else method, task.task, *batches, least, end_section=task is tasks[-1])
+    return table
+
+
+def _batch(largest: int | None, most: int) -> str:
+    if largest is None:
+        return "-"
+    return f"{largest}+" if largest == most else str(largest)
+
+
+def guarantee(most: int) -> str:
+    """Return what the numbers of `fit_table` promise, for readers of the table."""
+    return (
+        "The largest batch that ran ten training steps in that memory. Every larger one that was tried failed: the "
+        f"next {LOOKAHEAD}, every power of two, and {most}; {most}+ ran, and none above it was tried. - means that "
+        "none that was tried fits, ? is unknown. A batch smaller than the answer may still fail."
+    )

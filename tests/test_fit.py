@@ -1,0 +1,153 @@
+"""What trains in a given memory: the search against invented memory, and against the virtual GPU."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bench.errors import InputError
+from bench.fit import LOOKAHEAD, Fit, fit, fit_table, guarantee, largest_batch, read_budgets
+from bench.memory.errors import GpuUnavailable, OutOfMemory
+from bench.memory.footprint import Footprint
+from bench.memory.probe import Prober
+from bench.sweep import workloads
+from bench.training import TrainingWorkload
+
+from .conftest import SMALL_RECIPE, small_cell
+
+GPU = "virtual:jetson-orin"
+MIB = 2**20
+
+
+class Memory:
+    """Invented memory in which only batches of the given sizes fit; keeps what it was asked."""
+
+    def __init__(self, fitting: set[int]) -> None:
+        self.fitting = fitting
+        self.asked: list[int] = []
+
+    def fits(self, batch: int) -> bool:
+        self.asked.append(batch)
+        return batch in self.fitting
+
+
+@given(most=st.integers(1, 300), data=st.data())
+def test_the_answer_fits_and_all_that_was_tried_above_failed_however_wild_memory_is(most: int, data: st.DataObject):
+    memory = Memory(data.draw(st.sets(st.integers(1, most))))
+    answer = largest_batch(memory.fits, most)
+    assert answer is None or answer in memory.fitting
+    assert max((batch for batch in memory.asked if batch in memory.fitting), default=None) == answer
+    above = {batch for batch in range(1, most + 1) if batch > (answer or 0)}
+    promised = {1 << exponent for exponent in range(10)} | {most} | {(answer or 0) + n for n in range(1, LOOKAHEAD + 1)}
+    assert promised & above <= set(memory.asked)
+    assert len(memory.asked) == len(set(memory.asked))
+    assert set(memory.asked) <= set(range(1, most + 1))
+
+
+@given(steps=st.lists(st.integers(1, LOOKAHEAD)), beyond=st.integers(0, 100))
+def test_gaps_narrower_than_the_lookahead_hide_nothing(steps: list[int], beyond: int):
+    fitting = {sum(steps[: n + 1]) for n in range(len(steps))}
+    largest = max(fitting, default=None)
+    assert largest_batch(Memory(fitting).fits, (largest or 1) + beyond) == largest
+
+
+def test_a_wider_gap_can_hide_a_larger_batch():
+    assert largest_batch(Memory({10, 10 + LOOKAHEAD + 1}).fits, 100) is None
+    assert largest_batch(Memory({8, 8 + LOOKAHEAD + 1}).fits, 100) == 8
+
+
+@given(largest=st.integers(0, 1024), most=st.integers(1, 1024))
+def test_monotone_memory_takes_few_runs(largest: int, most: int):
+    memory = Memory(set(range(1, largest + 1)))
+    assert largest_batch(memory.fits, most) == (min(largest, most) or None)
+    assert len(memory.asked) <= 1 + most.bit_length() + LOOKAHEAD
+
+
+def workload(method: str, task: str, most: int) -> TrainingWorkload:
+    return workloads(small_cell(method, recipe=replace(SMALL_RECIPE, batch_size=most)))[task]
+
+
+def test_the_virtual_gpu_agrees_with_trying_every_batch(prober: Prober):
+    task, budget = workload("fedavg", "full model", 12), 22 * MIB
+    found = fit(task, GPU, [budget], prober).largest_batches[budget]
+    ran = [
+        batch
+        for batch in range(1, 13)
+        if prober.fits(replace(task, recipe=replace(task.recipe, batch_size=batch)), GPU, budget)
+    ]
+    assert found == max(ran)
+    assert 1 < max(ran) < 12
+
+
+def test_less_than_the_least_budget_of_one_picture_fits_nothing(prober: Prober):
+    task = workload("heterofl", "subnetwork 1", 2)
+    least = fit(task, GPU, [], prober).least_budget_bytes
+    assert least is not None
+    found = fit(task, GPU, [least - 2 * MIB, least, 1], prober)
+    assert found.largest_batches[least - 2 * MIB] is None
+    assert found.largest_batches[least] in (1, 2)
+    assert found.largest_batches[1] is None
+
+
+def test_a_task_for_which_the_whole_gpu_is_too_small_is_an_answer(monkeypatch: pytest.MonkeyPatch):
+    def too_small(*_: object) -> Footprint:
+        raise OutOfMemory("too small")
+
+    monkeypatch.setattr(Prober, "measure", too_small)
+    monkeypatch.setattr(Prober, "fits", lambda *_: False)
+    found = fit(workload("fedavg", "full model", 4), GPU, [MIB], Prober())
+    assert found == Fit("fedavg", "full model", {MIB: None}, None)
+    assert found.to_dict()["fits"] == [{"budget_bytes": MIB, "largest_batch": None}]
+
+
+def test_budgets_keep_their_order_and_spelling_and_come_once():
+    assert read_budgets(["1GiB", " 64 MiB ", "1024MiB"], GPU) == {2**30: "1GiB", 64 * MIB: "64 MiB"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0MiB", "'0MiB' is not above zero"),
+        ("-4MiB", "'-4MiB' is not above zero"),
+        ("64", "'64' has no unit"),
+        ("64 parsecs", "unknown unit 'parsecs'"),
+        ("50%", "unknown unit '%'"),
+        ("a lot", "'a lot' is not an amount of memory"),
+        ("1TiB", "budget '1TiB' is more than virtual:jetson-orin has: give at most"),
+    ],
+)
+def test_budgets_that_cannot_be_used_are_named(text: str, message: str):
+    with pytest.raises(InputError, match=message) as caught:
+        read_budgets(["64MiB", text], GPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_gpus_are_refused_and_a_physical_one_is_not_asked():
+    with pytest.raises(GpuUnavailable, match="unknown GPU 'virtual:abacus'"):
+        read_budgets(["64MiB"], "virtual:abacus")
+    assert read_budgets(["1TiB"], "cuda") == {2**40: "1TiB"}
+
+
+def test_the_table_groups_tasks_and_marks_what_is_missing():
+    fits = [
+        Fit("heterofl", "wide", {64 * MIB: None, 256 * MIB: 12}, 70 * MIB),
+        Fit("heterofl", "narrow", {64 * MIB: 32, 256 * MIB: 256}, 20 * MIB),
+        Fit("profl", "grow 1", {64 * MIB: None, 256 * MIB: None}, None),
+    ]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(fit_table(fits, {64 * MIB: "64MiB", 256 * MIB: "256MiB"}, most=256))
+    rows = [line.split() for line in console.export_text().splitlines() if line.strip(" ─")]
+    assert rows == [
+        ["method", "task", "64MiB", "256MiB", "batch", "1", "needs"],
+        ["heterofl", "wide", "-", "12", "70", "MiB"],
+        ["narrow", "32", "256+", "20", "MiB"],
+        ["profl", "grow", "1", "-", "-", "?"],
+    ]
+
+
+def test_the_guarantee_names_the_limits_of_the_search():
+    assert f"the next {LOOKAHEAD}, " in guarantee(96)
+    assert "and 96; 96+ ran, and none above it was tried" in guarantee(96)
