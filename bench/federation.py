@@ -16,6 +16,7 @@ from torch import nn
 from bench.cell import Cell
 from bench.data import Dataset, load_dataset
 from bench.data.partition import parse_scheme, partition
+from bench.errors import InputError
 from bench.fleet import UNLIMITED, lost
 from bench.memory.gpu.profile import PHYSICAL
 from bench.memory.limit import memory_limit
@@ -108,6 +109,10 @@ class Federation:
         }
 
     def _first_fit(self, tasks: list[Task], budget: int) -> Task | None:
+        for task in tasks:
+            if task.key not in self.least_budgets:
+                name = self.cell.method
+                raise InputError(f"method '{name}' offers the task '{task.key}', which its all_tasks does not list")
         return next((task for task in tasks if self.least_budgets[task.key] <= budget), None)
 
     def _draw(self, eligible: list[int], number: int) -> list[int]:

@@ -11,6 +11,7 @@ import torch
 
 from bench.cell import Cell
 from bench.data import load_dataset
+from bench.errors import InputError
 from bench.federation import Federation, run_cell
 from bench.registry import create_method
 from bench.results import ROUND_COLUMNS, CellFolder
@@ -91,6 +92,13 @@ def test_where_nothing_fits_nobody_trains_and_nothing_changes():
     assert row["devices_out_share"] == row["data_out_share"] == row["classes_out_share"] == 1
     assert math.isnan(row["train_loss"])
     assert all(torch.equal(before[name], value) for name, value in fleet.method.global_state.items())
+
+
+def test_a_task_that_was_not_announced_is_named():
+    fleet = federation(small_cell("exclusive", "50MB"), {"full model": 1})
+    fleet.least_budgets = {}
+    with pytest.raises(InputError, match="method 'exclusive' offers the task 'full model', which its all_tasks"):
+        fleet.run_round(1)
 
 
 def test_a_method_hears_how_many_took_part(monkeypatch: pytest.MonkeyPatch):
