@@ -6,11 +6,11 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich import box
@@ -23,6 +23,9 @@ from bench.memory.allocator_settings import AllocatorSettings
 from bench.memory.footprint import Footprint
 from bench.memory.gpu.profile import Profile
 from bench.memory.workload import CATEGORIES
+
+if TYPE_CHECKING:
+    from bench.training import TrainingWorkload
 
 T = TypeVar("T")
 REFERENCE = Path("results/reference")
@@ -40,6 +43,50 @@ PEAKS = {
 def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
     """Return an option that may be given several times."""
     return click.option(flag, multiple=True, type=kind, help=text + " May be repeated.", **more)
+
+
+def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[Any], Any]:
+    """Return the options that choose tasks to measure; the texts and the default say what a command does with them."""
+    options = [
+        several("--method", methods + "  [default: all]"),
+        click.option("--model", default="resnet18", show_default=True, help="The network."),
+        click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage."),
+        click.option("--batch-size", type=int, default=batch_size, show_default=True, help=batch_text),
+        click.option("--dataset", default="cifar10", show_default=True, help="Decides the number of classes."),
+        click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder."),
+        click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see."),
+        click.option("--gpu", default="virtual:h100", show_default=True, help="cuda or virtual:NAME."),
+    ]
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _chosen_workloads(
+    method: tuple[str, ...], rounds: int, batch_size: int, **shape: Any
+) -> dict[tuple[str, str], TrainingWorkload]:
+    """Return the steps that `task_options` chose, by method and task."""
+    from bench.cell import Cell, Recipe
+    from bench.fleet import UNLIMITED
+    from bench.registry import methods
+    from bench.sweep import workloads
+
+    recipe = Recipe(rounds=rounds, batch_size=batch_size)
+    return {
+        (name, task): workload
+        for name in method or sorted(methods())
+        for task, workload in workloads(Cell(method=name, tier=UNLIMITED, seed=0, recipe=recipe, **shape)).items()
+    }
+
+
+def _tracked(entries: Collection[T], text: str) -> Iterable[T]:
+    """Return the entries, with a progress bar on stderr if that is a terminal."""
+    console = Console(stderr=True)
+    return track(entries, text, console=console, transient=True, disable=not console.is_terminal)
 
 
 class Friendly(click.Group):
@@ -148,14 +195,7 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
 
 
 @main.command()
-@several("--method", "Methods whose tasks are measured.  [default: all]")
-@click.option("--model", default="resnet18", show_default=True, help="The network.")
-@click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage.")
-@click.option("--batch-size", type=int, default=64, show_default=True, help="Pictures in a batch.")
-@click.option("--dataset", default="cifar10", show_default=True, help="Decides the number of classes.")
-@click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder.")
-@click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see.")
-@click.option("--gpu", default="virtual:h100", show_default=True, help="cuda or virtual:NAME.")
+@task_options("Methods whose tasks are measured.", 64, "Pictures in a batch.")
 @several("--task", "Only these tasks, as the table names them.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Folder for timeline plots, one per task.")
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Folder for PyTorch snapshots (memory_viz).")
@@ -188,28 +228,12 @@ def measure(
       profl measure --method fedavg --what-if expandable_segments:True --what-if max_split_size_mb:32
       profl measure --method profl --json > footprints.json
     """
-    from bench.cell import Cell, Recipe
-    from bench.fleet import UNLIMITED
     from bench.memory.plot import write_timeline
     from bench.memory.probe import Prober
-    from bench.registry import methods, unknown
-    from bench.sweep import workloads
+    from bench.registry import unknown
 
-    recipe = Recipe(rounds=rounds, batch_size=batch_size)
-    wanted = {}
-    for name in method or tuple(sorted(methods())):
-        cell = Cell(
-            method=name,
-            model=model,
-            width=width,
-            dataset=dataset,
-            tier=UNLIMITED,
-            seed=0,
-            gpu=gpu,
-            data=data,
-            recipe=recipe,
-        )
-        wanted.update({(name, key): workload for key, workload in workloads(cell).items()})
+    shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
+    wanted = _chosen_workloads(method, rounds, batch_size, data=data, **shape)
     for key in task:
         if key not in {known for _, known in wanted}:
             unknown("task", key, {known for _, known in wanted})
@@ -217,10 +241,7 @@ def measure(
     settings = {text: AllocatorSettings.parse(text) for text in what_if}
     measured, replayed = [], {}
     with Prober() as prober, TemporaryDirectory() as scratch:
-        console = Console(stderr=True)
-        for (name, key), workload in track(
-            wanted.items(), "measuring", console=console, transient=True, disable=not console.is_terminal
-        ):
+        for (name, key), workload in _tracked(wanted.items(), "measuring"):
             folder = snapshot or (Path(scratch) if settings else None)
             shot = folder and _task_file(folder, name, key, ".pickle")
             footprint = prober.measure(workload, gpu, timeline=bool(plot or trace), snapshot=shot)
@@ -236,8 +257,7 @@ def measure(
             {"method": name, "task": key, **footprint.to_dict(attribution=True), **replayed.get((name, key), {})}
             for name, key, footprint in measured
         ]
-        shape = {"model": model, "width": width, "batch_size": batch_size, "dataset": dataset, "gpu": gpu}
-        click.echo(json.dumps({**shape, "tasks": tasks}))
+        click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": tasks}))
         return
     device = measured[0][2].environment.device_name
     console = Console()
@@ -309,14 +329,7 @@ def _footprint_rows(footprints: list[Footprint]) -> Iterator[tuple[str, list[int
 
 @main.command()
 @several("--budget", "GPU memory to train in, such as 256MiB.", required=True)
-@several("--method", "Methods whose tasks are tried.  [default: all]")
-@click.option("--model", default="resnet18", show_default=True, help="The network.")
-@click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage.")
-@click.option("--batch-size", type=int, default=256, show_default=True, help="The largest batch to try.")
-@click.option("--dataset", default="cifar10", show_default=True, help="Decides the number of classes.")
-@click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder.")
-@click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see.")
-@click.option("--gpu", default="virtual:h100", show_default=True, help="cuda or virtual:NAME.")
+@task_options("Methods whose tasks are tried.", 256, "The largest batch to try.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def fit(
     budget: tuple[str, ...],
@@ -341,30 +354,15 @@ def fit(
       profl fit --budget 64MiB --budget 256MiB --method profl --method heterofl --model resnet34
       profl fit --budget 2GiB --batch-size 1024 --json > fit.json
     """
-    from bench.cell import Cell, Recipe
     from bench.fit import fit as fit_task
     from bench.fit import fit_table, guarantee, read_budgets
-    from bench.fleet import UNLIMITED
     from bench.memory.probe import Prober
-    from bench.registry import methods
-    from bench.sweep import workloads
 
     budgets = read_budgets(budget, gpu)
-    recipe = Recipe(rounds=rounds, batch_size=batch_size)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
-    wanted = [
-        workload
-        for name in dict.fromkeys(method) or sorted(methods())
-        for workload in workloads(Cell(method=name, **shape, tier=UNLIMITED, seed=0, data=data, recipe=recipe)).values()
-    ]
-    progress = Console(stderr=True)
+    wanted = _chosen_workloads(method, rounds, batch_size, data=data, **shape)
     with Prober() as prober:
-        fits = [
-            fit_task(workload, gpu, budgets, prober)
-            for workload in track(
-                wanted, "trying batches", console=progress, transient=True, disable=not progress.is_terminal
-            )
-        ]
+        fits = [fit_task(workload, gpu, budgets, prober) for workload in _tracked(wanted.values(), "trying batches")]
     if as_json:
         click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": [task.to_dict() for task in fits]}))
         return

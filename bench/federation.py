@@ -65,6 +65,9 @@ class Federation:
         """Run round ``number`` (from 1) and return its row, as ``bench.results.ROUND_COLUMNS`` describes it."""
         began = time.perf_counter()
         tasks, phase = list(self.method.tasks()), self.method.phase
+        if unlisted := [task.key for task in tasks if task.key not in self.least_budgets]:
+            name = self.cell.method
+            raise InputError(f"method '{name}' offers the task '{unlisted[0]}', which its all_tasks does not list")
         chosen = {device: self._first_fit(tasks, budget) for device, budget in enumerate(self.budgets)}
         eligible = [device for device, task in chosen.items() if task is not None]
         out = lost(
@@ -109,10 +112,6 @@ class Federation:
         }
 
     def _first_fit(self, tasks: list[Task], budget: int) -> Task | None:
-        for task in tasks:
-            if task.key not in self.least_budgets:
-                name = self.cell.method
-                raise InputError(f"method '{name}' offers the task '{task.key}', which its all_tasks does not list")
         return next((task for task in tasks if self.least_budgets[task.key] <= budget), None)
 
     def _draw(self, eligible: list[int], number: int) -> list[int]:

@@ -331,9 +331,7 @@ def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> Outcome:
             if folder.status != "done":
                 run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, lambda row: on_round(job.cell, row))
     except Timeout:
-        return Outcome(
-            error=f"another sweep is running this cell in {job.path.parent}: wait for it, or choose --output"
-        )
+        return _taken(job.path)
     except Exception as error:
         with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
             folder.fail(traceback.format_exc())
@@ -342,7 +340,7 @@ def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> Outcome:
 
 
 def _taken(path: Path) -> Outcome:
-    return Outcome(error=f"another sweep is running this cell in {path.parent}: wait, or choose --output")
+    return Outcome(error=f"another sweep is running this cell in {path.parent}: wait for it, or choose --output")
 
 
 def _one_line(error: Exception) -> str:

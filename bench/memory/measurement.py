@@ -15,6 +15,7 @@ from bench.memory import attribution
 from bench.memory.budget import least_budget_bytes
 from bench.memory.event_log import History
 from bench.memory.footprint import Environment, Footprint, Timeline
+from bench.memory.gpu.profile import PHYSICAL
 from bench.memory.limit import memory_limit
 from bench.memory.nvml import process_used_bytes
 from bench.memory.recorder import Recorder
@@ -167,7 +168,7 @@ def _clean_up(workload: Workload, device: torch.device) -> None:
 def gpu_name(device: torch.device) -> str:
     """Return ``virtual:NAME`` or ``cuda``, which is how this process's GPU is asked for."""
     name = torch.cuda.get_device_name(device)
-    return f"virtual:{name.removeprefix(_VIRTUAL)}" if name.startswith(_VIRTUAL) else "cuda"
+    return f"virtual:{name.removeprefix(_VIRTUAL)}" if name.startswith(_VIRTUAL) else PHYSICAL
 
 
 def _environment(gpu: str, device: torch.device) -> Environment:
