@@ -1,0 +1,57 @@
+"""The command line: one command a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bench.cli.check import check
+from bench.cli.doctor import doctor
+from bench.cli.fit import fit
+from bench.cli.list import list_names
+from bench.cli.measure import measure
+from bench.cli.report import report
+from bench.cli.sweep import sweep
+from bench.errors import InputError, in_one_line
+
+
+class Friendly(click.Group):
+    """A group whose commands end Ctrl-C, bad input, and files that cannot be read or written, with one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from pydantic import ValidationError
+
+        from bench.memory.errors import GpuUnavailable, MeasurementFailed
+        from bench.validation import describe
+
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            raise SystemExit(130) from None
+        except ValidationError as error:
+            raise click.ClickException(describe(error)) from error
+        except (InputError, GpuUnavailable, MeasurementFailed) as error:
+            raise click.ClickException(in_one_line(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+
+
+@click.group(cls=Friendly, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="profl")
+def main() -> None:
+    """Measured training memory of ProFL and its rivals in memory-constrained federated learning.
+
+    \b
+    Examples:
+      profl sweep --preset smoke
+      profl measure --method profl --model resnet18 --batch-size 64 --gpu virtual:h100
+      profl fit --budget 256MiB --gpu virtual:jetson-orin
+      profl report results/default
+      profl check
+    """
+
+
+for command in (sweep, measure, fit, report, check, list_names, doctor):
+    main.add_command(command)

@@ -1,0 +1,56 @@
+"""``profl fit``: what trains in a given memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench.cli.options import chosen_workloads, several, task_options, tracked
+
+
+@click.command()
+@several("--budget", "GPU memory to train in, such as 256MiB.", required=True)
+@task_options("Methods whose tasks are tried.", 256, "The largest batch to try.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def fit(
+    budget: tuple[str, ...],
+    method: tuple[str, ...],
+    model: str,
+    width: int,
+    batch_size: int,
+    dataset: str,
+    data: str | None,
+    rounds: int,
+    gpu: str,
+    as_json: bool,
+) -> None:
+    """Say which tasks of a method train in a given memory, and the largest batch of each.
+
+    Every batch is run for ten steps under a real limit. The answer ran, and every larger batch that was tried
+    failed: the next 8, every power of two and the largest to try.
+
+    \b
+    Examples:
+      profl fit --budget 256MiB --gpu virtual:jetson-orin
+      profl fit --budget 64MiB --budget 256MiB --method profl --method heterofl --model resnet34
+      profl fit --budget 2GiB --batch-size 1024 --json > fit.json
+    """
+    from bench.fit import fit as fit_task
+    from bench.fit import fit_table, guarantee, read_budgets
+    from bench.memory.probe import Prober
+
+    budgets = read_budgets(budget, gpu)
+    shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
+    wanted = chosen_workloads(method, rounds, batch_size, data=data, **shape)
+    with Prober() as prober:
+        fits = [fit_task(workload, gpu, budgets, prober) for workload in tracked(wanted.values(), "trying batches")]
+    if as_json:
+        click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": [task.to_dict() for task in fits]}))
+        return
+    console = Console()
+    console.print(f"{model} width {width}, batches up to {batch_size} in the memory of {gpu}", highlight=False)
+    console.print(fit_table(fits, budgets, batch_size))
+    console.print(guarantee(batch_size), highlight=False)

@@ -1,0 +1,50 @@
+"""``profl list``: the names that the other commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from bench.memory.gpu.profile import Profile
+
+
+@click.command(name="list")
+@click.argument("kind", type=click.Choice(["methods", "models", "datasets", "gpus", "presets"]), required=False)
+def list_names(kind: str | None) -> None:
+    """Show the names that the other commands take.
+
+    \b
+    Examples:
+      profl list
+      profl list gpus
+    """
+    from bench.data import DATASETS
+    from bench.memory.gpu.profile import known_gpus, profiles
+    from bench.registry import MODELS, methods
+    from bench.sweep import presets
+
+    names: dict[str, Iterable[str]] = {
+        "methods": methods(),
+        "models": MODELS,
+        "datasets": DATASETS,
+        "gpus": known_gpus(),
+        "presets": presets(),
+    }
+    if kind == "gpus":
+        click.echo("cuda: this machine's own")
+        for profile in profiles():
+            major, minor = profile.gpu.capability
+            gpu = f"sm_{major}{minor} {profile.gpu.multiprocessors:4} SMs {profile.gpu.total_bytes / 2**30:7.2f} GiB"
+            click.echo(f"{profile.name:26}{gpu} ({profile.memory_figure}), {profile.board}: {_memory_source(profile)}")
+        click.echo("virtual:sm_XX: any supported compute capability; no board's convolution workspaces")
+    elif kind:
+        click.echo("\n".join(names[kind]))
+    else:
+        for group, members in names.items():
+            click.echo(f"{group}: {', '.join(members)}")
+
+
+def _memory_source(profile: Profile) -> str:
+    """Return the page that states how much memory the GPU has."""
+    return next((page for page, stated in profile.sources.items() if "totalGlobalMem" in stated), "source unknown")

@@ -1,0 +1,166 @@
+"""``profl measure``: the memory of every task of a method."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.cli.options import chosen_workloads, several, task_options, tracked
+from bench.memory.allocator_settings import AllocatorSettings
+from bench.memory.footprint import Footprint
+from bench.memory.workload import CATEGORIES
+
+T = TypeVar("T")
+TASKS_PER_TABLE = 5
+PEAKS = {
+    "peak requested": "peak_requested_bytes",
+    "peak allocated": "peak_allocated_bytes",
+    "peak reserved": "peak_reserved_bytes",
+    "least budget": "least_budget_bytes",
+    "peak activations": "peak_activation_bytes",
+}
+"""Rows below the categories, and the footprint's attributes."""
+
+
+@click.command()
+@task_options("Methods whose tasks are measured.", 64, "Pictures in a batch.")
+@several("--task", "Only these tasks, as the table names them.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Folder for timeline plots, one per task.")
+@click.option("--snapshot", type=click.Path(path_type=Path), help="Folder for PyTorch snapshots (memory_viz).")
+@click.option("--trace", type=click.Path(path_type=Path), help="Folder for Chrome and Perfetto traces, one per task.")
+@several("--what-if", "Also replay every task under these allocator settings, as PYTORCH_ALLOC_CONF takes them.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def measure(
+    method: tuple[str, ...],
+    model: str,
+    width: int,
+    batch_size: int,
+    dataset: str,
+    data: str | None,
+    rounds: int,
+    gpu: str,
+    task: tuple[str, ...],
+    plot: Path | None,
+    snapshot: Path | None,
+    trace: Path | None,
+    what_if: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure the memory of every task of a method: one local training step, byte for byte.
+
+    \b
+    Examples:
+      profl measure --method profl --gpu virtual:h100
+      profl measure --method fedavg --model resnet34 --batch-size 64 --plot plots/
+      profl measure --method heterofl --task "subnetwork 1/4 scaled" --gpu cuda --snapshot snapshots/
+      profl measure --method fedavg --what-if expandable_segments:True --what-if max_split_size_mb:32
+      profl measure --method profl --json > footprints.json
+    """
+    from bench.memory.plot import write_timeline
+    from bench.memory.probe import Prober
+    from bench.registry import unknown
+
+    shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
+    wanted = chosen_workloads(method, rounds, batch_size, data=data, **shape)
+    for key in task:
+        if key not in {known for _, known in wanted}:
+            unknown("task", key, {known for _, known in wanted})
+    wanted = {pair: workload for pair, workload in wanted.items() if not task or pair[1] in task}
+    settings = {text: AllocatorSettings.parse(text) for text in what_if}
+    measured, replayed = [], {}
+    with Prober() as prober, TemporaryDirectory() as scratch:
+        for (name, key), workload in tracked(wanted.items(), "measuring"):
+            folder = snapshot or (Path(scratch) if settings else None)
+            shot = folder and _task_file(folder, name, key, ".pickle")
+            footprint = prober.measure(workload, gpu, timeline=bool(plot or trace), snapshot=shot)
+            measured.append((name, key, footprint))
+            if plot:
+                write_timeline(footprint, _task_file(plot, name, key, ".png"))
+            if trace:
+                footprint.write_trace(_task_file(trace, name, key, ".json"))
+            if shot and settings:
+                replayed[name, key] = _peaks_under(settings, shot)
+    if as_json:
+        tasks = [
+            {"method": name, "task": key, **footprint.to_dict(attribution=True), **replayed.get((name, key), {})}
+            for name, key, footprint in measured
+        ]
+        click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": tasks}))
+        return
+    device = measured[0][2].environment.device_name
+    console = Console()
+    console.print(f"{model} width {width}, batch {batch_size}, measured on {device}", highlight=False)
+    for table in _footprint_tables(measured, replayed):
+        console.print(table)
+    console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
+    for name, key, footprint in measured:
+        for line in _remarks(footprint):
+            console.print(f"{name}, {key}: {line}", highlight=False, markup=False, soft_wrap=True)
+    if plot is not None:
+        click.echo(f"{len(measured)} timelines in {plot}")
+
+
+def _remarks(footprint: Footprint) -> Iterator[str]:
+    """Say where the peak is reached, and what could not be modelled."""
+    peak = footprint.peak_position
+    if peak is not None:
+        yield f"peak in step {peak.step}, {peak.phase}, in {peak.module or '?'} by {peak.operator or '?'}"
+    yield from (f"careful: {caveat}" for caveat in footprint.caveats)
+
+
+def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / (re.sub(r"[^A-Za-z0-9]+", "-", f"{method} {task}") + ending)
+
+
+def _peaks_under(settings: Mapping[str, AllocatorSettings], snapshot: Path) -> dict[str, int]:
+    """Return what a recorded task would have reserved under other allocator settings, by the table's row."""
+    from bench.memory.allocator import recorded_trace, replay
+
+    trace = recorded_trace(pickle.loads(snapshot.read_bytes())["device_traces"])
+    return {f"reserved if {text}": replay(trace, chosen).peak_reserved_bytes for text, chosen in settings.items()}
+
+
+def _footprint_tables(
+    measured: list[tuple[str, str, Footprint]], replayed: Mapping[tuple[str, str], Mapping[str, int]]
+) -> Iterator[Table]:
+    """Return tables narrow enough for a terminal: a column per task, a row per category and peak."""
+    for method, entries in groupby(measured, key=lambda entry: entry[0]):
+        for part in _batched(((task, footprint) for _, task, footprint in entries), TASKS_PER_TABLE):
+            table = Table(title=method, box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column("MiB", no_wrap=True)
+            for task, _ in part:
+                table.add_column(task, justify="right", min_width=8)
+            rows = list(_footprint_rows([footprint for _, footprint in part]))
+            for name in replayed.get((method, part[0][0]), {}):
+                rows.append((name, [replayed[method, task][name] for task, _ in part]))
+            for name, row in rows:
+                cells = ["?" if size is None else f"{size / 2**20:.1f}" for size in row]
+                style = None if name in CATEGORIES else "bold"
+                table.add_row(name, *cells, style=style, end_section=name == CATEGORIES[-1])
+            yield table
+
+
+def _batched(entries: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Return the entries in lists of ``size``, the last one shorter. Python 3.12 has it as ``itertools.batched``."""
+    rest = iter(entries)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _footprint_rows(footprints: list[Footprint]) -> Iterator[tuple[str, list[int | None]]]:
+    for category in CATEGORIES:
+        yield category, [footprint.categories_at_peak[category] for footprint in footprints]
+    for name, attribute in PEAKS.items():
+        yield name, [getattr(footprint, attribute) for footprint in footprints]

@@ -1,0 +1,64 @@
+"""What several commands share: options, the tasks they choose, and a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import track
+
+if TYPE_CHECKING:
+    from bench.training import TrainingWorkload
+
+T = TypeVar("T")
+
+
+def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
+    """Return an option that may be given several times."""
+    return click.option(flag, multiple=True, type=kind, help=text + " May be repeated.", **more)
+
+
+def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[Any], Any]:
+    """Return the options that choose tasks to measure; the texts and the default say what a command does with them."""
+    options = [
+        several("--method", methods + "  [default: all]"),
+        click.option("--model", default="resnet18", show_default=True, help="The network."),
+        click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage."),
+        click.option("--batch-size", type=int, default=batch_size, show_default=True, help=batch_text),
+        click.option("--dataset", default="cifar10", show_default=True, help="Decides the number of classes."),
+        click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder."),
+        click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see."),
+        click.option("--gpu", default="virtual:h100", show_default=True, help="cuda or virtual:NAME."),
+    ]
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def chosen_workloads(
+    method: tuple[str, ...], rounds: int, batch_size: int, **shape: Any
+) -> dict[tuple[str, str], TrainingWorkload]:
+    """Return the steps that `task_options` chose, by method and task."""
+    from bench.cell import Cell, Recipe
+    from bench.fleet import UNLIMITED
+    from bench.registry import methods
+    from bench.sweep import workloads
+
+    recipe = Recipe(rounds=rounds, batch_size=batch_size)
+    return {
+        (name, task): workload
+        for name in method or sorted(methods())
+        for task, workload in workloads(Cell(method=name, tier=UNLIMITED, seed=0, recipe=recipe, **shape)).items()
+    }
+
+
+def tracked(entries: Collection[T], text: str) -> Iterable[T]:
+    """Return the entries, with a progress bar on stderr if that is a terminal."""
+    console = Console(stderr=True)
+    return track(entries, text, console=console, transient=True, disable=not console.is_terminal)

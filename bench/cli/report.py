@@ -1,0 +1,35 @@
+"""``profl report``: figures, tables and pages from result files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder to write into.  [default: report/ in the last RUN]"
+)
+def report(runs: tuple[Path, ...], output: Path | None) -> None:
+    """Draw a run's figures, tables and page from its result files; compare several runs with the first.
+
+    \b
+    Examples:
+      profl report results/default
+      profl report results/mine --output figures/
+      profl report results/torch-2.14 results/torch-2.15
+    """
+    from bench.report import closing_table, write_comparison, write_report
+    from bench.results import read_run
+
+    if len(runs) > 1:
+        page = (output or runs[-1] / "report") / "comparison.html"
+        click.echo(write_comparison([read_run(run) for run in runs], page))
+        return
+    results = read_run(runs[0])
+    for path in write_report(runs[0], output):
+        click.echo(path)
+    Console().print(closing_table(results))

@@ -1,0 +1,80 @@
+"""``profl sweep``: run methods over memory tiers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench.cli.options import several
+
+
+@click.command()
+@click.option("--preset", help="A configuration that comes with profl: see 'profl list'.  [default: default]")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file of your own instead of a preset.")
+@several("--method", "Methods to run.")
+@several("--model", "Models to train.")
+@several("--width", "Channels of the model's first stage.", int)
+@several("--dataset", "Datasets.")
+@several("--tier", "Memory tiers: 512MiB, 50%, 100..900MB, 20%..120% or a file.")
+@several("--seed", "Seeds.", int)
+@click.option("--rounds", type=int, help="Round budget of every run.")
+@click.option("--batch-size", type=int, help="Largest local batch.")
+@click.option("--gpu", help="Where memory is measured: cuda or virtual:NAME.")
+@click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100).")
+@click.option("--workers", type=click.IntRange(1), help="Processes, one torch thread each.  [default: cores]")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/run-NAME]")
+def sweep(preset: str | None, config: Path | None, workers: int | None, output: Path | None, **given: Any) -> None:
+    """Run methods over memory tiers; run again to finish what is missing.
+
+    Values given here replace those of the preset or file.
+
+    \b
+    Examples:
+      profl sweep --preset smoke
+      profl sweep --preset default --method profl --method heterofl --tier 50% --output results/mine
+      profl sweep --config my-study.toml --workers 8
+      profl sweep --dataset imagefolder --data ~/pictures --tier 100..900MB
+    """
+    from bench.memory.probe import Prober
+    from bench.progress import SweepProgress
+    from bench.report import closing_table, write_report
+    from bench.results import cell_folders, check_one_recipe, read_run
+    from bench.sweep import GRID, cells, folder_of, override, presets, read_config, run_sweep
+
+    if preset and config:
+        raise click.UsageError("give either --preset or --config")
+    if config is None:
+        from bench.registry import unknown
+
+        name = preset or "default"
+        if name not in presets():
+            unknown("preset", name, presets())
+        config = presets()[name]
+    chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
+    todo = cells(chosen)
+    run = output or Path("results") / f"run-{config.stem}"
+    console = Console(stderr=True)
+    for cell in todo:
+        folder_of(cell, run).check()
+    check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
+    missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
+    finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
+    console.print(f"{len(todo)} cells in {run}, {len(todo) - len(missing)} of them done already", highlight=False)
+    with Prober() as prober, SweepProgress(missing, finished, console) as progress:
+        try:
+            run_sweep(missing, run, workers or os.cpu_count() or 1, prober, progress)
+        except KeyboardInterrupt:
+            console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
+            raise SystemExit(130) from None
+    results = read_run(run)
+    written = write_report(run)
+    Console().print(closing_table(results))
+    console.print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
+    if progress.failures:
+        raise click.ClickException(
+            f"{len(progress.failures)} of {len(todo)} cells failed; see error.txt in their folders under {run}/cells"
+        )
