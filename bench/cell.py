@@ -88,6 +88,8 @@ class Cell:
         The method's own options.
     listed_budgets
         What the tier lists, in bytes, if it is a file: a file may change while a run goes on.
+    memory_only
+        Whether all training runs on the virtual GPU, where nothing is computed: memory round by round, no accuracy.
     """
 
     method: str
@@ -101,6 +103,7 @@ class Cell:
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, Any] = field(default_factory=dict)
     listed_budgets: list[int] | None = None
+    memory_only: bool = False
 
     def spec(self, classes: int) -> ModelSpec:
         """Return the full model of the cell."""
@@ -114,7 +117,10 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.memory_only:
+            del values["memory_only"]  # a trained cell's name does not depend on there being another kind
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "cell") -> Cell:

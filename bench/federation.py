@@ -6,7 +6,9 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from bench.errors import InputError
 from bench.fleet import UNLIMITED, lost
 from bench.memory.gpu.profile import PHYSICAL
 from bench.memory.limit import memory_limit
+from bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from bench.method import LocalContext, RoundSummary, Task, Update
 from bench.randomness import initialised, numpy_generator, torch_generator
 from bench.registry import create_method
@@ -56,7 +59,8 @@ class Federation:
             parse_scheme(recipe.partition),
             cell.seed,
         )
-        self.device = torch.device("cuda", 0) if cell.gpu == PHYSICAL else torch.device("cpu")
+        on_gpu = cell.memory_only or cell.gpu == PHYSICAL
+        self.device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self.resident: dict[str, nn.Module] = {}
         smallest = min(self.budgets)
         self.method.settle([task for task in self.method.all_tasks() if self.least_budgets[task.key] <= smallest])
@@ -78,19 +82,23 @@ class Federation:
         )
         updates: list[Update] = []
         losses: list[float] = []
+        usages: list[dict[str, Any]] = []
         trained: Counter[str] = Counter()
         downloaded_bytes = 0
         for device in self._draw(eligible, number):
             task = chosen[device]
             assert task is not None
-            update, loss, received = self._train(task, device, number)
+            update, loss, received, usage = self._train(task, device, number)
             updates.append(update)
             losses.append(loss)
+            if usage.held_bytes is not None:
+                usages.append({"device": device, "task": task.key, **asdict(usage)})
             trained[task.key] += 1
             downloaded_bytes += received
         if updates:
             self.method.aggregate(updates)
-        train_loss = float(np.mean(losses)) if losses else math.nan
+        meaningful = losses and not self.cell.memory_only
+        train_loss = float(np.mean(losses)) if meaningful else math.nan
         # Tested before the schedule moves on: the next step's network is not what this round trained.
         test_loss, test_accuracy = self._test(number)
         self.method.finish_round(RoundSummary(number, len(updates), train_loss))
@@ -107,7 +115,10 @@ class Federation:
             "classes_out_share": float(out.classes),
             "uploaded_bytes": sum(update.uploaded_bytes for update in updates),
             "downloaded_bytes": downloaded_bytes,
+            **{peak: max((usage[peak] for usage in usages), default=math.nan) for peak in PEAK_STATISTICS},
+            "held_bytes": usages[-1]["held_bytes"] if usages else math.nan,
             "tasks": dict(trained),
+            "usages": usages,
             "seconds": time.perf_counter() - began,
         }
 
@@ -121,8 +132,8 @@ class Federation:
         draw = numpy_generator(self.cell.seed, "participants", number)
         return sorted(int(device) for device in draw.choice(able, count, replace=False)) if able else []
 
-    def _train(self, task: Task, device: int, number: int) -> tuple[Update, float, int]:
-        """Train one device's task under its memory limit; return its update, mean loss and downloaded bytes."""
+    def _train(self, task: Task, device: int, number: int) -> tuple[Update, float, int, Usage]:
+        """Train one device's task under its memory limit; return its update, mean loss, downloaded bytes and memory."""
         indices = torch.from_numpy(self.partition[device])
         inputs, targets = self.dataset.train_inputs[indices], self.dataset.train_targets[indices]
         local = LocalContext(
@@ -135,15 +146,16 @@ class Federation:
                 self.resident[task.key] = task.build()
         module = self.resident[task.key]
         task.load(module, self.method.global_state, local)
-        with memory_limit(self.device, self.budgets[device]):
+        with memory_limit(self.device, self.budgets[device]), memory_usage(self.device) as usage:
             module.to(self.device)
             loss = train_locally(task, module, inputs, targets, self.recipe, local.generator, self.dataset.augment)
             module.to("cpu")
         received = sum(value.nbytes for value in module.state_dict().values())
-        return task.update(module, local), loss, received
+        return task.update(module, local), loss, received, usage
 
     def _test(self, number: int) -> tuple[float, float]:
-        if number % self.recipe.evaluate_every and number != self.recipe.rounds:
+        due = number % self.recipe.evaluate_every == 0 or number == self.recipe.rounds
+        if self.cell.memory_only or not due:
             return math.nan, math.nan
         with initialised(self.cell.seed, "resident"):
             model = self.method.global_model()
@@ -190,18 +202,22 @@ def run_cell(
 
 def _summary(rows: list[Row], federation: Federation, full_model_bytes: int) -> dict[str, Any]:
     tested = [row for row in rows if row["test_accuracy"] is not None]
-    best = max(tested, key=lambda row: row["test_accuracy"])
+    best = max(tested, key=lambda row: row["test_accuracy"], default=None)
+    held = [(row["round"], row["held_bytes"]) for row in rows if row["held_bytes"] is not None]
+    peaks = [row["peak_reserved_bytes"] for row in rows if row["peak_reserved_bytes"] is not None]
     trained = {task for row in rows for task in row["tasks"]}
     return {
-        "final_accuracy": tested[-1]["test_accuracy"],
-        "best_accuracy": best["test_accuracy"],
-        "best_round": best["round"],
+        "final_accuracy": tested[-1]["test_accuracy"] if tested else math.nan,
+        "best_accuracy": best["test_accuracy"] if best else math.nan,
+        "best_round": best["round"] if best else math.nan,
         "participation_share": float(np.mean([1 - row["devices_out_share"] for row in rows])),
         "data_out_share": float(np.mean([row["data_out_share"] for row in rows])),
         "classes_out_share": float(np.mean([row["classes_out_share"] for row in rows])),
         "uploaded_bytes": sum(row["uploaded_bytes"] for row in rows),
         "downloaded_bytes": sum(row["downloaded_bytes"] for row in rows),
         "seconds": sum(row["seconds"] for row in rows),
+        "peak_reserved_bytes": max(peaks, default=math.nan),
+        "held_bytes_per_round": float(linear_regression(*zip(*held, strict=True)).slope) if len(held) > 1 else math.nan,
         "full_model_least_budget_bytes": full_model_bytes,
         "dearest_trained_budget_bytes": max((federation.least_budgets[task] for task in trained), default=math.nan),
         "mean_device_budget_bytes": (

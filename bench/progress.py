@@ -1,9 +1,12 @@
-"""How a sweep shows itself: bars with an ETA on a terminal, plain lines elsewhere."""
+"""How a sweep shows itself: bars on a terminal, plain lines elsewhere, or events for another program."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,11 +20,30 @@ from rich.text import Text
 
 from bench.cell import Cell
 from bench.federation import Row
+from bench.fleet import format_bytes
+from bench.registry import method_class
+from bench.results import as_json
 from bench.sweep import Outcome
+
+SILENCE_SECONDS = 30
+"""How long a cell may run, where no bars are drawn, before a line says how far it is."""
 
 
 def _name(cell: Cell) -> str:
     return f"{cell.method} on {cell.dataset}, {cell.model} width {cell.width}, tier {cell.tier}, seed {cell.seed}"
+
+
+def _result(cell: Cell, outcome: Outcome) -> str:
+    """Say in a few words how a cell ended."""
+    if outcome.summary is None:
+        return outcome.error or "?"
+    if not cell.memory_only:
+        return f"accuracy {outcome.summary['final_accuracy']:.1%}"
+    peak_bytes, slope = outcome.summary["peak_reserved_bytes"], outcome.summary["held_bytes_per_round"]
+    if peak_bytes is None:
+        return "nobody could train"
+    held = "nothing held" if not slope else f"{slope:+,.0f} bytes held a round" if slope is not None else "held: ?"
+    return f"peak reserved {format_bytes(peak_bytes)}, {held}"
 
 
 class SweepProgress:
@@ -40,8 +62,11 @@ class SweepProgress:
     def __init__(self, todo: Sequence[Cell], finished_rounds: int, console: Console) -> None:
         self.console = console
         self.failures: list[tuple[Cell, str]] = []
-        self._over = 0
+        self._done = 0
+        self._running: set[str] = set()
         self._cells = len(todo)
+        self._best: tuple[float, Cell] | None = None
+        self._told = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -67,18 +92,82 @@ class SweepProgress:
     def measured(self, cell: Cell) -> None:
         """Count a cell whose footprints are known."""
         self._bars.advance(self._measuring)
+        self._tell(f"measured {_name(cell)}")
 
     def round(self, cell: Cell, row: Row) -> None:
         """Count a round."""
-        self._bars.update(self._rounds, advance=1, description=f"rounds ({cell.method} at {cell.tier})")
+        self._running.add(cell.folder_name)
+        self._bars.update(self._rounds, advance=1, description=f"rounds ({self._standing()})")
+        self._tell(f"round {row['round']} of {cell.recipe.rounds} of {_name(cell)} ({self._standing()})")
 
     def finished(self, cell: Cell, outcome: Outcome) -> None:
         """Print a line for a cell that is over."""
-        self._over += 1
+        self._running.discard(cell.folder_name)
         if outcome.error is not None:
             self.failures.append((cell, outcome.error))
-            verdict, result = Text("failed", "red"), outcome.error
+            verdict = Text("failed", "red")
         else:
-            verdict, result = Text("done", "green"), f"accuracy {outcome.final_accuracy:.1%}"
-        line = f" ({self._over} of {self._cells}) {_name(cell)}: {result}"
+            self._done += 1
+            verdict = Text("done", "green")
+            self._compare(cell, outcome)
+        self._bars.update(self._rounds, description=f"rounds ({self._standing()})")
+        over = self._done + len(self.failures)
+        line = f" ({over} of {self._cells}) {_name(cell)}: {_result(cell, outcome)}"
         self.console.print(verdict.append(line, ""), highlight=False, soft_wrap=True)
+
+    def _compare(self, cell: Cell, outcome: Outcome) -> None:
+        accuracy: float | None = outcome.summary["final_accuracy"] if outcome.summary else None
+        if accuracy is None or method_class(cell.method).ignores_memory:
+            return
+        if self._best is None or accuracy > self._best[0]:
+            self._best = accuracy, cell
+
+    def _standing(self) -> str:
+        """Say how many cells are running, done and failed, and the best of those that obey memory."""
+        counts = f"{len(self._running)} running, {self._done} done, {len(self.failures)} failed"
+        if self._best is None:
+            return counts
+        accuracy, cell = self._best
+        return f"{counts}; best so far {cell.method} at {cell.tier}, {accuracy:.1%}"
+
+    def _tell(self, text: str) -> None:
+        """Write a line where no bar shows that the sweep is alive, now and then."""
+        if self._bars.disable and time.monotonic() - self._told > SILENCE_SECONDS:
+            self._told = time.monotonic()
+            self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class SweepEvents:
+    """Tells another program how a sweep goes on: one JSON object a line on stdout, flushed.
+
+    Every object has ``event`` (``measured``, ``round``, ``finished`` or ``failed``) and ``cell``, the cell's folder;
+    then a round's row, a finished cell's summary, or the ``error``, as ``bench.results`` describes them.
+    """
+
+    def __init__(self) -> None:
+        self.failures: list[tuple[Cell, str]] = []
+
+    def __enter__(self) -> SweepEvents:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def measured(self, cell: Cell) -> None:
+        """Write that a cell's footprints are known."""
+        self._write("measured", cell, {"method": cell.method, "tier": cell.tier, "seed": cell.seed})
+
+    def round(self, cell: Cell, row: Row) -> None:
+        """Write a round's row."""
+        self._write("round", cell, row)
+
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
+        """Write a cell's summary, or its error."""
+        if outcome.error is not None:
+            self.failures.append((cell, outcome.error))
+            self._write("failed", cell, {"error": outcome.error})
+        else:
+            self._write("finished", cell, dict(outcome.summary or {}))
+
+    def _write(self, event: str, cell: Cell, values: Row) -> None:
+        fields: dict[str, Any] = {"event": event, "cell": cell.folder_name, **values}
+        click.echo(as_json(fields))

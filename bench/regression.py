@@ -13,12 +13,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from bench.cell import Cell
+from bench.config import Config, cells
 from bench.errors import InputError
 from bench.fleet import parse_bytes
 from bench.memory.footprint import Footprint
 from bench.memory.probe import Prober
 from bench.results import category_columns, read_json, write_json
-from bench.sweep import Config, cells, workloads
+from bench.sweep import workloads
 
 REFERENCE_FILE = "default.json"
 

@@ -11,16 +11,18 @@ A run is a folder with one folder per cell::
                    summary.json      final figures; present exactly when the cell is done
                    error.txt         traceback of the last failure, if it failed
                    running           empty; present while a worker is at the cell, and after it was killed
+                   cell.lock         empty, and stays; whoever works on the cell holds a lock on it
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +34,7 @@ from bench.cell import Cell
 from bench.errors import InputError
 from bench.memory.footprint import Footprint
 from bench.memory.timelines import unpack
+from bench.memory.usage import PEAK_STATISTICS
 from bench.validation import describe
 
 ROUND_COLUMNS = {
@@ -48,12 +51,21 @@ ROUND_COLUMNS = {
     "uploaded_bytes": "bytes sent by all participants together",
     "downloaded_bytes": "bytes received by all participants together",
     "seconds": "wall-clock seconds of the round, evaluation included",
+    "peak_requested_bytes": "most GPU memory that any participant's training asked for; NaN if on a CPU, as below",
+    "peak_allocated_bytes": "the same rounded up to blocks",
+    "peak_reserved_bytes": "most GPU memory that was reserved for any participant's training",
+    "peak_fragmented_bytes": "most that lay unused in the rest of divided blocks",
+    "held_bytes": "GPU memory still allocated after the last participant: what grows from round to round is a leak",
 }
-"""Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task)."""
+"""Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task).
+
+A row on disk also has ``usages``, the memory of every participant that trained on a GPU: ``device``, ``task`` and the
+last five columns. An earlier version's rows may lack these.
+"""
 
 CELL_COLUMNS = {
     "cell": "folder name",
-    "status": "done, failed, running or waiting",
+    "status": "done, failed, running (a process is at it now), stopped (begun, but none is) or waiting",
     "method": "name of the federated method",
     "model": "name of the network",
     "width": "channels of its first stage",
@@ -61,6 +73,7 @@ CELL_COLUMNS = {
     "tier": "how the fleet got its memory",
     "seed": "seed of every random draw",
     "gpu": "where memory was measured",
+    "memory_only": "whether all training ran on the virtual GPU, for its memory alone",
     "rounds": "rounds finished",
     "final_accuracy": "test accuracy after the last round",
     "best_accuracy": "best test accuracy of any evaluated round",
@@ -71,6 +84,8 @@ CELL_COLUMNS = {
     "uploaded_bytes": "bytes uploaded in the whole run",
     "downloaded_bytes": "bytes downloaded in the whole run",
     "seconds": "wall-clock seconds of all rounds",
+    "peak_reserved_bytes": "most GPU memory that was reserved in any round; NaN if training ran on a CPU",
+    "held_bytes_per_round": "slope of held_bytes over the rounds, least squares: above 0 is a leak; NaN likewise",
     "full_model_least_budget_bytes": "least memory in which the full model trains",
     "dearest_trained_budget_bytes": "least budget of the dearest task that any device trained; NaN if nobody trained",
     "mean_device_budget_bytes": "mean memory of the fleet's devices",
@@ -78,19 +93,22 @@ CELL_COLUMNS = {
 """Columns of the cells frame."""
 
 
-_IDENTITY = ("cell", "status", "method", "model", "width", "dataset", "tier", "seed", "gpu", "rounds")
+_IDENTITY = ("cell", "status", "method", "model", "width", "dataset", "tier", "seed", "gpu", "memory_only", "rounds")
+_USAGE = (*PEAK_STATISTICS, "held_bytes", "held_bytes_per_round")
 
 
 def _field(column: str) -> Any:
     if column.endswith(("_share", "_accuracy")):
         return Annotated[float, Field(ge=0, le=1)] | None, ...
-    return (float if column.endswith("_loss") else Annotated[float, Field(ge=0)]) | None, ...
+    signed = column.endswith(("_loss", "_per_round"))
+    return (float if signed else Annotated[float, Field(ge=0)]) | None, None if column in _USAGE else ...
 
 
 _ROUND: Any = {name: _field(name) for name in ROUND_COLUMNS} | {
     "round": (Annotated[int, Field(ge=1)], ...),
     "phase": (str, ...),
     "tasks": (dict[str, int], ...),
+    "usages": (list[dict[str, Any]], []),
 }
 _SUMMARY: Any = {name: _field(name) for name in CELL_COLUMNS if name not in _IDENTITY}
 _OBJECT = TypeAdapter(dict[str, Any])
@@ -115,13 +133,47 @@ class Run:
         One row per cell and round: ``cell``, ``method``, ``tier``, ``tasks`` and ``ROUND_COLUMNS``.
     footprints
         One row per method and task: ``FOOTPRINT_KEY``, the flat fields of ``bench.memory.footprint.Footprint``
-        and one column ``<category>_bytes`` per category at the peak. The same task of several cells appears once.
+        and one column per category at the peak, named by `peak_column`. The same task of several cells appears once.
+    records
+        What the cells' folders hold, in the order of ``cells``.
     """
 
     path: Path
     cells: pd.DataFrame
     rounds: pd.DataFrame
     footprints: pd.DataFrame
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A cell's files, read once and checked.
+
+    Parameters
+    ----------
+    name
+        Of the cell's folder.
+    status
+        As of `CellFolder`.
+    cell
+        What was run.
+    environment, footprints, timelines, rounds
+        As the files of these names hold them; empty if there is no such file.
+    summary
+        The final figures; empty unless the cell is done.
+    error
+        The last line of its last failure; empty unless it failed.
+    """
+
+    name: str
+    status: str
+    cell: Cell
+    environment: Mapping[str, Any]
+    footprints: list[dict[str, Any]]
+    timelines: Mapping[str, Any]
+    rounds: list[dict[str, Any]]
+    summary: Mapping[str, Any]
+    error: str
 
 
 class CellFolder:
@@ -139,12 +191,26 @@ class CellFolder:
 
     @property
     def status(self) -> str:
-        """``done``, ``failed`` (last attempt raised), ``running`` (or interrupted) or ``waiting`` (not begun)."""
+        """``done``, ``failed`` (last attempt raised), ``running`` (now), ``stopped`` or ``waiting`` (not begun)."""
         if (self.path / "summary.json").exists():
             return "done"
         if (self.path / "error.txt").exists():
             return "failed"
-        return "running" if (self.path / "rounds.jsonl").exists() else "waiting"
+        if self._locked:
+            return "running"
+        return "stopped" if self.attempted or (self.path / "rounds.jsonl").exists() else "waiting"
+
+    @property
+    def _locked(self) -> bool:
+        """Whether a process holds the cell's lock."""
+        try:
+            with open(self.path / "cell.lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file is closed
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
 
     @property
     def attempted(self) -> bool:
@@ -160,8 +226,8 @@ class CellFolder:
         finally:
             (self.path / "running").unlink(missing_ok=True)
 
-    def check(self) -> None:
-        """Read what the folder holds, so that damage is found before any work is done.
+    def check(self) -> Record | None:
+        """Read what the folder holds, so that damage is found before any work is done; None if the cell is not begun.
 
         Raises
         ------
@@ -171,13 +237,12 @@ class CellFolder:
         if not (self.path / "cell.json").exists():
             if self.path.exists() and any(self.path.glob("*.json*")):
                 raise InputError(f"{self.path}/cell.json is missing: {self._remedy}")
-            return
+            return None
         cell, status = self.cell(), self.status
         if cell.folder_name != self.path.name:
             raise InputError(f"{self.path}/cell.json is that of {cell.folder_name}: move it back, or {self._remedy}")
-        self._read("environment.json", _OBJECT)
-        self.timelines()
-        footprints, rows = self.footprints(), self.rounds()
+        environment = self._read("environment.json", _OBJECT) or {}
+        timelines, footprints, rows = self.timelines(), self.footprints(), self.rounds()
         for entry in footprints:
             if not entry["key"].startswith(f"{cell.method}/{entry['task']}"):
                 raise InputError(f"{self.path}/footprints.json is not that of this cell: {self._remedy}")
@@ -186,18 +251,22 @@ class CellFolder:
             raise InputError(f"{self.path} holds no footprint of {', '.join(sorted(unmeasured))}: {self._remedy}")
         if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
             raise InputError(f"{self.path}/rounds.jsonl repeats or lacks rounds: {self._remedy}")
+        summary: dict[str, Any] = {}
         if status == "done":
-            self._check_summary(rows, cell.recipe.rounds)
+            summary = self.summary()
+            self._check_summary(summary, rows, cell.recipe.rounds)
         elif len(rows) > 1 and not (self.path / "checkpoint.pt").exists():
             raise InputError(f"{self.path} holds rounds, but neither summary.json nor checkpoint.pt: {self._remedy}")
+        failure = (self.path / "error.txt").read_text(errors="replace").strip() if status == "failed" else ""
+        error = failure.splitlines()[-1] if failure else ""
+        return Record(self.path.name, status, cell, environment, footprints, timelines, rows, summary, error)
 
-    def _check_summary(self, rows: list[dict[str, Any]], rounds: int) -> None:
+    def _check_summary(self, summary: Mapping[str, Any], rows: list[dict[str, Any]], rounds: int) -> None:
         if len(rows) != rounds:
             raise InputError(
                 f"{self.path}/rounds.jsonl holds {len(rows)} rounds of {rounds}, though summary.json says that all are "
                 f"done: {self._remedy}"
             )
-        summary = self.summary()
         tested = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
         from_rows = {
             "final_accuracy": tested[-1] if tested else None,
@@ -237,7 +306,7 @@ class CellFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         known = self.path / "cell.json"
-        if known.exists() and read_json(known) != json.loads(_json(cell)):
+        if known.exists() and read_json(known) != json.loads(as_json(cell)):
             raise InputError(f"{self.path} holds another cell: move it away, or choose another --output folder")
         for stale in ("error.txt", "running"):
             (self.path / stale).unlink(missing_ok=True)
@@ -250,7 +319,7 @@ class CellFolder:
 
     def write_timelines(self, packed: Mapping[str, Any]) -> None:
         """Write what `bench.memory.timelines.pack` made of every task's timeline, by task."""
-        _replace(self.path / "timelines.json", _json(packed) + "\n")
+        _replace(self.path / "timelines.json", as_json(packed) + "\n")
 
     def timelines(self) -> dict[str, Any]:
         """Return what `write_timelines` wrote; nothing if there is no such file."""
@@ -279,7 +348,7 @@ class CellFolder:
     def append_round(self, row: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
         """Add one finished round and replace the checkpoint."""
         with open(self.path / "rounds.jsonl", "a") as rows:
-            rows.write(_json(row) + "\n")
+            rows.write(as_json(row) + "\n")
             rows.flush()
             os.fsync(rows.fileno())
         partial = self.path / "checkpoint.pt.partial"
@@ -303,7 +372,7 @@ class CellFolder:
                 message = f"{path} is damaged ({type(error).__name__}): {self._remedy}"
                 raise InputError(message) from error
         finished = checkpoint["round"] if checkpoint else 0
-        kept = [_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
+        kept = [as_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
         if len(kept) != finished:
             raise InputError(f"{self.path}/rounds.jsonl lacks rows: {self._remedy}")
         _replace(self.path / "rounds.jsonl", "".join(kept))
@@ -367,10 +436,10 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    _replace(path, _json(value, indent=1) + "\n")
+    _replace(path, as_json(value, indent=1) + "\n")
 
 
-def _json(value: Any, indent: int | None = None) -> str:
+def as_json(value: Any, indent: int | None = None) -> str:
     """Return JSON in which NaN and infinity are null, as the standard has neither."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
@@ -402,29 +471,26 @@ def read_run(path: Path) -> Run:
     InputError
         If the folder is missing, holds no cells, mixes recipes, or one of its files is damaged.
     """
-    folders = cell_folders(path)
-    if not folders:
+    records = [record for folder in cell_folders(path) if (record := folder.check())]
+    if not records:
         raise InputError(f"{path} holds no results: expected {path}/cells/*, as 'profl sweep --output' writes")
+    check_one_recipe(path, [record.cell for record in records])
     cells: list[dict[str, Any]] = []
     rounds: list[dict[str, Any]] = []
     footprints: list[dict[str, Any]] = []
-    for cell in folders:
-        cell.check()
-    check_one_recipe(path, [cell.cell() for cell in folders])
-    for cell in folders:
-        identity = {name: value for name, value in cell.cell().to_dict().items() if name in CELL_COLUMNS}
-        summary = cell.summary() if cell.status == "done" else {}
-        rows = cell.rounds()
-        name = cell.path.name
-        cells.append({"cell": name, "status": cell.status, **identity, "rounds": len(rows), **summary})
+    for record in records:
+        identity = {name: value for name, value in asdict(record.cell).items() if name in CELL_COLUMNS}
+        name, rows = record.name, record.rounds
+        cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **record.summary})
         rounds.extend({"cell": name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows)
         shape = {name: identity[name] for name in ("method", "model", "width", "dataset")}
-        footprints.extend({**shape, **_flat(entry)} for entry in cell.footprints())
+        footprints.extend({**shape, **_flat(entry)} for entry in record.footprints)
     return Run(
         path,
         pd.DataFrame(cells).reindex(columns=list(CELL_COLUMNS)),
         pd.DataFrame(rounds).reindex(columns=["cell", "method", "tier", "tasks", *ROUND_COLUMNS]),
         pd.DataFrame(footprints, columns=None if footprints else FOOTPRINT_KEY).drop_duplicates(FOOTPRINT_KEY),
+        records,
     )
 
 
@@ -439,7 +505,12 @@ def check_one_recipe(run: Path, cells: Iterable[Cell]) -> None:
     shared: dict[str, Any] = {}
     for cell in cells:
         values = cell.to_dict()
-        facts = {**values["recipe"], "gpu": cell.gpu, f"data of {cell.dataset}": cell.data}
+        facts = {
+            **values["recipe"],
+            "gpu": cell.gpu,
+            "memory_only": cell.memory_only,
+            f"data of {cell.dataset}": cell.data,
+        }
         facts[f"options of {cell.method}"] = cell.options
         facts[f"budgets of tier {cell.tier}"] = cell.listed_budgets
         for name, value in facts.items():
@@ -453,7 +524,7 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in entry.items():
         if name == "categories_at_peak":
-            flat.update(category_columns(value))
+            flat.update({peak_column(category): size for category, size in value.items()})
         elif not isinstance(value, (dict, list)):
             flat[name] = math.nan if value is None else value
     return flat
@@ -462,3 +533,8 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
 def category_columns(categories: Mapping[str, int]) -> dict[str, int]:
     """Return ``{'optimizer state': 5}`` as ``{'optimizer_state_bytes': 5}``."""
     return {f"{name.replace(' ', '_')}_bytes": value for name, value in categories.items()}
+
+
+def peak_column(category: str) -> str:
+    """Return the column of a category's bytes at the peak: ``at_peak_parameters_bytes`` is not ``parameter_bytes``."""
+    return f"at_peak_{category.replace(' ', '_')}_bytes"

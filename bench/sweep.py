@@ -1,151 +1,39 @@
-"""A grid of cells: read from a configuration, measured, run by local workers, resumed."""
+"""A sweep: its cells measured, run by local workers, resumed."""
 
 from __future__ import annotations
 
-import itertools
-import math
 import multiprocessing
 import os
 import platform
 import queue
 import signal
 import threading
-import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import Field
-from pydantic.dataclasses import dataclass as validated
 
-from bench.cell import EXACT, Cell, Recipe, Seed, Width
+from bench.cell import Cell
+from bench.config import method_of
 from bench.data import classes_of, load_dataset
-from bench.data.partition import parse_scheme, partition
+from bench.data.partition import partition
 from bench.errors import InputError, in_one_line
 from bench.federation import Row, run_cell
-from bench.fleet import UNLIMITED, Tier
 from bench.memory.errors import MeasurementFailed
 from bench.memory.footprint import Footprint
-from bench.memory.gpu.profile import resolve
 from bench.memory.probe import Prober
 from bench.memory.timelines import pack
-from bench.method import FullModel, Method
-from bench.registry import create_method, method_class, method_options
+from bench.method import FullModel
 from bench.results import CellFolder
 from bench.training import TrainingWorkload
-from bench.validation import checked
-
-
-@validated(frozen=True, config=EXACT)
-class Grid:
-    """The axes of a sweep, each a list of values: its cells are their product."""
-
-    method: Annotated[list[str], Field(min_length=1)]
-    model: Annotated[list[str], Field(min_length=1)]
-    width: Annotated[list[Width], Field(min_length=1)]
-    dataset: Annotated[list[str], Field(min_length=1)]
-    tier: Annotated[list[str], Field(min_length=1)]
-    seed: Annotated[list[Seed], Field(min_length=1)]
-
-
-GRID = tuple(axis.name for axis in fields(Grid))
-
-
-@validated(frozen=True, config=EXACT)
-class Config:
-    """A sweep as a user describes it.
-
-    Parameters
-    ----------
-    grid
-        What is varied.
-    gpu, data
-        As of ``Cell``.
-    recipe
-        How every method trains.
-    options
-        Options by method.
-    """
-
-    grid: Grid
-    gpu: str
-    data: str | None = None
-    recipe: Recipe = field(default_factory=Recipe)
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def presets() -> dict[str, Path]:
-    """Return the configurations that come with the package, by name."""
-    folder = Path(str(files("bench") / "presets"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def read_config(path: Path) -> Config:
-    """Read a sweep's TOML file: ``gpu``, ``data`` and the tables ``grid``, ``recipe`` and ``options.METHOD``.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or malformed, or holds a key that is not known or a value that cannot be used.
-    """
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give a TOML file, or --preset NAME") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
-    return checked(Config, values, str(path))
-
-
-def cells(config: Config) -> list[Cell]:
-    """Return the cells of a sweep, checked, so that nothing is refused after work has begun.
-
-    A method that ignores memory gives the same result in every tier; it gets one cell, in the tier `UNLIMITED`.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown or a value cannot be used.
-    GpuUnavailable
-        If no GPU has this name.
-    """
-    result = []
-    resolve(config.gpu)
-    parse_scheme(config.recipe.partition)
-    for name, options in config.options.items():
-        method_options(name, options)
-    for values in itertools.product(*(getattr(config.grid, axis) for axis in GRID)):
-        named = dict(zip(GRID, values, strict=True))
-        if method_class(named["method"]).ignores_memory:
-            named["tier"] = UNLIMITED
-        tier = Tier.parse(named["tier"])
-        tier.budgets(config.recipe.devices, named["seed"], full_model_bytes=1)
-        cell = Cell(
-            **named,
-            gpu=config.gpu,
-            data=config.data,
-            recipe=config.recipe,
-            options=config.options.get(named["method"], {}),
-            listed_budgets=None if tier.listed is None else list(tier.listed),
-        )
-        if cell not in result:
-            _method_of(cell)
-            result.append(cell)
-    return result
-
-
-def _method_of(cell: Cell) -> Method:
-    model = cell.spec(classes_of(cell.dataset, Path(cell.data) if cell.data else None))
-    return create_method(cell.method, model, cell.recipe.rounds, cell.seed, cell.options)
 
 
 @dataclass(frozen=True)
@@ -188,7 +76,7 @@ def _least(footprint: Footprint) -> int:
 
 def workloads(cell: Cell) -> dict[str, TrainingWorkload]:
     """Return the steps to measure for a cell, by task key: every task its method may offer."""
-    method = _method_of(cell)
+    method = method_of(cell)
     return {task.key: TrainingWorkload(cell.method, method.model, task, cell.recipe) for task in method.all_tasks()}
 
 
@@ -231,9 +119,9 @@ class Listener(Protocol):
 
 
 class Outcome(NamedTuple):
-    """How a cell ended: with a final test accuracy (0 to 1), or with an error in one line."""
+    """How a cell ended: with a summary, as ``bench.results`` describes it, or with an error in one line."""
 
-    final_accuracy: float = math.nan
+    summary: Mapping[str, Any] | None = None
     error: str | None = None
 
 
@@ -323,20 +211,47 @@ def folder_of(cell: Cell, output: Path) -> CellFolder:
     return CellFolder(output / "cells" / cell.folder_name)
 
 
+@dataclass(frozen=True)
+class OnVirtualGpu:
+    """A job as a program for a worker process that has the cell's virtual GPU; it reports its rows."""
+
+    job: Job
+
+    @property
+    def key(self) -> str:
+        return self.job.path.name
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> Outcome:
+        return _run_here(self.job, report)
+
+
 def _run(job: Job, on_round: Callable[[Cell, Row], None]) -> Outcome:
-    """Run one cell, unless another sweep is at it."""
+    """Run one cell: here, or for its memory alone where its virtual GPU is."""
+    if not job.cell.memory_only:
+        return _run_here(job, lambda row: on_round(job.cell, row))
+    try:
+        with Prober() as prober:
+            outcome: Outcome = prober.run(OnVirtualGpu(job), job.cell.gpu, lambda row: on_round(job.cell, row))
+            return outcome
+    except MeasurementFailed as error:
+        CellFolder(job.path).fail(traceback.format_exc())
+        return Outcome(error=_one_line(error))
+
+
+def _run_here(job: Job, on_round: Callable[[Row], None]) -> Outcome:
+    """Run one cell in this process, unless another sweep is at it."""
     folder = CellFolder(job.path)
     try:
         with FileLock(job.path / "cell.lock", blocking=False), folder.attempt():
             if folder.status != "done":
-                run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, lambda row: on_round(job.cell, row))
+                run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, on_round)
     except Timeout:
         return _taken(job.path)
     except Exception as error:
         with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
             folder.fail(traceback.format_exc())
         return Outcome(error=_one_line(error))
-    return Outcome(folder.summary()["final_accuracy"])
+    return Outcome(folder.summary())
 
 
 def _taken(path: Path) -> Outcome:
@@ -429,23 +344,3 @@ def _report(rounds: Any, listener: Listener) -> None:
         except queue.Empty:
             return
         listener.round(cell, row)
-
-
-def override(
-    config: Config,
-    grid: Mapping[str, Sequence[Any]],
-    gpu: str | None = None,
-    data: str | None = None,
-    **recipe: Any,
-) -> Config:
-    """Return ``config`` with the axes and values that are given (not empty, not None), checked as a file's are."""
-    given = {axis: list(values) for axis, values in grid.items() if values}
-    changed = {name: value for name, value in recipe.items() if value is not None}
-    values = {
-        **asdict(config),
-        "grid": {**asdict(config.grid), **given},
-        "gpu": gpu or config.gpu,
-        "data": data or config.data,
-        "recipe": {**asdict(config.recipe), **changed},
-    }
-    return checked(Config, values, "command line")

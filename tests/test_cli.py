@@ -139,7 +139,7 @@ def test_two_recipes_in_one_run_are_refused_and_nothing_is_run(run: Path):
 
 
 def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bench.sweep.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("bench.config.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     result = profl("sweep")
     assert result.exit_code == 130
     assert result.output == "stopped\n"

@@ -60,7 +60,7 @@ def test_a_resumed_run_equals_a_fresh_one_to_the_bit(method: str, tmp_path: Path
 
 def test_rows_have_the_stated_columns_and_plausible_values():
     row = federation(small_cell("heterofl", "10..200MB")).run_round(5)
-    assert set(row) == {*ROUND_COLUMNS, "tasks"}
+    assert set(row) == {*ROUND_COLUMNS, "tasks", "usages"}
     assert row["participants"] == sum(row["tasks"].values()) == SMALL_RECIPE.participants
     assert 0 <= row["test_accuracy"] <= 1
     assert row["uploaded_bytes"] > 0

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.config import cells, presets, read_config
 from bench.errors import InputError
 from bench.regression import (
     Difference,
@@ -15,7 +16,6 @@ from bench.regression import (
     write_junit,
     write_reference,
 )
-from bench.sweep import cells, presets, read_config
 
 REFERENCE = {
     "environment": {"torch": "2.14.1"},

@@ -11,12 +11,13 @@ from filelock import FileLock
 
 import bench.sweep as sweeping
 from bench.cell import Cell
+from bench.config import Config, Grid, cells, override, presets, read_config
 from bench.errors import InputError
 from bench.fleet import UNLIMITED
 from bench.memory.errors import GpuUnavailable
 from bench.memory.probe import Prober
 from bench.results import CellFolder
-from bench.sweep import Config, Grid, Outcome, cells, folder_of, override, presets, read_config, run_sweep
+from bench.sweep import Outcome, folder_of, run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
 
 GRID = {
@@ -51,7 +52,7 @@ class Silent:
 
     def finished(self, cell: Cell, outcome: Outcome) -> None:
         self.errors[cell.folder_name] = outcome.error
-        self.accuracies[cell.folder_name] = outcome.final_accuracy
+        self.accuracies[cell.folder_name] = outcome.summary and outcome.summary["final_accuracy"]
 
 
 def bits(todo: list[Cell], output: Path) -> dict[str, list[dict]]:

@@ -31,6 +31,7 @@ def check(reference: Path, update: bool, junit: Path | None) -> None:
       profl check --junit memory.xml
       profl check --update
     """
+    from bench.config import presets, read_config
     from bench.memory.probe import Prober
     from bench.regression import (
         REFERENCE_FILE,
@@ -41,7 +42,6 @@ def check(reference: Path, update: bool, junit: Path | None) -> None:
         write_junit,
         write_reference,
     )
-    from bench.sweep import presets, read_config
 
     config = read_config(presets()["default"])
     known = None if update and not (reference / REFERENCE_FILE).exists() else read_reference(reference)

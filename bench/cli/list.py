@@ -19,10 +19,10 @@ def list_names(kind: str | None) -> None:
       profl list
       profl list gpus
     """
+    from bench.config import presets
     from bench.data import DATASETS
     from bench.memory.gpu.profile import known_gpus, profiles
     from bench.registry import MODELS, methods
-    from bench.sweep import presets
 
     names: dict[str, Iterable[str]] = {
         "methods": methods(),

@@ -25,9 +25,17 @@ from bench.cli.options import several
 @click.option("--batch-size", type=int, help="Largest local batch.")
 @click.option("--gpu", help="Where memory is measured: cuda or virtual:NAME.")
 @click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100).")
+@click.option(
+    "--memory-only",
+    is_flag=True,
+    help="Train on the virtual GPU, which computes nothing: memory by round only.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print events to stdout, one JSON object a line.")
 @click.option("--workers", type=click.IntRange(1), help="Processes, one torch thread each.  [default: cores]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/run-NAME]")
-def sweep(preset: str | None, config: Path | None, workers: int | None, output: Path | None, **given: Any) -> None:
+def sweep(
+    preset: str | None, config: Path | None, workers: int | None, output: Path | None, as_json: bool, **given: Any
+) -> None:
     """Run methods over memory tiers; run again to finish what is missing.
 
     Values given here replace those of the preset or file.
@@ -38,12 +46,15 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
       profl sweep --preset default --method profl --method heterofl --tier 50% --output results/mine
       profl sweep --config my-study.toml --workers 8
       profl sweep --dataset imagefolder --data ~/pictures --tier 100..900MB
+      profl sweep --memory-only --method profl --tier 80% --rounds 300
+      profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
+    from bench.config import GRID, cells, override, presets, read_config
     from bench.memory.probe import Prober
-    from bench.progress import SweepProgress
+    from bench.progress import SweepEvents, SweepProgress
     from bench.report import closing_table, write_report
     from bench.results import cell_folders, check_one_recipe, read_run
-    from bench.sweep import GRID, cells, folder_of, override, presets, read_config, run_sweep
+    from bench.sweep import folder_of, run_sweep
 
     if preset and config:
         raise click.UsageError("give either --preset or --config")
@@ -56,7 +67,7 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
         config = presets()[name]
     chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
     todo = cells(chosen)
-    run = output or Path("results") / f"run-{config.stem}"
+    run = output or Path("results") / f"run-{config.stem}{'-memory' if chosen.memory_only else ''}"
     console = Console(stderr=True)
     for cell in todo:
         folder_of(cell, run).check()
@@ -64,7 +75,8 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
     console.print(f"{len(todo)} cells in {run}, {len(todo) - len(missing)} of them done already", highlight=False)
-    with Prober() as prober, SweepProgress(missing, finished, console) as progress:
+    listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
+    with Prober() as prober, listener as progress:
         try:
             run_sweep(missing, run, workers or os.cpu_count() or 1, prober, progress)
         except KeyboardInterrupt:
@@ -72,7 +84,8 @@ def sweep(preset: str | None, config: Path | None, workers: int | None, output: 
             raise SystemExit(130) from None
     results = read_run(run)
     written = write_report(run)
-    Console().print(closing_table(results))
+    if not as_json:
+        Console().print(closing_table(results))
     console.print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
     if progress.failures:
         raise click.ClickException(

@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import Pipe, spawn
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +19,8 @@ from bench.memory.footprint import Footprint
 from bench.memory.gpu.build import build
 from bench.memory.gpu.installation import find_installation
 from bench.memory.gpu.profile import resolve
-from bench.memory.protocol import Answer, Request, Stage
-from bench.memory.workload import Workload
+from bench.memory.protocol import Answer, Progress, Request, Stage
+from bench.memory.workload import Program, Workload
 
 __all__ = ["GpuUnavailable", "MeasurementFailed", "OutOfMemory", "Prober", "probe"]
 
@@ -130,11 +130,18 @@ class Prober:
         """
         return self._ask(gpu, _request("fits", workload, {"budget_bytes": budget_bytes}))
 
-    def _ask(self, gpu: str, request: Request) -> Any:
+    def run(self, program: Program, gpu: str, on_report: Callable[[Any], None]) -> Any:
+        """Run a program where the GPU is, handing on what it reports meanwhile; return its result.
+
+        Raises as `measure` does.
+        """
+        return self._ask(gpu, _request("run", program, {}), on_report)
+
+    def _ask(self, gpu: str, request: Request, on_report: Callable[[Any], None] = lambda report: None) -> Any:
         if gpu not in self._workers:
             self._workers[gpu] = _Worker(gpu)
         try:
-            answer = self._workers[gpu].ask(request)
+            answer = self._workers[gpu].ask(request, on_report)
         except BaseException:  # also Ctrl-C: the answer still under way would be taken for the next one's
             self._workers.pop(gpu).kill()
             raise
@@ -167,8 +174,8 @@ class _Worker:
             self._connection.send(sys.path)
             self._connection.send(stage)
 
-    def ask(self, request: Request) -> Answer:
-        """Return the worker's answer.
+    def ask(self, request: Request, on_report: Callable[[Any], None]) -> Answer:
+        """Return the worker's answer; what it reports before goes to ``on_report``.
 
         Raises
         ------
@@ -177,7 +184,9 @@ class _Worker:
         """
         try:
             self._connection.send(request)
-            answer: Answer = self._connection.recv()
+            answer: Answer | Progress
+            while isinstance(answer := self._connection.recv(), Progress):
+                on_report(answer.report)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             status = self._process.wait()
             self._errors.seek(0)
@@ -205,7 +214,7 @@ class _Worker:
         self.close()
 
 
-def _request(job: str, workload: Workload, arguments: Mapping[str, Any]) -> Request:
+def _request(job: str, workload: Workload | Program, arguments: Mapping[str, Any]) -> Request:
     try:
         pickled = pickle.dumps(workload)
     except (AttributeError, TypeError, pickle.PicklingError) as error:

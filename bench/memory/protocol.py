@@ -22,7 +22,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Request:
-    """A job: ``measure`` or ``fits``, a pickled workload, and further arguments by name.
+    """A job: ``measure``, ``fits`` or ``run``, a pickled workload or program, and further arguments by name.
 
     Parameters
     ----------
@@ -35,6 +35,13 @@ class Request:
     workload: bytes
     arguments: Mapping[str, Any]
     main: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a program reports while it runs, before the answer."""
+
+    report: object
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import gc
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 
@@ -14,28 +14,40 @@ import torch
 
 from bench.memory import measurement
 from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
-from bench.memory.protocol import Answer, Request
+from bench.memory.protocol import Answer, Progress, Request
 
-_JOBS: dict[str, Callable[..., object]] = {"measure": measurement.measure, "fits": measurement.fits}
+Jobs = Mapping[str, Callable[..., object]]
 
 
 def serve(connection: Connection) -> None:
     """Answer requests; raises EOFError when the parent closes the connection."""
+
+    def report(value: object) -> None:
+        try:
+            connection.send(Progress(value))
+        except (BrokenPipeError, ConnectionResetError):
+            raise SystemExit from None  # the parent is gone: not the program's failure
+
+    jobs: Jobs = {
+        "measure": measurement.measure,
+        "fits": measurement.fits,
+        "run": lambda program, device: program.run(device, report),
+    }
     torch.set_num_threads(1)
     while True:
-        connection.send(_answer(connection.recv()))
+        connection.send(_answer(connection.recv(), jobs))
 
 
-def _answer(request: Request) -> Answer:
+def _answer(request: Request, jobs: Jobs) -> Answer:
     if not torch.cuda.is_available():
         return Answer(error=GpuUnavailable(_missing_gpu()))
     torch.cuda.init()
     device = torch.device("cuda", 0)
-    result, error = _attempt(request, device)
+    result, error = _attempt(request, device, jobs)
     return Answer(result, error, reusable=measurement.clean(device))
 
 
-def _attempt(request: Request, device: torch.device) -> tuple[object, Exception | None]:
+def _attempt(request: Request, device: torch.device, jobs: Jobs) -> tuple[object, Exception | None]:
     try:
         if request.main and sys.modules["__main__"].__name__ == "__main__":  # still the worker's own
             spawn.prepare(dict(request.main))
@@ -50,7 +62,7 @@ def _attempt(request: Request, device: torch.device) -> tuple[object, Exception 
     gc.collect()
     gc.freeze()
     try:
-        return _JOBS[request.job](workload, device=device, **request.arguments), None
+        return jobs[request.job](workload, device=device, **request.arguments), None
     except torch.OutOfMemoryError as error:
         gpu = torch.cuda.get_device_properties(device)
         return None, OutOfMemory(f"{workload.key} needs more than the {gpu.total_memory} bytes of {gpu.name}: {error}")

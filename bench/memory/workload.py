@@ -75,6 +75,17 @@ class Prepared:
     step: Callable[[StepObserver], None]
 
 
+class Program(Protocol):
+    """Any work that needs the GPU, not just a step to measure: a picklable value, defined in an importable module."""
+
+    @property
+    def key(self) -> str:
+        """What to call it in an error message."""
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> object:
+        """Do the work on ``device``, leaving nothing there; ``report`` sends a picklable value to who waits for it."""
+
+
 class Workload(Protocol):
     """A training step to measure: a picklable value, defined in an importable module."""
 

@@ -197,7 +197,7 @@ def test_a_missing_gpu_is_named_with_the_remedy(prober: Prober) -> None:
 def test_an_interrupted_question_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[_Worker] = []
 
-    def interrupt(worker: _Worker, _: object) -> None:
+    def interrupt(worker: _Worker, *_: object) -> None:
         asked.append(worker)
         raise KeyboardInterrupt
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.config import cells, presets, read_config
 from bench.errors import InputError
 from bench.memory.footprint import Timeline
 from bench.memory.timelines import pack, unpack
@@ -31,7 +32,6 @@ from bench.report.style import mebibytes
 from bench.report.tables import best_methods, write_tables
 from bench.report.writing import FIGURES
 from bench.results import Run, read_run
-from bench.sweep import cells, presets, read_config
 from tests.report.browser import browser, prefer, requested, resize
 from tests.report.conftest import MIB, TASKS, write_cell
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.cell import Cell
+from bench.config import GRID
 from bench.fleet import UNLIMITED
 from bench.report.page.records import Record
-from bench.sweep import GRID
 
 
 def configurations(records: Sequence[Record]) -> dict[str, str]:

@@ -1,0 +1,157 @@
+"""A sweep as a user describes it: a grid of cells, read from TOML and checked."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated
+
+from bench.cell import EXACT, Cell, Recipe, Seed, Width
+from bench.data import classes_of
+from bench.data.partition import parse_scheme
+from bench.errors import InputError
+from bench.fleet import UNLIMITED, Tier
+from bench.memory.gpu.profile import resolve
+from bench.method import Method
+from bench.registry import create_method, method_class, method_options
+from bench.validation import checked
+
+
+@validated(frozen=True, config=EXACT)
+class Grid:
+    """The axes of a sweep, each a list of values: its cells are their product."""
+
+    method: Annotated[list[str], Field(min_length=1)]
+    model: Annotated[list[str], Field(min_length=1)]
+    width: Annotated[list[Width], Field(min_length=1)]
+    dataset: Annotated[list[str], Field(min_length=1)]
+    tier: Annotated[list[str], Field(min_length=1)]
+    seed: Annotated[list[Seed], Field(min_length=1)]
+
+
+GRID = tuple(axis.name for axis in fields(Grid))
+
+
+@validated(frozen=True, config=EXACT)
+class Config:
+    """A sweep as a user describes it.
+
+    Parameters
+    ----------
+    grid
+        What is varied.
+    gpu, data, memory_only
+        As of ``Cell``.
+    recipe
+        How every method trains.
+    options
+        Options by method.
+    """
+
+    grid: Grid
+    gpu: str
+    data: str | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    memory_only: bool = False
+
+
+def presets() -> dict[str, Path]:
+    """Return the configurations that come with the package, by name."""
+    folder = Path(str(files("bench") / "presets"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_config(path: Path) -> Config:
+    """Read a sweep's TOML file: ``gpu``, ``data`` and the tables ``grid``, ``recipe`` and ``options.METHOD``.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or malformed, or holds a key that is not known or a value that cannot be used.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): give a TOML file, or --preset NAME") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    return checked(Config, values, str(path))
+
+
+def cells(config: Config) -> list[Cell]:
+    """Return the cells of a sweep, checked, so that nothing is refused after work has begun.
+
+    A method that ignores memory gives the same result in every tier; it gets one cell, in the tier `UNLIMITED`.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown or a value cannot be used.
+    GpuUnavailable
+        If no GPU has this name.
+    """
+    result = []
+    if config.memory_only and not config.gpu.startswith("virtual:"):
+        raise InputError(
+            f"memory_only needs a virtual GPU, not '{config.gpu}': choose one with --gpu; on a physical GPU "
+            "every sweep records the memory of its rounds"
+        )
+    resolve(config.gpu)
+    parse_scheme(config.recipe.partition)
+    for name, options in config.options.items():
+        method_options(name, options)
+    for values in itertools.product(*(getattr(config.grid, axis) for axis in GRID)):
+        named = dict(zip(GRID, values, strict=True))
+        if method_class(named["method"]).ignores_memory:
+            named["tier"] = UNLIMITED
+        tier = Tier.parse(named["tier"])
+        tier.budgets(config.recipe.devices, named["seed"], full_model_bytes=1)
+        cell = Cell(
+            **named,
+            gpu=config.gpu,
+            data=config.data,
+            recipe=config.recipe,
+            options=config.options.get(named["method"], {}),
+            listed_budgets=None if tier.listed is None else list(tier.listed),
+            memory_only=config.memory_only,
+        )
+        if cell not in result:
+            method_of(cell)
+            result.append(cell)
+    return result
+
+
+def method_of(cell: Cell) -> Method:
+    """Return a cell's method, as it is before the first round."""
+    model = cell.spec(classes_of(cell.dataset, Path(cell.data) if cell.data else None))
+    return create_method(cell.method, model, cell.recipe.rounds, cell.seed, cell.options)
+
+
+def override(
+    config: Config,
+    grid: Mapping[str, Sequence[Any]],
+    gpu: str | None = None,
+    data: str | None = None,
+    memory_only: bool = False,
+    **recipe: Any,
+) -> Config:
+    """Return ``config`` with the axes and values that are given (not empty, not None), checked as a file's are."""
+    given = {axis: list(values) for axis, values in grid.items() if values}
+    changed = {name: value for name, value in recipe.items() if value is not None}
+    values = {
+        **asdict(config),
+        "grid": {**asdict(config.grid), **given},
+        "gpu": gpu or config.gpu,
+        "data": data or config.data,
+        "memory_only": memory_only or config.memory_only,
+        "recipe": {**asdict(config.recipe), **changed},
+    }
+    return checked(Config, values, "command line")

@@ -1,0 +1,174 @@
+"""Whole runs on the virtual GPU, for their memory alone: the real round loop, where nothing is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import bench.federation
+from bench.cell import Cell
+from bench.cli import main
+from bench.config import Config, Grid, cells
+from bench.errors import InputError
+from bench.memory.probe import Prober
+from bench.memory.usage import memory_usage
+from bench.results import CellFolder, read_run
+from bench.sweep import Job, folder_of, measure, run_sweep
+from tests.conftest import SMALL_RECIPE, small_cell
+from tests.test_sweep import Silent, bits
+
+ROUNDS = 12
+RECIPE = replace(SMALL_RECIPE, rounds=ROUNDS)
+LEAKED_BYTES = 1 << 20
+
+
+def memory_cell(method: str, tier: str = "100%", **more: object) -> Cell:
+    return small_cell(method, tier, **{"recipe": RECIPE, "memory_only": True, **more})
+
+
+@contextmanager
+def leaking() -> Iterator[None]:
+    """Let every local training keep a megabyte on the GPU."""
+    kept: list[torch.Tensor] = []
+    train = bench.federation.train_locally
+
+    def train_and_keep(*arguments, **named):
+        kept.append(torch.empty(LEAKED_BYTES, dtype=torch.uint8, device="cuda"))
+        return train(*arguments, **named)
+
+    with patch.object(bench.federation, "train_locally", train_and_keep):
+        yield
+    kept.clear()
+
+
+@dataclass(frozen=True)
+class LeakingRounds:
+    """A cell whose training leaks, as a program for the worker that has the virtual GPU."""
+
+    job: Job
+    key: str = "leaking rounds"
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> dict:
+        folder = CellFolder(self.job.path)
+        folder.begin(self.job.cell.to_dict(), {})
+        with leaking():
+            bench.federation.run_cell(
+                self.job.cell, folder, self.job.least_budgets, self.job.full_model_bytes, lambda row: report(row)
+            )
+        return folder.summary()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, prober: Prober) -> tuple[Path, list[Cell]]:
+    """Two methods, run in this process's workers of two."""
+    output = tmp_path_factory.mktemp("memory")
+    todo = [memory_cell("profl"), memory_cell("heterofl")]
+    listener = Silent()
+    run_sweep(todo, output, 2, prober, listener)
+    assert set(listener.errors.values()) == {None}
+    assert len(listener.rounds) == 2 * ROUNDS  # every round was reported across two processes
+    return output, todo
+
+
+def test_every_round_tells_the_memory_of_its_participants(swept: tuple[Path, list[Cell]], prober: Prober):
+    output, todo = swept
+    for cell in todo:
+        least, footprints = measure(cell, prober).least_budgets, measure(cell, prober).footprints
+        budgets = set(cell.budgets(measure(cell, prober).full_model_bytes))
+        rows = folder_of(cell, output).rounds()
+        assert len(rows) == cell.recipe.rounds
+        for row in rows:
+            assert len(row["usages"]) == row["participants"] == RECIPE.participants
+            assert row["held_bytes"] == 0
+            assert row["peak_reserved_bytes"] == max(usage["peak_reserved_bytes"] for usage in row["usages"])
+            for usage in row["usages"]:
+                measured = footprints[usage["task"]].peak_requested_bytes
+                # A device frees its batch before the next, and so stays a little below the measured step.
+                assert 0.9 * measured <= usage["peak_requested_bytes"] <= measured
+                assert usage["peak_requested_bytes"] <= usage["peak_allocated_bytes"] <= usage["peak_reserved_bytes"]
+                assert usage["peak_reserved_bytes"] <= max(budgets)
+                assert least[usage["task"]] <= max(budgets)
+
+
+def test_nothing_is_claimed_about_accuracy(swept: tuple[Path, list[Cell]]):
+    output, _ = swept
+    run = read_run(output)
+    assert run.rounds[["train_loss", "test_loss", "test_accuracy"]].isna().all(axis=None)
+    assert run.cells[["final_accuracy", "best_accuracy", "best_round"]].isna().all(axis=None)
+    assert run.cells["memory_only"].all()
+    assert (run.cells["held_bytes_per_round"] == 0).all()
+    phases = run.rounds.loc[run.rounds["method"] == "profl", "phase"]
+    assert phases.iloc[0] == "shrink 4/4"
+    assert phases.iloc[-1] == "grow 4/4"
+
+
+def test_the_number_of_workers_and_an_interruption_change_nothing(
+    swept: tuple[Path, list[Cell]], tmp_path: Path, prober: Prober
+):
+    output, todo = swept
+    cell = todo[1]
+
+    class Interrupting(Silent):
+        def round(self, cell: Cell, row: dict) -> None:
+            if row["round"] == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep([cell], tmp_path, 1, prober, Interrupting())
+    # The worker may have gone one round further before it found that nobody listens.
+    run_sweep([cell], tmp_path, 1, prober, Silent())
+    assert bits([cell], tmp_path) == bits([cell], output)
+
+
+def test_a_leak_shows_as_a_slope(tmp_path: Path, prober: Prober):
+    cell = memory_cell("exclusive", "unlimited")
+    needs = measure(cell, prober)
+    job = Job(cell, folder_of(cell, tmp_path).path, needs.least_budgets, needs.full_model_bytes)
+    with Prober() as own:
+        summary = own.run(LeakingRounds(job), cell.gpu, lambda row: None)
+    held = [row["held_bytes"] for row in folder_of(cell, tmp_path).rounds()]
+    per_round = LEAKED_BYTES * RECIPE.participants
+    assert held == [per_round * number for number in range(1, ROUNDS + 1)]
+    assert summary["held_bytes_per_round"] == pytest.approx(per_round)
+
+
+def test_a_run_on_a_cpu_knows_no_gpu_memory():
+    with memory_usage(torch.device("cpu")) as usage:
+        torch.zeros(1000)
+    assert usage.held_bytes is usage.peak_reserved_bytes is None
+
+
+def test_it_is_a_run_of_its_own_kind(tmp_path: Path):
+    trained = small_cell("fedavg")
+    assert "memory_only" not in trained.to_dict()
+    assert Cell.from_dict(trained.to_dict()) == trained
+    for_memory = replace(trained, memory_only=True)
+    assert Cell.from_dict(for_memory.to_dict()) == for_memory
+    assert for_memory.folder_name != trained.folder_name
+
+
+@pytest.mark.parametrize("gpu", ["cuda", "estimate:h100"])
+def test_it_needs_a_virtual_gpu(gpu: str):
+    grid = Grid(method=["fedavg"], model=["resnet18"], width=[2], dataset=["digits"], tier=["1GiB"], seed=[0])
+    with pytest.raises(InputError, match=f"memory_only needs a virtual GPU, not '{gpu}'"):
+        cells(Config(grid, gpu, memory_only=True))
+
+
+def test_the_command_writes_events_for_programs(tmp_path: Path):
+    words = "sweep --preset smoke --method exclusive --tier 100% --rounds 2 --memory-only --json --workers 1"
+    ran = CliRunner().invoke(main, [*words.split(), "--output", str(tmp_path / "run")])
+    assert ran.exit_code == 0, ran.stderr
+    events = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["measured", "round", "round", "finished"]
+    assert {event["cell"] for event in events} == {folder.name for folder in (tmp_path / "run" / "cells").iterdir()}
+    assert [event["round"] for event in events[1:3]] == [1, 2]
+    assert events[1]["test_accuracy"] is None
+    assert events[3]["peak_reserved_bytes"] == max(event["peak_reserved_bytes"] for event in events[1:3])
