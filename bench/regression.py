@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,10 +18,8 @@ from bench.errors import InputError
 from bench.fleet import parse_bytes
 from bench.memory.footprint import Footprint
 from bench.memory.probe import Prober
-from bench.results import category_columns, read_json, write_json
+from bench.results import category_columns
 from bench.sweep import workloads
-
-REFERENCE_FILE = "default.json"
 
 METRICS = (
     "peak_requested_bytes",
@@ -37,12 +35,12 @@ LARGEST = 5
 """How many of the parts of a peak that differ to name."""
 
 Measurement = dict[str, Any]
-"""The form of a reference file: ``environment`` (flat), and by the footprint's name ``metrics`` (flat),
-``portions`` (bytes at the peak by category, module and phase) and ``commands`` (how to measure it alone).
-
-By hand may be added: ``tolerance`` (``2%`` or ``1MiB``) for all entries, ``tolerances`` for single ones. They apply
-where exact numbers cannot be expected: in another environment, or on a physical GPU.
+"""What is compared: ``environment`` (flat), and by the footprint's name ``metrics`` (flat), ``portions`` (bytes at the
+peak by category, module and phase) and ``commands`` (how to measure it alone). See `bench.reference` for the file.
 """
+
+
+Tracked = Callable[[list[str]], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,16 @@ class Difference:
         return "\n".join([*lines, f"         see it: {self.command}"] if self.command else lines)
 
 
-def measure_all(config: Config, prober: Prober) -> Measurement:
-    """Measure every task that a sweep's methods may offer; see `Measurement` for the form."""
+def measure_all(config: Config, prober: Prober, tracked: Tracked = iter) -> Measurement:
+    """Measure every task that a sweep's methods may offer; see `Measurement` for the form.
+
+    Parameters
+    ----------
+    tracked
+        Iterates over the names of what is measured; a progress bar may hang on to it.
+    """
     steps = {step.key: (step, cell) for cell in cells(config) for step in workloads(cell).values()}
-    footprints = {key: prober.measure(steps[key][0], config.gpu) for key in sorted(steps)}
+    footprints = {key: prober.measure(steps[key][0], config.gpu) for key in tracked(sorted(steps))}
     return {
         "environment": asdict(next(iter(footprints.values())).environment),
         "metrics": {key: _metrics(footprint) for key, footprint in footprints.items()},
@@ -100,33 +104,6 @@ def _command(cell: Cell, task: str) -> str:
     words += ["--width", str(cell.width), "--batch-size", str(cell.recipe.batch_size), "--dataset", cell.dataset]
     words += ["--gpu", cell.gpu] + (["--data", cell.data] if cell.data else [])
     return shlex.join(words)
-
-
-def read_reference(folder: Path) -> Measurement:
-    """Read the committed numbers.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, damaged or of another form.
-    """
-    path = folder / REFERENCE_FILE
-    if not path.exists():
-        raise InputError(f"{path} is missing: write it with 'profl check --reference {folder} --update'")
-    reference = read_json(path)
-    if not isinstance(reference, dict) or not {"environment", "metrics"} <= set(reference):
-        raise InputError(f"{path} holds no environment and metrics: restore it, or rewrite it with --update")
-    for tolerance in [reference.get("tolerance", "0%"), *reference.get("tolerances", {}).values()]:
-        allowed_bytes(tolerance, 0)
-    return reference
-
-
-def write_reference(folder: Path, measured: Measurement, tolerances: Measurement | None = None) -> Path:
-    """Write measured numbers as the new reference, with the tolerances of an earlier one; return its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = {name: value for name, value in (tolerances or {}).items() if name in ("tolerance", "tolerances")}
-    write_json(folder / REFERENCE_FILE, {**kept, **measured})
-    return folder / REFERENCE_FILE
 
 
 def allowed_bytes(tolerance: str, expected_bytes: int) -> int:
@@ -202,21 +179,29 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "?" if value is None else str(value)
 
 
-def write_junit(path: Path, entries: Iterable[str], differences: Sequence[Difference]) -> None:
-    """Write the result as JUnit XML: a test case per entry, its difference as the failure."""
-    failed = {difference.entry: difference for difference in differences}
-    names = sorted({*entries, *failed})
-    suite = ElementTree.Element("testsuite", name="profl check", tests=str(len(names)), failures=str(len(failed)))
-    for name in names:
-        case = ElementTree.SubElement(suite, "testcase", classname="memory", name=name)
-        if name in failed:
-            failure = ElementTree.SubElement(case, "failure", message=f"memory {failed[name].kind}")
-            failure.text = str(failed[name])
+def write_junit(path: Path, checked: Mapping[str, tuple[Iterable[str], Sequence[Difference]]]) -> None:
+    """Write the result as JUnit XML: a test case per entry, its difference as the failure.
+
+    Parameters
+    ----------
+    checked
+        By reference file: the names of the entries that were measured, and what differs.
+    """
+    suites = ElementTree.Element("testsuites", name="profl check")
+    for file, (entries, differences) in checked.items():
+        failed = {difference.entry: difference for difference in differences}
+        names = sorted({*entries, *failed})
+        suite = ElementTree.SubElement(suites, "testsuite", name=file, tests=str(len(names)), failures=str(len(failed)))
+        for name in names:
+            case = ElementTree.SubElement(suite, "testcase", classname=f"memory.{Path(file).stem}", name=name)
+            if name in failed:
+                failure = ElementTree.SubElement(case, "failure", message=f"memory {failed[name].kind}")
+                failure.text = str(failed[name])
     path.parent.mkdir(parents=True, exist_ok=True)
-    ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+    ElementTree.ElementTree(suites).write(path, encoding="utf-8", xml_declaration=True)
 
 
-def github_annotation(difference: Difference) -> str:
-    """Return the line that makes GitHub Actions show the difference beside the run."""
+def github_annotation(file: Path, difference: Difference) -> str:
+    """Return the line that makes GitHub Actions show the difference beside the run, at the reference file."""
     text = str(difference).replace("%", "%25").replace("\n", "%0A")
-    return f"::error title=memory {difference.kind}::{text}"
+    return f"::error file={file},title=memory {difference.kind}::{text}"

@@ -1,22 +1,25 @@
 """The memory check lists every difference and passes only when there is none."""
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner
 
+from bench.cli import main
 from bench.config import cells, presets, read_config
 from bench.errors import InputError
+from bench.reference import Sweep, read_reference, reference_files, write_reference
 from bench.regression import (
     Difference,
     _command,
     compare,
     github_annotation,
-    read_reference,
     write_junit,
-    write_reference,
 )
 
+DEFAULT = Sweep(preset="default")
 REFERENCE = {
     "environment": {"torch": "2.14.1"},
     "metrics": {
@@ -106,24 +109,30 @@ def test_a_tolerance_does_not_blur_what_can_be_exact():
 
 
 def test_a_tolerance_that_cannot_be_read_is_named(tmp_path: Path):
-    write_reference(tmp_path, REFERENCE, {"tolerance": "a bit"})
+    write_reference(tmp_path / "a.json", DEFAULT, REFERENCE, {"tolerance": "a bit"})
     with pytest.raises(InputError, match="tolerance 'a bit' is neither a share such as 2% nor an amount"):
-        read_reference(tmp_path)
+        read_reference(tmp_path / "a.json")
 
 
 def test_junit_has_a_case_per_entry_and_a_failure_per_difference(tmp_path: Path):
     differences = differing(peak_requested_bytes=6)
-    write_junit(tmp_path / "ci" / "memory.xml", REFERENCE["metrics"], differences)
-    suite = ElementTree.parse(tmp_path / "ci" / "memory.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
-    assert [case.get("name") for case in suite.iter("testcase")] == ["a", "b"]
-    assert [failure.text for failure in suite.iter("failure")] == [str(differences[0])]
+    checked = {"one.json": (REFERENCE["metrics"], differences), "two.json": (["a"], [])}
+    write_junit(tmp_path / "ci" / "memory.xml", checked)
+    one, two = ElementTree.parse(tmp_path / "ci" / "memory.xml").getroot()
+    assert [(suite.get("name"), suite.get("tests"), suite.get("failures")) for suite in (one, two)] == [
+        ("one.json", "2", "1"),
+        ("two.json", "1", "0"),
+    ]
+    assert [case.get("name") for case in one.iter("testcase")] == ["a", "b"]
+    assert {case.get("classname") for case in two.iter("testcase")} == {"memory.two"}
+    assert [failure.text for failure in one.iter("failure")] == [str(differences[0])]
 
 
 def test_an_annotation_is_one_line():
     (difference,) = differing(peak_requested_bytes=6)
-    assert github_annotation(difference) == (
-        "::error title=memory changed::changed  b%0A         peak_requested_bytes was 5, is 6 (+1)"
+    assert github_annotation(Path("results/reference/default.json"), difference) == (
+        "::error file=results/reference/default.json,title=memory changed::"
+        "changed  b%0A         peak_requested_bytes was 5, is 6 (+1)"
     )
 
 
@@ -136,14 +145,83 @@ def test_a_command_measures_its_entry_alone():
     )
 
 
-def test_what_is_written_is_read(tmp_path: Path):
-    write_reference(tmp_path / "new", REFERENCE)
-    assert read_reference(tmp_path / "new") == REFERENCE
+@pytest.mark.parametrize("kept", [{}, {"tolerance": "2%"}])
+def test_what_is_written_is_read(tmp_path: Path, kept: dict):
+    write_reference(tmp_path / "new" / "a.json", DEFAULT, REFERENCE, kept)
+    sweep, reference = read_reference(tmp_path / "new" / "a.json")
+    assert sweep == DEFAULT
+    assert {name: reference[name] for name in REFERENCE} == REFERENCE
+    assert reference.get("tolerance") == kept.get("tolerance")
 
 
-def test_a_missing_or_damaged_reference_is_an_error(tmp_path: Path):
-    with pytest.raises(InputError, match="--update"):
-        read_reference(tmp_path)
-    (tmp_path / "default.json").write_text("[]")
-    with pytest.raises(InputError, match="no environment and metrics"):
-        read_reference(tmp_path)
+def test_a_folder_without_references_is_an_error_as_nothing_would_be_compared(tmp_path: Path):
+    with pytest.raises(InputError, match=f"no reference file in {tmp_path}: go to the folder"):
+        reference_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[]", "no sweep, environment and metrics"),
+        ('{"sweep": {}, "environment": {}, "metrics": {}}', "either a preset or a config"),
+        ('{"sweep": {"present": "default"}, "environment": {}, "metrics": {}}', "present"),
+        ("{", "not readable JSON"),
+    ],
+)
+def test_a_damaged_reference_is_an_error(tmp_path: Path, text: str, told: str):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=told):
+        read_reference(tmp_path / "a.json")
+
+
+def test_a_reference_finds_its_sweep(tmp_path: Path):
+    assert DEFAULT.read(tmp_path) == read_config(presets()["default"])
+    on_h100 = replace(DEFAULT, gpu="virtual:h100")
+    assert on_h100.read(tmp_path) == replace(read_config(presets()["default"]), gpu="virtual:h100")
+    assert (DEFAULT.file_name, on_h100.file_name) == ("default.json", "default-h100.json")
+    own = tmp_path / "studies" / "mine.toml"
+    own.parent.mkdir()
+    own.write_text(presets()["smoke"].read_text())
+    sweep = Sweep.of(tmp_path / "reference", None, own, None)
+    assert (sweep.config, sweep.file_name) == ("../studies/mine.toml", "mine.json")
+    (tmp_path / "reference").mkdir()
+    assert sweep.read(tmp_path / "reference") == read_config(presets()["smoke"])
+    with pytest.raises(InputError, match="unknown preset 'defalt'"):
+        Sweep(preset="defalt").read(tmp_path)
+
+
+STUDY = """
+gpu = 'virtual:sm_90'
+grid = {method = ['exclusive'], model = ['resnet18'], width = [2], dataset = ['digits'], tier = ['100%'], seed = [0]}
+"""
+
+
+def test_a_study_of_ones_own_is_guarded_beside_others(tmp_path: Path):
+    study, folder = tmp_path / "mine.toml", tmp_path / "reference"
+    study.write_text(STUDY)
+
+    def check(*words: str):
+        return CliRunner().invoke(main, ["check", "--reference", str(folder), *words])
+
+    for gpu in ([], ["--gpu", "virtual:t4"]):
+        assert check("--update", "--config", str(study), *gpu).exit_code == 0
+    assert [path.name for path in reference_files(folder)] == ["mine-t4.json", "mine.json"]
+    passed = check()
+    assert (passed.exit_code, passed.output.count("1 entries, all equal")) == (0, 2)
+    # Another width: both files no longer hold what the sweep measures.
+    study.write_text(STUDY.replace("[2]", "[3]"))
+    failed = check("--junit", str(tmp_path / "memory.xml"))
+    assert failed.exit_code == 1
+    for name in ("mine.json", "mine-t4.json"):
+        assert f"{name}: added    exclusive/full model of resnet18 width 3" in failed.output
+        assert f"{name}: missing  exclusive/full model of resnet18 width 2" in failed.output
+    assert len(list(ElementTree.parse(tmp_path / "memory.xml").iter("failure"))) == 4
+
+
+@pytest.mark.parametrize(
+    "words", ["--preset default", "--gpu virtual:t4", "--update --gpu virtual:t4", "--update --preset a --config b"]
+)
+def test_options_that_say_what_to_update_belong_to_an_update(words: str):
+    refused = CliRunner().invoke(main, ["check", *words.split()])
+    assert refused.exit_code == 2
+    assert "--update takes one of" in refused.output

@@ -3,62 +3,75 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import click
 
-REFERENCE = Path("results/reference")
+from bench.cli.options import tracked
 
 
 @click.command()
 @click.option(
     "--reference",
+    "folder",
     type=click.Path(path_type=Path),
-    default=REFERENCE,
+    default=Path("results/reference"),
     show_default=True,
-    help="Folder of the committed memory numbers.",
+    help="Folder of the committed memory numbers, one JSON file for every sweep and GPU.",
 )
-@click.option("--update", is_flag=True, help="Accept the measured numbers: rewrite the reference.")
+@click.option("--update", is_flag=True, help="Accept the measured numbers: rewrite the references.")
+@click.option("--preset", help="With --update: make or rewrite the reference of this preset alone.")
+@click.option("--config", type=click.Path(path_type=Path), help="With --update: the same for a TOML file of your own.")
+@click.option("--gpu", help="With --preset or --config: measure this GPU instead of the sweep's.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the result to this file, as JUnit XML.")
-def check(reference: Path, update: bool, junit: Path | None) -> None:
-    """Compare every footprint of the default sweep with the reference, to the byte.
+def check(
+    folder: Path, update: bool, preset: str | None, config: Path | None, gpu: str | None, junit: Path | None
+) -> None:
+    """Compare every committed footprint with what is measured now, to the byte.
 
-    Lists changed, added and missing entries and exits non-zero on any. In GitHub Actions each is also an annotation.
+    Lists changed, added and missing entries of every reference file and exits non-zero on any. In GitHub Actions each
+    is also an annotation.
 
     \b
     Examples:
       profl check
       profl check --junit memory.xml
       profl check --update
+      profl check --update --preset default --gpu virtual:h100
+      profl check --update --config my-study.toml --reference my-reference/
     """
-    from bench.config import presets, read_config
     from bench.memory.probe import Prober
-    from bench.regression import (
-        REFERENCE_FILE,
-        compare,
-        github_annotation,
-        measure_all,
-        read_reference,
-        write_junit,
-        write_reference,
-    )
+    from bench.reference import Sweep, read_reference, reference_files, write_reference
+    from bench.regression import compare, github_annotation, measure_all, write_junit
 
-    config = read_config(presets()["default"])
-    known = None if update and not (reference / REFERENCE_FILE).exists() else read_reference(reference)
-    with Prober() as prober:
-        measured = measure_all(config, prober)
-    differences = compare(known, measured) if known else []
-    for difference in differences:
-        click.echo(difference)
-        if os.environ.get("GITHUB_ACTIONS") == "true":
-            click.echo(github_annotation(difference))
-    if junit:
-        write_junit(junit, measured["metrics"], differences)
-    if update:
-        click.echo(f"{len(measured['metrics'])} entries in {write_reference(reference, measured, known)}")
-    elif differences:
-        raise click.ClickException(
-            f"memory differs from {reference}: accept it with 'profl check --reference {reference} --update'"
-        )
+    chosen = preset is not None or config is not None
+    if (chosen and not update) or (preset and config) or (gpu and not chosen):
+        raise click.UsageError("--update takes one of --preset and --config, and with either --gpu; a check takes none")
+    if chosen:
+        sweep = Sweep.of(folder, preset, config, gpu)
+        path = folder / sweep.file_name
+        references = {path: (sweep, read_reference(path)[1] if path.exists() else None)}
     else:
-        click.echo(f"{len(measured['metrics'])} entries, all equal to {reference}")
+        references = {path: read_reference(path) for path in reference_files(folder)}
+    sweeps = {path: sweep.read(folder) for path, (sweep, _) in references.items()}
+    result = {}
+    with Prober() as prober:
+        for path, (sweep, known) in references.items():
+            measured = measure_all(sweeps[path], prober, partial(tracked, text=path.name))
+            differences = compare(known, measured) if known else []
+            for difference in differences:
+                click.echo(f"{path.name}: {difference}")
+                if os.environ.get("GITHUB_ACTIONS") == "true":
+                    click.echo(github_annotation(path, difference))
+            if update:
+                write_reference(path, sweep, measured, known)
+            verdict = "written" if update else f"{len(differences)} differ" if differences else "all equal"
+            click.echo(f"{path}: {len(measured['metrics'])} entries, {verdict}")
+            result[path.name] = (measured["metrics"], differences)
+    if junit:
+        write_junit(junit, result)
+    if not update and any(differences for _, differences in result.values()):
+        raise click.ClickException(
+            f"memory differs from {folder}: accept it with 'profl check --reference {folder} --update'"
+        )
