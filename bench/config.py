@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
 from bench.cell import EXACT, Cell, Recipe, Seed, Width
-from bench.data import classes_of
+from bench.data import classes_of, takes_folder
 from bench.data.partition import parse_scheme
 from bench.errors import InputError
 from bench.fleet import UNLIMITED, Tier
@@ -108,6 +108,9 @@ def cells(config: Config) -> list[Cell]:
     parse_scheme(config.recipe.partition)
     for name, options in config.options.items():
         method_options(name, options)
+    if config.data is not None and not any(takes_folder(name) for name in config.grid.dataset):
+        names = ", ".join(config.grid.dataset)
+        raise InputError(f"data is '{config.data}', but {names} comes with profl: leave data out, or name its dataset")
     for values in itertools.product(*(getattr(config.grid, axis) for axis in GRID)):
         named = dict(zip(GRID, values, strict=True))
         if method_class(named["method"]).ignores_memory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -31,21 +31,19 @@ class Finding:
     remedy: str | None = None
 
 
-def examine() -> list[Finding]:
-    """Return the findings: versions, methods, this machine's GPU, and a virtual one of each capability, started."""
-    findings = [
-        Finding("profl", version("profl")),
-        Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}"),
-        Finding("cores", str(os.cpu_count())),
-    ]
-    findings += [_attempt(f"method {name}", partial(_module, name)) for name in methods()]
+def examine() -> Iterator[Finding]:
+    """Yield the findings: versions, methods, this machine's GPU, and a virtual one of each capability, started."""
+    yield Finding("profl", version("profl"))
+    yield Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
+    yield Finding("cores", str(os.cpu_count()))
+    for name in methods():
+        yield _attempt(f"method {name}", partial(_module, name))
     step = TrainingWorkload("doctor", _SMALL, FullModel(_SMALL), Recipe(batch_size=1))
     with Prober() as prober:
         for name in ([PHYSICAL] if torch.cuda.is_available() else []) + _one_of_each_capability():
-            findings.append(_attempt(name, partial(_measured, prober, step, name)))
+            yield _attempt(name, partial(_measured, prober, step, name))
     if not torch.cuda.is_available():  # not a fault: the virtual ones stand in
-        findings.append(Finding(PHYSICAL, "no GPU and driver on this machine; virtual GPUs stand in"))
-    return findings
+        yield Finding(PHYSICAL, "no GPU and driver on this machine; virtual GPUs stand in")
 
 
 def _one_of_each_capability() -> list[str]:

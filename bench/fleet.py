@@ -256,7 +256,8 @@ def lost(eligible: ArrayLike, partition: Sequence[NDArray[np.int64]], targets: A
 def _unit_bytes(unit: str, text: str) -> int:
     if unit.lower() not in _BYTES_BY_NAME:
         problem = f"has the unknown unit '{unit}'" if unit else "has no unit"
-        raise InputError(f"'{text}' {problem}: use one of {', '.join(UNITS)}")
+        share = "" if unit else f", or {text}% for a share of the full model's least budget"
+        raise InputError(f"'{text}' {problem}: use one of {', '.join(UNITS)}{share}")
     return _BYTES_BY_NAME[unit.lower()]
 
 

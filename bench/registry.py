@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isabstract
 from typing import Any, NoReturn
 
-from bench.errors import InputError
+from bench.errors import InputError, in_one_line
 from bench.method import Method
 from bench.models import ModelSpec, StagedModel, resnet18, resnet34
 from bench.validation import checked
@@ -46,13 +47,21 @@ def method_class(name: str) -> type[Method]:
     Raises
     ------
     InputError
-        If no installed package offers it, or if what is offered is not a ``Method``.
+        If no installed package offers it, if its module cannot be imported, or if what is offered is no whole
+        ``Method``.
     """
     if name not in methods():
         unknown("method", name, methods())
-    loaded = methods()[name].load()
+    point = methods()[name]
+    try:
+        loaded = point.load()
+    except Exception as error:  # a plug-in's module may raise anything
+        raise InputError(f"method '{name}' ({point.value}) cannot be imported: {in_one_line(error)}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-        raise InputError(f"method '{name}' ({methods()[name].value}) is not a subclass of bench.method.Method")
+        raise InputError(f"method '{name}' ({point.value}) is not a subclass of bench.method.Method")
+    if isabstract(loaded):
+        lacking = ", ".join(sorted(loaded.__abstractmethods__))
+        raise InputError(f"method '{name}' ({point.value}) does not define {lacking}, as bench.method.Method asks")
     return loaded
 
 

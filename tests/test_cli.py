@@ -1,7 +1,9 @@
 """The command line, as a user meets it."""
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,11 @@ def test_a_second_sweep_repeats_nothing(run: Path):
         (["sweep", "--preset", "smoke", "--tier", "a lot"], "tier 'a lot' is neither"),
         (["sweep", "--preset", "smoke", "--tier", "0MB"], "'0MB' is not above zero"),
         (["sweep", "--preset", "smoke", "--dataset", "imagefolder", "--data", "/none"], "/none"),
+        (["sweep", "--preset", "smoke", "--data", "x"], "data is 'x', but digits comes with profl: leave data out"),
+        (
+            ["sweep", "--preset", "smoke", "--memory-only", "--gpu", "cuda"],
+            "memory_only needs a virtual GPU, not 'cuda'",
+        ),
         (["sweep", "--preset", "smoke", "--rounds", "0"], "command line: recipe.rounds cannot be 0"),
         (
             ["sweep", "--preset", "smoke", "--gpu", "virtual:abacus", "--output", "x"],
@@ -143,6 +150,14 @@ def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
     result = profl("sweep")
     assert result.exit_code == 130
     assert result.output == "stopped\n"
+
+
+def test_being_told_to_end_is_like_ctrl_c(monkeypatch: pytest.MonkeyPatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("bench.config.presets", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    result = profl("sweep")
+    assert (result.exit_code, result.output) == (130, "stopped\n")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_measure_prints_exact_sums_as_json():

@@ -32,7 +32,7 @@ def test_bytes_are_read(text, size):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("512", "'512' has no unit: use one of B, kB, MB"),
+        ("512", "'512' has no unit: use one of B, kB, MB, .*TiB, or 512% for a share of the full model's least budget"),
         ("512MX", "'512MX' has the unknown unit 'MX'"),
         ("50%", "'50%' has the unknown unit '%'"),
         ("0MB", "'0MB' is not above zero"),

@@ -1,6 +1,8 @@
 """Names to things, and options of the right type."""
 
+import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -44,4 +46,25 @@ def test_a_plugged_in_name_that_is_no_method_is_refused(monkeypatch: pytest.Monk
     point = EntryPoint("mine", "bench.models:ModelSpec", "profl.methods")
     monkeypatch.setattr(registry, "methods", lambda: {"mine": point})
     with pytest.raises(InputError, match="not a subclass"):
+        method_class("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Mine(", r"cannot be imported: .*'\(' was never closed"),
+        ("import nothing_like_this", "cannot be imported: No module named 'nothing_like_this'"),
+        ("Yours = 1", "cannot be imported: module 'plugged' has no attribute 'Mine'"),
+        ("from bench.method import Method\nclass Mine(Method): ...", "does not define all_tasks, global_model, tasks"),
+    ],
+)
+def test_a_plugged_in_method_that_is_broken_is_named(
+    text: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "plugged.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "plugged", raising=False)
+    point = EntryPoint("mine", "plugged:Mine", "profl.methods")
+    monkeypatch.setattr(registry, "methods", lambda: {"mine": point})
+    with pytest.raises(InputError, match=rf"method 'mine' \(plugged:Mine\) {message}"):
         method_class("mine")

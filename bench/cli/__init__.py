@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -26,7 +29,8 @@ class Friendly(click.Group):
         from bench.validation import describe
 
         try:
-            return super().invoke(ctx)
+            with _terminated_like_ctrl_c():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             raise SystemExit(130) from None
@@ -36,6 +40,20 @@ class Friendly(click.Group):
             raise click.ClickException(in_one_line(error)) from error
         except OSError as error:
             raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end the workers and keep what is finished, as Ctrl-C does."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread, which alone hears signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(cls=Friendly, context_settings={"help_option_names": ["-h", "--help"]})

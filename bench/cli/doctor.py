@@ -18,9 +18,12 @@ def doctor() -> None:
     from bench.doctor import examine
 
     table = Table("part", "state", "remedy", title="profl doctor")
-    findings = examine()
-    for finding in findings:
-        table.add_row(finding.part, finding.state, finding.remedy or "")
+    whole = True
+    with Console(stderr=True).status("looking at torch") as status:
+        for finding in examine():
+            status.update(f"found {finding.part}, looking on")
+            table.add_row(finding.part, finding.state, finding.remedy or "")
+            whole = whole and not finding.remedy
     Console().print(table)
-    if any(finding.remedy for finding in findings):
+    if not whole:
         raise SystemExit(1)

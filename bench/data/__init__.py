@@ -12,7 +12,7 @@ from bench.data.augmentation import augment
 from bench.data.dataset import Dataset
 from bench.errors import InputError
 
-__all__ = ["DATASETS", "Dataset", "augment", "classes_of", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "augment", "classes_of", "load_dataset", "takes_folder"]
 
 
 def _folder(root: Path | None) -> Path:
@@ -22,14 +22,15 @@ def _folder(root: Path | None) -> Path:
 
 
 class Source(NamedTuple):
-    """Where a dataset comes from: how to load it, and how to count its classes without loading it."""
+    """Where a dataset comes from: how to load it, how to count its classes without that, and if it lies in a folder."""
 
     load: Callable[[Path | None], Dataset]
     classes: Callable[[Path | None], int]
+    in_folder: bool = True
 
 
 DATASETS: Mapping[str, Source] = {
-    "digits": Source(lambda root: digits.load(), lambda root: digits.CLASSES),
+    "digits": Source(lambda root: digits.load(), lambda root: digits.CLASSES, in_folder=False),
     "cifar10": Source(partial(cifar.load, "cifar10"), lambda root: cifar.CLASSES["cifar10"]),
     "cifar100": Source(partial(cifar.load, "cifar100"), lambda root: cifar.CLASSES["cifar100"]),
     "imagefolder": Source(
@@ -65,6 +66,11 @@ def classes_of(name: str, root: Path | None = None) -> int:
     Memory depends on the data through this number alone. Parameters and errors as `load_dataset`.
     """
     return _source(name).classes(root)
+
+
+def takes_folder(name: str) -> bool:
+    """Return whether a dataset lies in a folder of the user's; `InputError` if there is no such dataset."""
+    return _source(name).in_folder
 
 
 def _source(name: str) -> Source:

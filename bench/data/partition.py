@@ -78,7 +78,7 @@ class Shards:
         if count > len(targets):
             raise InputError(
                 f"partition '{self}': {clients} clients need {count} shards, but there are only "
-                f"{len(targets)} examples; use fewer shards or fewer clients"
+                f"{len(targets)} examples; use fewer shards or fewer clients (devices of the recipe)"
             )
         shuffled = generator.permutation(len(targets))
         by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]
@@ -146,7 +146,7 @@ def partition(targets: ArrayLike, clients: int, scheme: str | Scheme, seed: int,
     if len(labels) < clients * minimum:
         raise InputError(
             f"{len(labels)} examples cannot give each of {clients} clients at least {minimum}: use fewer "
-            "clients, a smaller minimum or a larger dataset"
+            "clients (devices of the recipe) or a larger dataset"
         )
     generator = np.random.default_rng(seed)
     for _ in range(TRIES):
@@ -157,5 +157,5 @@ def partition(targets: ArrayLike, clients: int, scheme: str | Scheme, seed: int,
             return parts
     raise InputError(
         f"partition '{scheme}': in {TRIES} draws from {len(labels)} examples, some of the {clients} clients "
-        f"always got fewer than {minimum}; use fewer clients, a smaller minimum or a larger alpha"
+        f"always got fewer than {minimum}; use fewer clients (devices of the recipe) or a larger alpha"
     )

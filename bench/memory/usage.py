@@ -1,4 +1,4 @@
-"""How much GPU memory a piece of work took, by the allocator's own statistics: cheap enough for every local training."""
+"""How much GPU memory a piece of work took, by the allocator's statistics: cheap enough for every local training."""
 
 from __future__ import annotations
 
