@@ -32,7 +32,12 @@ class Rounds:
     def prepare(self, device: torch.device) -> Prepared:
         fleet = Federation(replace(self.cell, gpu="cuda"), load_dataset("digits"), self.least_budgets, 1)
         for number in (1, 2):
-            assert fleet.run_round(number)["participants"] == RECIPE.participants
+            row = fleet.run_round(number)
+            assert row["participants"] == RECIPE.participants
+            # Where training runs on a GPU, the memory of every participant is in the row.
+            assert len(row["usages"]) == RECIPE.participants
+            assert 0 < row["peak_requested_bytes"] <= row["peak_reserved_bytes"] <= fleet.budgets[0]
+            assert row["held_bytes"] == 0
         module = torch.nn.Linear(1, 1, device=device)
 
         def step(observer: StepObserver) -> None:
