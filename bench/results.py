@@ -57,7 +57,8 @@ ROUND_COLUMNS = {
     "peak_fragmented_bytes": "most that lay unused in the rest of divided blocks",
     "held_bytes": "GPU memory still allocated after the last participant: what grows from round to round is a leak",
 }
-"""Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task).
+"""Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task; in the report's tables as
+JSON text).
 
 A row on disk also has ``usages``, the memory of every participant that trained on a GPU: ``device``, ``task`` and the
 last five columns. An earlier version's rows may lack these.

@@ -18,8 +18,13 @@ from bench.cell import Cell
 from bench.cli import main
 from bench.config import Config, Grid, cells
 from bench.errors import InputError
+from bench.fleet import format_bytes
 from bench.memory.probe import Prober
 from bench.memory.usage import memory_usage
+from bench.report import closing_text, write_report
+from bench.report.growth import curve, what_stayed
+from bench.report.study import studies
+from bench.report.style import mebibytes
 from bench.results import CellFolder, read_run
 from bench.sweep import Job, folder_of, measure, run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
@@ -110,6 +115,25 @@ def test_nothing_is_claimed_about_accuracy(swept: tuple[Path, list[Cell]]):
     assert phases.iloc[-1] == "grow 4/4"
 
 
+def test_the_report_shows_memory_and_no_accuracy(swept: tuple[Path, list[Cell]], tmp_path: Path):
+    run = read_run(swept[0])
+    written = {path.name for path in write_report(run, tmp_path)}
+    assert {name for name in written if name.endswith(".png")} == {
+        "memory_by_round.png",
+        "peak_memory.png",
+        "participation.png",
+    }
+    (study,) = studies(run)
+    summary = closing_text(run)
+    for method in ("profl", "heterofl"):
+        most = curve(study, method, "100%")["peak_reserved_bytes"].max()
+        assert f"{mebibytes(most)} MiB" in summary
+    assert summary.count("nothing held") == 2
+    page = (tmp_path / "index.html").read_text()
+    assert "Nothing is held from round to round: no leak." in page
+    assert "Accuracy" not in page
+
+
 def test_the_number_of_workers_and_an_interruption_change_nothing(
     swept: tuple[Path, list[Cell]], tmp_path: Path, prober: Prober
 ):
@@ -132,12 +156,18 @@ def test_a_leak_shows_as_a_slope(tmp_path: Path, prober: Prober):
     cell = memory_cell("exclusive", "unlimited")
     needs = measure(cell, prober)
     job = Job(cell, folder_of(cell, tmp_path).path, needs.least_budgets, needs.full_model_bytes)
+    folder_of(cell, tmp_path).path.mkdir(parents=True)
+    folder_of(cell, tmp_path).write_footprints(needs.entries(cell))
     with Prober() as own:
         summary = own.run(LeakingRounds(job), cell.gpu, lambda row: None)
     held = [row["held_bytes"] for row in folder_of(cell, tmp_path).rounds()]
     per_round = LEAKED_BYTES * RECIPE.participants
     assert held == [per_round * number for number in range(1, ROUNDS + 1)]
     assert summary["held_bytes_per_round"] == pytest.approx(per_round)
+    run = read_run(tmp_path)
+    assert f"+{per_round:,} B a round" in closing_text(run)
+    (study,) = studies(run)
+    assert what_stayed(study).endswith(f"(a leak): exclusive at unlimited {format_bytes(per_round)}.")
 
 
 def test_a_run_on_a_cpu_knows_no_gpu_memory():

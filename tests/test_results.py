@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 from bench.cell import Cell
 from bench.errors import InputError
@@ -206,12 +207,12 @@ def test_a_folder_of_another_cell_is_refused(folder: CellFolder):
 def test_status_follows_what_is_on_disk(folder: CellFolder):
     assert folder.status == "waiting"
     add(folder, 1)
-    assert folder.status == "running"
+    assert folder.status == "stopped"
     folder.fail("Traceback")
     assert folder.status == "failed"
     folder.begin(CELL.to_dict(), {})
     folder.write_footprints([FOOTPRINT])
-    assert folder.status == "running"
+    assert folder.status == "stopped"
     with folder.attempt():
         assert folder.attempted
     assert not folder.attempted
@@ -225,13 +226,52 @@ def test_reads_frames_with_the_stated_columns(folder: CellFolder, tmp_path: Path
     add(folder, 2)
     run = read_run(tmp_path)
     assert list(run.cells.columns) == list(CELL_COLUMNS)
-    assert run.cells.loc[0, "status"] == "running"
+    assert run.cells.loc[0, "status"] == "stopped"
     assert run.cells.loc[0, "rounds"] == 2
     assert pd.isna(run.cells.loc[0, "final_accuracy"])
     assert run.rounds["test_accuracy"].tolist() == [0.25, 0.5]
     assert pd.isna(run.rounds.loc[0, "train_loss"])
-    assert run.footprints.loc[0, "optimizer_state_bytes"] == 5
+    assert run.footprints.loc[0, "at_peak_optimizer_state_bytes"] == 5
     assert run.footprints.loc[0, "method"] == "fedavg"
+
+
+def test_a_cell_runs_while_its_lock_is_held(folder: CellFolder):
+    lock = FileLock(folder.path / "cell.lock")
+    with lock:
+        assert folder.status == "running"
+    (folder.path / "cell.lock").touch()
+    assert folder.status == "waiting"
+    with folder.attempt():
+        assert folder.status == "stopped"  # as after a kill: the mark is there, the lock is free
+    add(folder, 1)
+    with lock:
+        assert folder.status == "running"
+    assert folder.status == "stopped"
+    with lock.acquire(blocking=False):  # looking leaves the lock free
+        folder.finish(SUMMARY)
+        assert folder.status == "done"
+
+
+def test_every_file_is_read_once(folder: CellFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    add(folder, 1)
+    folder.write_timelines({})
+    read: list[str] = []
+    whole = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: read.append(path.name) or whole(path, **how))
+    (record,) = read_run(tmp_path).records
+    assert sorted(read) == ["cell.json", "environment.json", "footprints.json", "rounds.jsonl", "timelines.json"]
+    assert (record.name, record.status, record.cell) == (CELL.folder_name, "stopped", CELL)
+    assert (record.footprints, record.environment, record.error) == (
+        json.loads(json.dumps([FOOTPRINT])),
+        {"torch": "x"},
+        "",
+    )
+
+
+def test_a_record_ends_with_the_last_line_of_a_failure(folder: CellFolder, tmp_path: Path):
+    folder.fail("Traceback\n  here\nValueError: no\n\n")
+    (record,) = read_run(tmp_path).records
+    assert record.error == "ValueError: no"
 
 
 def test_a_footprint_of_several_cells_appears_once(folder: CellFolder, tmp_path: Path):

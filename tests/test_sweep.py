@@ -227,7 +227,7 @@ def test_a_killed_worker_fails_its_cell_and_waiting_cells_run(tmp_path: Path, pr
     # One of those that wait has been run in part before: it has not failed either.
     folder_of(short[1], tmp_path).begin(short[1].to_dict(), {})
     (folder_of(short[1], tmp_path).path / "rounds.jsonl").touch()
-    assert folder_of(short[1], tmp_path).status == "running"
+    assert folder_of(short[1], tmp_path).status == "stopped"
 
     class Killer(Silent):
         def round(self, cell: Cell, row: dict) -> None:

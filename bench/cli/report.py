@@ -30,6 +30,6 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
         click.echo(write_comparison([read_run(run) for run in runs], page))
         return
     results = read_run(runs[0])
-    for path in write_report(runs[0], output):
+    for path in write_report(results, output):
         click.echo(path)
     Console().print(closing_table(results))

@@ -83,7 +83,7 @@ def sweep(
             console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
             raise SystemExit(130) from None
     results = read_run(run)
-    written = write_report(run)
+    written = write_report(results)
     if not as_json:
         Console().print(closing_table(results))
     console.print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)

@@ -217,6 +217,7 @@ def _tensors(inputs: object) -> tuple[torch.Tensor, ...]:
 def _name(build: Callable[..., object]) -> str:
     if not isinstance(build, functools.partial):
         name = getattr(build, "__qualname__", repr(build))
-        return name if build.__module__ == "__main__" else f"{build.__module__}.{name}"
+        # A worker process knows the main script by the second name.
+        return name if build.__module__ in ("__main__", "__mp_main__") else f"{build.__module__}.{name}"
     given = [repr(value) for value in build.args] + [f"{name}={value!r}" for name, value in build.keywords.items()]
     return f"{_name(build.func)}({', '.join(given)})"

@@ -105,6 +105,7 @@ def _draw_peak(axes: Axes, footprint: Footprint) -> None:
         textcoords="offset points",
         ha="right" if late else "left",
         weight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # the line of a step may pass behind it
     )
     axes.set_ylim(0, peak_mebibytes * 1.08)
 

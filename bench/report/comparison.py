@@ -13,10 +13,10 @@ from bench.errors import InputError
 from bench.fleet import format_bytes
 from bench.memory.workload import CATEGORIES
 from bench.report.page.grids import Entry, Grid, Row
-from bench.report.page.records import environments, read_records, recipes
+from bench.report.page.records import environments, recipes
 from bench.report.page.writing import data_uri, render
 from bench.report.style import in_order, mebibytes
-from bench.results import FOOTPRINT_KEY, Run, category_columns
+from bench.results import FOOTPRINT_KEY, Run, peak_column
 
 QUANTITIES = {"peak requested": "peak_requested_bytes", "least budget": "least_budget_bytes"}
 """What is compared of a footprint, and its column."""
@@ -37,12 +37,16 @@ def write_comparison(runs: Sequence[Run], path: Path) -> Path:
     Raises
     ------
     InputError
-        If there are fewer than two runs, one comes twice, or a file of one is damaged.
+        If there are fewer than two runs, or one comes twice.
     """
     names = run_names(runs)
     memory, accuracy = footprint_differences(runs), accuracy_differences(runs)
     settings = setting_differences(runs)
     changed = differ(settings, names)
+    unshared = {
+        "memory": _nothing_shared(memory, names, "measured task"),
+        "accuracy": _nothing_shared(accuracy, names, "finished pair of method and tier"),
+    }
     tables = {
         "settings.csv": ("surroundings and recipes, equal ones too", settings),
         "footprints.csv": ("every task and quantity, equal ones too, in bytes", memory),
@@ -52,15 +56,17 @@ def write_comparison(runs: Sequence[Run], path: Path) -> Path:
         "comparison.html",
         names=names,
         paths=[str(run.path) for run in runs],
+        warnings=[warning for warning in unshared.values() if warning],
         facts=[
-            f"{changed.sum()} of {len(settings)} settings differ.",
             *_memory_facts(memory, names),
             *_accuracy_facts(accuracy, names),
+            f"{changed.sum()} of {len(settings)} settings differ.",
         ],
         settings=_settings_grid("Surroundings and recipes that differ", settings.loc[changed], names),
         same=_settings_grid("The same in every run", settings.loc[~changed], names[:1]),
         memory=_memory_grid(memory, names),
         accuracy=_accuracy_grid(accuracy, names, runs),
+        unshared=unshared,
         downloads=[
             (name, what, data_uri(frame.to_csv(index=False, lineterminator="\n"), "text/csv"))
             for name, (what, frame) in tables.items()
@@ -108,8 +114,7 @@ def setting_differences(runs: Sequence[Run]) -> pd.DataFrame:
     """
     columns = {}
     for name, run in zip(run_names(runs), runs, strict=True):
-        records = read_records(run)
-        found = environments(records) | recipes(records)
+        found = environments(run.records) | recipes(run.records)
         columns[name] = pd.Series(
             {
                 (group, setting): ", ".join(sorted(values))
@@ -133,7 +138,7 @@ def footprint_differences(runs: Sequence[Run]) -> pd.DataFrame:
     """
     names = run_names(runs)
     key = _comparable(FOOTPRINT_KEY, [run.footprints for run in runs])
-    columns = {**QUANTITIES, **dict(zip(CATEGORIES, category_columns(dict.fromkeys(CATEGORIES, 0)), strict=True))}
+    columns = {**QUANTITIES, **{category: peak_column(category) for category in CATEGORIES}}
     frames = []
     for name, run in zip(names, runs, strict=True):
         prints = run.footprints.reindex(columns=[*dict.fromkeys([*FOOTPRINT_KEY, *columns.values()])])
@@ -194,7 +199,10 @@ def _settings_grid(caption: str, table: pd.DataFrame, names: Sequence[str]) -> G
 def _memory_facts(memory: pd.DataFrame, names: Sequence[str]) -> list[str]:
     peaks = memory.loc[memory["quantity"] == "peak requested"]
     missing = peaks[list(names)].isna().any(axis=1)
-    facts = [f"{(differ(peaks, names) & ~missing).sum()} of {len(peaks)} tasks need other memory at their peak"]
+    if missing.all():
+        return []
+    shared = peaks.loc[~missing]
+    facts = [f"{differ(shared, names).sum()} of {len(shared)} shared tasks need other memory at their peak"]
     for name in names[1:]:
         changed = [row for row in peaks.to_dict("records") if abs(row[f"{name} difference"]) > 0]
         if changed:
@@ -202,13 +210,29 @@ def _memory_facts(memory: pd.DataFrame, names: Sequence[str]) -> list[str]:
             facts[0] += f"; most in {name}: {most['method']}, {most['task']}, {_change(most, name)}"
     facts[0] += "."
     if missing.any():
-        facts.append(f"Not measured in every run: {missing.sum()} of them.")
+        facts.append(f"Not measured in every run: {missing.sum()} of {len(peaks)} tasks.")
     return facts
 
 
 def _accuracy_facts(accuracy: pd.DataFrame, names: Sequence[str]) -> list[str]:
     known = accuracy.dropna(subset=list(names))
+    if known.empty:
+        return []
     return [f"Accuracy differs in {differ(known, names).sum()} of {len(known)} pairs of method and tier that all ran."]
+
+
+def _nothing_shared(table: pd.DataFrame, names: Sequence[str], what: str) -> str:
+    """Say that no row has a value in every run, and in which columns of the key the runs have nothing in common."""
+    if not table[list(names)].isna().any(axis=1).all():
+        return ""
+    key = list(table.columns[: table.columns.get_loc(names[0])].drop("quantity", errors="ignore"))
+    values = {column: [set(table.loc[table[name].notna(), column]) for name in names] for column in key}
+    apart = {column: several for column, several in values.items() if all(several) and not set.intersection(*several)}
+    texts = [
+        f"{column.replace('_', ' ')} ({' against '.join(', '.join(sorted(map(str, one))) for one in several)})"
+        for column, several in apart.items()
+    ]
+    return f"The runs share no {what}" + (f": they have no {' and no '.join(texts)} in common." if texts else ".")
 
 
 def _change(row: Mapping[Any, Any], name: str) -> str:

@@ -17,11 +17,6 @@ COLUMNS = ["peak_allocated_bytes", "peak_reserved_bytes", "held_bytes"]
 """What is drawn, of the rounds frame."""
 
 
-def known(study: Study) -> bool:
-    """Whether any round was trained on a GPU, real or virtual."""
-    return bool(study.rounds["peak_reserved_bytes"].notna().any())
-
-
 def memory_by_round(study: Study) -> Figure:
     """Draw the memory of local training over the rounds: a panel per tier, a line and a band per method."""
     styles, tiers = looks(study.methods), study.tiers
@@ -31,7 +26,7 @@ def memory_by_round(study: Study) -> Figure:
         "Line: most that was reserved for any participant of the round. Band below it: down to the most that was"
         " allocated; the rest is what the allocator rounds up, caches and cannot join. Every device starts with an"
         " empty cache.",
-        _held(study),
+        what_stayed(study),
         *study.notes,
     ]
     title, names = "Memory of local training over the rounds", ("round", "memory (MiB)")
@@ -65,7 +60,14 @@ def curve(study: Study, method: str, tier: str) -> pd.DataFrame:
     return study.rounds.loc[study.rounds["cell"].isin(cells)].groupby("round")[COLUMNS].mean()
 
 
-def _held(study: Study) -> str:
+def leak(slope: float) -> str:
+    """Say in a few words what a slope of held bytes over the rounds means; NaN is unknown."""
+    if math.isnan(slope):
+        return "held: ?"
+    return f"{slope:+,.0f} B a round" if slope else "nothing held"
+
+
+def what_stayed(study: Study) -> str:
     """Say what stayed on the GPU from round to round."""
     slopes = study.figures("held_bytes_per_round")
     growing = {pair: slope.mean for pair, slope in slopes.items() if slope.known and slope.mean > 0}

@@ -149,6 +149,9 @@ def _candidates(core: Bbox, width: float, height: float, dot: float) -> list[Bbo
             x = middle + (core.width / 2 + reach * dot) * across
             y = level + (core.height / 2 + reach * dot) * up
             boxes.append(Bbox.from_bounds(x - width * (1 - across) / 2, y - height * (1 - up) / 2, width, height))
+        # Quite beside it and quite below or above its middle, where a line may run.
+        for left in (core.x1 + reach * dot, core.x0 - reach * dot - width):
+            boxes += [Bbox.from_bounds(left, low, width, height) for low in (level - height - 2 * dot, level + 2 * dot)]
     return boxes
 
 

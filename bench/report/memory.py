@@ -14,10 +14,13 @@ from matplotlib.patches import Patch, Rectangle
 from bench.memory.plot import CATEGORY_COLOURS
 from bench.report.study import Study
 from bench.report.style import GREY, IDEAL, PALE, in_order, legend_above, mebibytes, page, say_empty
-from bench.results import category_columns
+from bench.results import peak_column
 
 ROW = 0.195
 """Inches per bar."""
+
+NUMBERS = {"peak_requested_bytes": "peak\n(bar)", "least_budget_bytes": "least budget\n(tick)"}
+"""What is written beside the bars, and its heading."""
 
 
 def peak_memory(study: Study) -> Figure:
@@ -26,22 +29,24 @@ def peak_memory(study: Study) -> Figure:
     rows = _rows(prints)
     full = study.cells["full_model_least_budget_bytes"].max() / 2**20
     notes = [
-        "Bar and number: requested bytes alive at the peak, from building the module to the last step. Tick:"
-        " least budget, the smallest memory in which the steps run; it adds what the allocator rounds up and"
-        " cannot reuse."
+        "Bar, and first number: requested bytes alive at the peak, from building the module to the last step. Tick,"
+        " and second number: least budget, the smallest memory in which the steps run; it adds what the allocator"
+        " rounds up and cannot reuse."
     ]
     if math.isfinite(full):
         notes.append(f"Dashed line: least budget of the full model, {mebibytes(full * 2**20)} MiB.")
-    if any(math.isnan(_bytes(entry, "peak_requested_bytes")) for entry in prints):
+    if any(math.isnan(_bytes(entry, column)) for entry in prints for column in NUMBERS):
         notes.append("?: not measured.")
     title = "Peak memory of local training, by method and task"
-    figure = page(0.55 + ROW * max(len(rows), 4), title, study.setting, notes, legend=0.45)
+    figure = page(0.85 + ROW * max(len(rows), 4), title, study.setting, notes, legend=0.45)
     axes = figure.subplots()
     reach = [_draw_bar(axes, place, entry) for place, (_, entry) in enumerate(rows) if entry]
+    if rows:
+        _write_numbers(axes, rows)
     furthest = max([*reach, full if math.isfinite(full) else 0.0], default=0.0)
     if not rows:
         say_empty(axes)
-    axes.set_xlim(0, 1.09 * furthest or 1)
+    axes.set_xlim(0, 1.02 * furthest or 1)
     axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     for (_, entry), text in zip(rows, axes.get_yticklabels(), strict=True):
@@ -81,8 +86,7 @@ def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
     """Draw one task and return how far it reaches, in MiB."""
     left = 0.0
     for name, colour in CATEGORY_COLOURS.items():
-        (column,) = category_columns({name: 0})
-        size = _bytes(entry, column) / 2**20
+        size = _bytes(entry, peak_column(name)) / 2**20
         if size > 0:
             axes.barh(place, size, left=left, color=colour, height=0.74, edgecolor="white", linewidth=0.3)
             left += size
@@ -91,15 +95,26 @@ def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
         ends = [place - 0.4, place + 0.4]
         axes.plot([least, least], ends, color="black", lw=1.8, solid_capstyle="butt")
         left = max(left, least)
-    axes.annotate(
-        mebibytes(_bytes(entry, "peak_requested_bytes")),
-        (left, place),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center_baseline",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-    )
     return left
+
+
+def _write_numbers(axes: Axes, rows: Sequence[tuple[str, Mapping[Any, Any]]]) -> None:
+    """Write what is drawn as two columns beside the bars: in the plot, numbers of bars and ticks look alike."""
+    at: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "ha": "right"}
+    for points, (column, heading) in zip((40, 110), NUMBERS.items(), strict=True):
+        axes.annotate(
+            heading, (1, 1), (points, 2), "axes fraction", va="bottom", color="#444444", linespacing=1.1, **at
+        )
+        for place, (_, entry) in enumerate(rows):
+            if entry:
+                axes.annotate(
+                    mebibytes(_bytes(entry, column)),
+                    (1, place),
+                    (points, 0),
+                    ("axes fraction", "data"),
+                    va="center_baseline",
+                    **at,
+                )
 
 
 def participation(study: Study) -> Figure:

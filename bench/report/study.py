@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from bench.cell import Cell
+from bench.data import classes_of
+from bench.errors import InputError
 from bench.fleet import UNLIMITED
 from bench.report.style import IDEAL, in_order, mebibytes
 from bench.results import Run
@@ -45,6 +50,10 @@ class Study:
         What the cells have in common.
     cells, rounds, footprints
         The run's frames, cut down to them.
+    mixed
+        Tiers in which devices differ in memory.
+    chance
+        Accuracy of guessing, 0 to 1: one by the number of classes; NaN if that is unknown.
     """
 
     model: str
@@ -54,6 +63,8 @@ class Study:
     cells: pd.DataFrame
     rounds: pd.DataFrame
     footprints: pd.DataFrame
+    mixed: frozenset[str]
+    chance: float
 
     @property
     def name(self) -> str:
@@ -73,15 +84,30 @@ class Study:
         return f"{self.setting} · {self.cells['rounds'].max()} rounds{seeds}"
 
     @cached_property
+    def memory_only(self) -> bool:
+        """Whether nothing was computed, so that there is no accuracy to show."""
+        return bool(self.cells["memory_only"].all())
+
+    @property
+    def figure_names(self) -> list[str]:
+        """The figures that there can be something in, by file name."""
+        by_round = ["memory_by_round"] if self.rounds["peak_reserved_bytes"].notna().any() else []
+        if self.memory_only:
+            return ["memory_by_round", "peak_memory", "participation"]
+        return ["accuracy_by_tier", "accuracy_by_budget", "peak_memory", "participation", "learning_curves", *by_round]
+
+    @cached_property
     def methods(self) -> list[str]:
         """Methods, in display order."""
         return in_order(self.cells["method"].tolist())
 
     @cached_property
     def tiers(self) -> list[str]:
-        """Tiers, the poorest first; those of unknown budget last."""
+        """Tiers: the mixed ones, then the uniform, the poorest of either first and unknown budgets last."""
         budgets = self.budgets
-        return sorted(budgets, key=lambda tier: (math.isnan(budgets[tier]), budgets[tier], tier))
+        return sorted(
+            budgets, key=lambda tier: (tier not in self.mixed, math.isnan(budgets[tier]), budgets[tier], tier)
+        )
 
     @cached_property
     def budgets(self) -> dict[str, float]:
@@ -95,13 +121,25 @@ class Study:
         return self.cells["seed"].nunique()
 
     def tier_label(self, tier: str, between: str = "\n") -> str:
-        """Return a tier's name and what its devices have on average."""
-        return f"{tier}{between}{mebibytes(self.budgets[tier])} MiB"
+        """Return a tier's name and what each of its devices has, or all have on average."""
+        mean = "mean " if tier in self.mixed else ""
+        return f"{tier}{between}{mean}{mebibytes(self.budgets[tier])} MiB"
+
+    @property
+    def learned_accuracy(self) -> float:
+        """Accuracy from which on a model has learned something, 0 to 1: odds of 1.5 times those of chance; may be NaN.
+
+        Enough for a model that only guesses, but happens to guess the commonest class of a small test set.
+        """
+        return 1.5 * self.chance / (1 + 0.5 * self.chance)
 
     def cells_of(self, method: str, tier: str) -> pd.DataFrame:
         """Return the cells of a method and tier, by seed."""
-        cells = self.cells
-        return cells.loc[(cells["method"] == method) & (cells["tier"] == tier)].sort_values("seed")
+        return self._by_pair.get((method, tier), self.cells.iloc[:0])
+
+    @cached_property
+    def _by_pair(self) -> dict[Any, pd.DataFrame]:
+        return dict(iter(self.cells.sort_values("seed").groupby(["method", "tier"])))
 
     def figures(self, column: str) -> dict[tuple[str, str], Spread]:
         """Return a column of the finished cells over their seeds, for every pair of method and tier."""
@@ -159,7 +197,33 @@ def studies(run: Run) -> Iterator[Study]:
         here = (prints[keys] == list(values)).all(axis=1)
         rounds = run.rounds.loc[run.rounds["cell"].isin(cells["cell"])]
         everywhere = _in_every_tier(cells)
-        yield Study(str(model), str(width), str(dataset), str(gpu), everywhere, rounds, prints.loc[here])
+        run_here = [record.cell for record in run.records if record.name in set(cells["cell"])]
+        yield Study(
+            str(model),
+            str(width),
+            str(dataset),
+            str(gpu),
+            everywhere,
+            rounds,
+            prints.loc[here],
+            _mixed(run_here),
+            _chance(run_here[0]),
+        )
+
+
+def _mixed(cells: Iterable[Cell]) -> frozenset[str]:
+    found = set()
+    for cell in cells:
+        with suppress(InputError):  # the file of a tier may be gone
+            if len(set(cell.budgets(full_model_bytes=2**40))) > 1:  # any number tells equal shares from unequal
+                found.add(cell.tier)
+    return frozenset(found)
+
+
+def _chance(cell: Cell) -> float:
+    with suppress(InputError):  # the data may be elsewhere
+        return 1 / classes_of(cell.dataset, Path(cell.data) if cell.data else None)
+    return math.nan
 
 
 def _in_every_tier(cells: pd.DataFrame) -> pd.DataFrame:

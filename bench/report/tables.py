@@ -12,14 +12,18 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from bench.report.growth import leak
 from bench.report.study import Study, studies
 from bench.report.style import IDEAL, mebibytes
 from bench.results import Run
 
 
 def write_tables(run: Run, folder: Path) -> list[Path]:
-    """Write ``cells``, ``rounds``, ``footprints`` as CSV and Parquet; the same run gives the same bytes."""
-    # Counts by task differ in their keys from row to row, which no column type holds.
+    """Write ``cells``, ``rounds``, ``footprints`` as CSV and Parquet; the same run gives the same bytes.
+
+    Columns as `bench.results.Run` states them; the counts by task are JSON text, such as ``{"grow 1": 5}``.
+    """
+    # They differ in their keys from row to row, which no column type holds.
     counts = run.rounds["tasks"].map(lambda value: json.dumps(value, sort_keys=True), na_action="ignore")
     frames = {
         "cells": run.cells.sort_values("cell"),
@@ -59,11 +63,25 @@ def _table(study: Study) -> Group:
         table.add_row(f"{method}\n(ideal)" if method == IDEAL else method, *entries)
     seeds = f", mean of {study.seeds} seeds (lowest to highest)" if study.seeds > 1 else ""
     key = (
-        f"From top to bottom: final test accuracy{seeds};\n"
+        "From top to bottom: most memory reserved in any round; share of devices that can train;\n"
+        "what stayed allocated from round to round, as its slope.  ? unknown.\n"
+        if study.memory_only
+        else f"From top to bottom: final test accuracy{seeds};\n"
         "share of devices that can train; least budget of the dearest trained task.\n"
         f"* best of its tier, {IDEAL} aside.  ? unknown.\n"
     )
     return Group(Text(study.training_setting, style="bold"), table, Text(key))
+
+
+def memory_entry(study: Study, method: str, tier: str) -> list[str]:
+    """Return what a pair came to whose rounds were run for their memory alone: three short texts."""
+    if not study.figures("seconds")[method, tier].known:
+        return ["?", ", ".join(sorted(set(study.cells_of(method, tier)["status"])) or ["not run"])]
+    if study.idle(method, tier):
+        return ["nobody can train"]
+    names = ("peak_reserved_bytes", "participation_share", "held_bytes_per_round")
+    peak, share, slope = (study.figures(name)[method, tier] for name in names)
+    return [f"{mebibytes(peak.high)} MiB", f"{100 * share.mean:.0f}% of devices", leak(slope.high)]
 
 
 def best_methods(study: Study) -> dict[str, list[str]]:
@@ -78,6 +96,8 @@ def best_methods(study: Study) -> dict[str, list[str]]:
 
 
 def _entry(study: Study, method: str, tier: str, best: bool) -> Text:
+    if study.memory_only:
+        return Text("\n".join(memory_entry(study, method, tier)))
     accuracy = study.figures("final_accuracy")[method, tier].times(100)
     if not accuracy.known:
         statuses = sorted(set(study.cells_of(method, tier)["status"])) or ["not run"]

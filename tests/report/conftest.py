@@ -147,12 +147,12 @@ def write_cell(
 def write_run(path: Path, rounds: int = 60, seeds: int = 1, troubles: bool = True) -> Path:
     """Write a run of all methods and tiers.
 
-    With ``troubles``, depthfl failed at 75%, inclusivefl is running at the last tier and allsmall was not
+    With ``troubles``, depthfl failed at 75%, inclusivefl was stopped at the last tier and allsmall was not
     begun at 50%; exclusive and depthfl trained nobody in the poorest tiers in any case.
     """
     trouble = {
         ("depthfl", "75%"): "failed",
-        ("inclusivefl", "100..500MiB"): "running",
+        ("inclusivefl", "100..500MiB"): "stopped",
         ("allsmall", "50%"): "waiting",
     }
     for seed in range(seeds):

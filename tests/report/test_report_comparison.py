@@ -148,7 +148,22 @@ def test_a_run_that_has_measured_nothing_compares(pair: list[Run], tmp_path: Pat
     assert footprint_differences([pair[0], empty])["empty difference"].isna().all()
     count = len(TASKS["profl"]) + len(TASKS["heterofl"])
     text = write_comparison([empty, pair[0]], tmp_path / "page.html").read_text()
-    assert f"Not measured in every run: {count} of them." in text
+    assert count == len(pair[0].footprints)
+    assert "The runs share no measured task." in text
+    assert "need other memory" not in text
+
+
+def test_runs_with_nothing_in_common_say_so_first(pair: list[Run], tmp_path: Path):
+    write_cell(tmp_path / "other", "depthfl", "20%", rounds=2, model="vgg11")
+    text = write_comparison([pair[0], read_run(tmp_path / "other")], tmp_path / "page.html").read_text()
+    content = text[text.index("<main") :]
+    assert content.index("Nothing to compare") < content.index("In short")
+    why = "they have no method (heterofl, profl against depthfl) and no model (resnet18 against vgg11)"
+    assert f"The runs share no measured task: {why} and no task" in content
+    assert "The runs share no finished pair of method and tier: they have no method" in content
+    assert "memory-table" not in content
+    assert "accuracy-table" not in content
+    assert " of 0 " not in content
 
 
 def test_equal_runs_say_so(pair: list[Run], tmp_path: Path):

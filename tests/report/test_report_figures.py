@@ -15,12 +15,12 @@ from matplotlib.text import Text
 from bench.errors import InputError
 from bench.memory.workload import CATEGORIES
 from bench.report import write_report
-from bench.report.accuracy import Point, pareto_front, schedule
-from bench.report.memory import CATEGORY_COLOURS, participation
+from bench.report.accuracy import Point, coincident, front_of, pareto_front, schedule
+from bench.report.memory import CATEGORY_COLOURS
 from bench.report.study import Study, studies
 from bench.report.style import house_style, in_order, looks, mebibytes
 from bench.report.writing import FIGURES
-from bench.results import Run
+from bench.results import Run, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
 
 
@@ -59,28 +59,28 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
     for method in ("fedavg", "profl"):
         for tier in ("35%", "50%"):
             write_cell(tmp_path, method, tier, rounds=6)
-    first = write_report(tmp_path)
+    first = write_report(read_run(tmp_path))
     tables = {f"{name}.{kind}" for name in ("cells", "rounds", "footprints") for kind in ("csv", "parquet")}
-    figures = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    figures = {f"{name}.{kind}" for name in set(FIGURES) - {"memory_by_round"} for kind in ("png", "svg")}
     assert {path.name for path in first} == tables | figures | {"index.html"}
     assert {path.parent for path in first} == {tmp_path / "report"}
-    for one, other in zip(first, write_report(tmp_path, tmp_path / "again"), strict=True):
+    for one, other in zip(first, write_report(read_run(tmp_path), tmp_path / "again"), strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
 def test_two_models_have_their_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bench.report.writing.FIGURES", {"participation": participation})
+    monkeypatch.setattr("bench.report.study.Study.figure_names", ["participation"])
     monkeypatch.setattr("bench.report.writing.write_page", lambda run, folder: folder / "index.html")
     write_cell(tmp_path, "profl", "50%", rounds=4)
     write_cell(tmp_path, "profl", "50%", rounds=4, model="vit")
-    names = {path.name for path in write_report(tmp_path)}
+    names = {path.name for path in write_report(read_run(tmp_path))}
     assert "participation-resnet18-16-digits-virtual-jetson-orin.png" in names
     assert "participation-vit-16-digits-virtual-jetson-orin.png" in names
 
 
 def test_no_run_no_report(tmp_path: Path):
     with pytest.raises(InputError, match="holds no results"):
-        write_report(tmp_path)
+        write_report(read_run(tmp_path))
 
 
 # all figures
@@ -120,7 +120,7 @@ def test_direct_labels_do_not_cover_each_other(drawn: dict[str, Figure], name: s
 
 @pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget", "participation", "learning_curves"])
 def test_missing_results_are_named(drawn: dict[str, Figure], name: str):
-    for missing in ("allsmall at 50% (waiting)", "depthfl at 75% (failed)", "(running)"):
+    for missing in ("allsmall at 50% (waiting)", "depthfl at 75% (failed)", "inclusivefl at 100..500MiB (stopped)"):
         assert missing in notes(drawn[name])
 
 
@@ -139,8 +139,9 @@ def test_a_run_that_measured_nothing_can_be_drawn(run: Run):
     assert texts(draw("peak_memory", study))[0] == "no result yet"
 
 
-def test_tiers_run_from_poor_to_rich_and_methods_in_display_order(study: Study):
-    assert study.tiers == list(TIERS)
+def test_tiers_run_from_poor_to_rich_after_mixed_fleets_and_methods_in_display_order(study: Study):
+    assert study.mixed == {"100..500MiB"}
+    assert study.tiers == ["100..500MiB", "20%", "35%", "50%", "75%"]
     expected = ["fedavg", "profl", "allsmall", "depthfl", "exclusive", "heterofl", "inclusivefl"]
     assert study.methods == expected == in_order(METHODS)
 
@@ -175,7 +176,38 @@ def test_accuracy_by_tier_draws_a_gap_for_a_failed_cell(drawn: dict[str, Figure]
     values = series(figure, looks(METHODS)["depthfl"].colour)
     assert values[:3] == pytest.approx([10, 10, 68.8])
     assert math.isnan(values[3])
-    assert values[4] == pytest.approx(93.1)
+    assert len(values) == 4
+
+
+def test_no_line_leads_to_a_mixed_fleet(drawn: dict[str, Figure]):
+    (axes,) = drawn["accuracy_by_tier"].axes
+    colour = looks(METHODS)["depthfl"].colour
+    lines = [line for line in axes.lines if colour in (line.get_color(), line.get_markerfacecolor())]
+    mixed = [line for line in lines if any(x < 0.5 for x in line.get_xdata())]
+    assert [list(line.get_ydata()) for line in mixed] == [pytest.approx([93.1])]
+    said = texts(drawn["accuracy_by_tier"])
+    assert "mixed fleet" in said
+    assert "all devices alike" in said
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks[:2] == ["100..500MiB\nmean 290 MiB", "20%\n52.8 MiB"]
+
+
+def test_tiers_of_one_kind_are_not_parted(make_run: Callable[..., Run]):
+    tiers = [{"method": "profl", "tier": tier, "rounds": 2} for tier in ("35%", "50%")]
+    (study,) = studies(make_run(*tiers))
+    assert "mixed fleet" not in texts(draw("accuracy_by_tier", study))
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget", "learning_curves"])
+def test_chance_is_marked_if_the_number_of_classes_is_known(study: Study, drawn: dict[str, Figure], name: str):
+    def dotted(figure: Figure) -> list[list[float]]:
+        return [list(line.get_ydata()) for panel in figure.axes for line in panel.lines if line.get_linestyle() == ":"]
+
+    assert "Dotted line: chance, 10.0 %." in notes(drawn[name])
+    assert dotted(drawn[name]) == [[10.0, 10.0]] * len(drawn[name].axes)
+    unknown = draw(name, replace(study, chance=math.nan))
+    assert "chance" not in notes(unknown)
+    assert dotted(unknown) == []
 
 
 def test_untrained_models_are_hollow(drawn: dict[str, Figure]):
@@ -210,10 +242,21 @@ def test_accuracy_by_budget_says_whom_it_cannot_show(drawn: dict[str, Figure]):
     assert "as their memory is unknown: exclusive at 75%" in said
 
 
-def test_the_pareto_front_is_bold_without_the_ideal(drawn: dict[str, Figure]):
-    panel = drawn["accuracy_by_budget"].axes[2]
+def test_the_pareto_front_is_bold_without_the_ideal(study: Study, drawn: dict[str, Figure]):
+    panel = drawn["accuracy_by_budget"].axes[study.tiers.index("50%")]
     bold = {text.get_text() for text in panel.texts if text.get_fontweight() == "bold"}
     assert bold == {"heterofl", "profl"}
+
+
+def test_what_learned_nothing_is_not_on_the_front(study: Study):
+    assert study.learned_accuracy == pytest.approx(1 / 7)  # odds of 1 to 6, those of chance are 1 to 9
+    assert [point.method for point in front_of(study, "50%")] == ["heterofl", "profl"]
+    cheapest = (study.cells["method"] == "heterofl") & (study.cells["tier"] == "50%")
+    lost = study.cells.assign(final_accuracy=study.cells["final_accuracy"].mask(cheapest, 0.14))
+    assert [point.method for point in front_of(replace(study, cells=lost), "50%")] == ["inclusivefl", "profl"]
+    assert "Below 14.3 % nothing was learned" in notes(draw("accuracy_by_budget", replace(study, cells=lost)))
+    hopeful = replace(study, cells=lost, chance=math.nan)
+    assert [point.method for point in front_of(hopeful, "50%")] == ["heterofl", "inclusivefl", "profl"]
 
 
 def test_bars_have_the_length_of_the_measured_peak(drawn: dict[str, Figure]):
@@ -227,14 +270,15 @@ def test_bars_have_the_length_of_the_measured_peak(drawn: dict[str, Figure]):
     assert sum(bar.get_width() for bar in bars) * MIB == pytest.approx(peak, abs=1)
     colours = [to_hex(bar.get_facecolor()).upper() for bar in bars]
     assert colours == list(CATEGORY_COLOURS.values())
-    assert mebibytes(peak) in [text.get_text() for text in axes.texts]
+    beside = [text.get_text() for text in axes.texts if text.xy[1] == row]
+    assert beside == [mebibytes(peak), mebibytes(0.45 * FULL)]
 
 
 def test_a_least_budget_nobody_searched_for_has_no_tick(study: Study):
     unknown = replace(study, footprints=study.footprints.assign(least_budget_bytes=None))
     (axes,) = draw("peak_memory", unknown).axes
     assert len(axes.lines) == 1  # the full model's
-    assert len(axes.texts) == len(study.footprints)
+    assert [text.get_text() for text in axes.texts].count("?") == len(study.footprints)
 
 
 def test_every_category_of_memory_has_a_colour_of_its_own():
@@ -242,12 +286,13 @@ def test_every_category_of_memory_has_a_colour_of_its_own():
     assert len(set(CATEGORY_COLOURS.values())) == len(CATEGORIES)
 
 
-def test_participation_writes_every_share_and_marks_the_unknown(drawn: dict[str, Figure]):
+def test_participation_writes_every_share_and_marks_the_unknown(study: Study, drawn: dict[str, Figure]):
     figure = drawn["participation"]
     written = [text.get_text() for text in figure.axes[0].texts]
     assert len(written) == len(METHODS) * len(TIERS)
     assert written.count("?") == 3
-    assert written[:6] == ["100%", "0%", "100%", "0%", "0%", "7%"]
+    first = len(METHODS) * study.tiers.index("20%")
+    assert written[first : first + 6] == ["100%", "0%", "100%", "0%", "0%", "7%"]
 
 
 def test_curves_leave_out_rounds_without_a_test(drawn: dict[str, Figure]):
@@ -257,11 +302,32 @@ def test_curves_leave_out_rounds_without_a_test(drawn: dict[str, Figure]):
     assert not any(math.isnan(value) for value in first.get_ydata())
 
 
+def test_curves_that_hide_each_other_are_striped_and_named(study: Study, drawn: dict[str, Figure]):
+    figure = drawn["learning_curves"]
+    assert "exclusive = inclusivefl at 20%" in notes(figure)
+    panel = figure.axes[study.tiers.index("20%")]
+    styles = looks(METHODS)
+    widths = {line.get_color(): line.get_linewidth() for line in panel.lines}
+    hidden = [widths[styles[name].colour] for name in ("profl", "depthfl", "exclusive", "inclusivefl")]
+    assert hidden == sorted(set(hidden), reverse=True)
+    assert widths[styles["inclusivefl"].colour] == widths[styles["heterofl"].colour]
+
+
+def test_curves_coincide_if_they_are_nowhere_far_apart():
+    flat = pd.Series([10.0, 10.0], index=[1, 2])
+    curves = {"a": flat, "b": flat.add([0, 1.9]), "far": flat.add([0, 2.1]), "shorter": flat[:1], "none": flat[:0]}
+    assert coincident(curves) == [["a", "b"]]
+    assert coincident({"none": flat[:0], "nothing": flat[:0]}) == []
+
+
 def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, drawn: dict[str, Figure]):
     steps = schedule(study, "profl", "50%")
     assert [phase for _, phase in steps][:4] == ["shrink 4/4", "shrink 3/4", "shrink 2/4", "grow 1/4"]
     assert schedule(study, "fedavg", "50%") == []
-    panel = drawn["learning_curves"].axes[2]
-    upright = sorted(line.get_xdata()[0] for line in panel.lines if len(set(line.get_xdata())) == 1)
-    assert upright == [number - 0.5 for number, _ in steps[1:]]
+    panel = drawn["learning_curves"].axes[study.tiers.index("50%")]
+    strip = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in panel.patches]
+    starts = [number - 0.5 for number, _ in steps]
+    assert strip == list(zip(starts, [*starts[1:], 30.5], strict=True))
+    tested = study.rounds["test_accuracy"].min() * 100
+    assert all(bar.get_y() + bar.get_height() < tested for bar in panel.patches)
     assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]

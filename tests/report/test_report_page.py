@@ -24,14 +24,14 @@ from bench.memory.workload import CATEGORIES
 from bench.report import write_report
 from bench.report.page import write_page
 from bench.report.page.grids import DESCRIPTIONS, Grid, largest_blocks, matrix, summary
-from bench.report.page.records import Record, fleets, read_records
+from bench.report.page.records import fleets
 from bench.report.page.reproduce import configurations
 from bench.report.page.writing import inline
 from bench.report.study import studies
 from bench.report.style import mebibytes
 from bench.report.tables import best_methods, write_tables
 from bench.report.writing import FIGURES
-from bench.results import Run, read_run
+from bench.results import Record, Run, peak_column, read_run
 from tests.report.browser import browser, prefer, requested, resize
 from tests.report.conftest import MIB, TASKS, write_cell
 
@@ -67,7 +67,7 @@ def shown(run_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         packed = {task: pack(made_up_timeline(task)) for task, _ in TASKS["profl"]}
         (cell / "timelines.json").write_text(json.dumps(packed))
         (cell / "environment.json").write_text(json.dumps({"torch": "2.11", "host": HOSTILE}))
-    write_report(path)
+    write_report(read_run(path))
     run = read_run(path)
     write_page(run, path / "report")
     return run
@@ -233,7 +233,7 @@ def test_damaged_timelines_are_refused_by_name(tmp_path: Path, damage: Any):
     (cell,) = tmp_path.glob("cells/*")
     (cell / "timelines.json").write_text(json.dumps(damage) if damage else '["grow 1"]')
     with pytest.raises(InputError, match=r"timelines\.json.*delete .* to run it again"):
-        read_records(read_run(tmp_path))
+        read_run(tmp_path)
 
 
 # what stands in the tables
@@ -262,7 +262,7 @@ def test_the_summary_marks_the_best_and_says_what_is_missing(run: Run):
 
 def test_the_matrix_counts_devices_by_their_budgets(run: Run):
     (study,) = studies(run)
-    records = read_records(run)
+    records = run.records
     grid = matrix(study, fleets(records, study.cells))
     found = texts(grid)
     budgets = {r.cell.tier: r.cell.budgets(int(study.cells["full_model_least_budget_bytes"].max())) for r in records}
@@ -275,15 +275,15 @@ def test_the_matrix_counts_devices_by_their_budgets(run: Run):
 
 
 def test_the_matrix_says_what_it_cannot_know(make_run):
-    run = make_run({"method": "profl", "tier": "50%", "rounds": 2, "status": "running"})
+    run = make_run({"method": "profl", "tier": "50%", "rounds": 2, "status": "stopped"})
     (study,) = studies(run)
-    assert set(texts(matrix(study, fleets(read_records(run), study.cells)))["profl", "grow 1"]) == {"?"}
+    assert set(texts(matrix(study, fleets(run.records, study.cells)))["profl", "grow 1"]) == {"?"}
 
 
 def test_the_matrix_shows_the_range_over_seeds(make_run):
     run = make_run(*({"method": "exclusive", "tier": "100..500MiB", "rounds": 2, "seed": seed} for seed in range(3)))
     (study,) = studies(run)
-    found = fleets(read_records(run), study.cells)
+    found = fleets(run.records, study.cells)
     least = study.footprints.set_index("task")["least_budget_bytes"]["width 1.0"]
     counts = [sum(size >= least for size in fleet) for fleet in found["100..500MiB"]]
     assert len(set(counts)) > 1
@@ -295,7 +295,7 @@ def test_the_tables_of_the_figures_hold_the_frames(run: Run):
     prints = study.footprints.set_index(["method", "task"])
     for pair, entries in texts(DESCRIPTIONS["peak_memory"].grid(study)).items():
         row = prints.loc[pair]
-        parts = [mebibytes(row[f"{name.replace(' ', '_')}_bytes"]) for name in CATEGORIES]
+        parts = [mebibytes(row[peak_column(name)]) for name in CATEGORIES]
         assert entries == [*parts, mebibytes(row["peak_requested_bytes"]), mebibytes(row["least_budget_bytes"])]
     grid = DESCRIPTIONS["learning_curves"].grid(study)
     tested = study.rounds.dropna(subset=["test_accuracy"]).set_index(["method", "tier", "round"])["test_accuracy"]
@@ -327,7 +327,7 @@ def test_blocks_show_their_module_and_operator_where_they_are_known():
 
 def test_the_configuration_gives_the_same_cells_again(tmp_path: Path):
     expected = cells(read_config(presets()["default"]))
-    records = [Record(cell.folder_name, cell, {}, [], {}, "") for cell in expected]
+    records = [Record(cell.folder_name, "waiting", cell, {}, [], {}, [], {}, "") for cell in expected]
     ((name, toml),) = configurations(records).items()
     path = tmp_path / name
     path.write_text(toml)
@@ -394,7 +394,7 @@ def test_every_figure_is_there_with_text_and_table(opened: Any):
         " it.querySelector('svg[role=img]').getAttribute('aria-label'), it.querySelectorAll('details table').length,"
         " it.querySelector('svg').getBoundingClientRect().height])"
     )
-    assert [name for name, *_ in found] == list(FIGURES)
+    assert [name for name, *_ in found] == [name for name in FIGURES if name != "memory_by_round"]
     for name, label, tables, height in found:
         assert label.startswith(DESCRIPTIONS[name].title)
         assert tables == 1

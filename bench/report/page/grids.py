@@ -12,12 +12,13 @@ import pandas as pd
 
 from bench.fleet import eligible_counts
 from bench.memory.workload import CATEGORIES
-from bench.report.accuracy import Point, pareto_front
+from bench.report.accuracy import front_of, points
+from bench.report.growth import curve, what_stayed
 from bench.report.page.records import Settings
 from bench.report.study import Spread, Study
 from bench.report.style import IDEAL, in_order, looks, mebibytes
-from bench.report.tables import best_methods
-from bench.results import category_columns
+from bench.report.tables import best_methods, memory_entry
+from bench.results import peak_column
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ def summary(study: Study) -> Grid:
     seeds = f" Mean of {study.seeds} seeds." if study.seeds > 1 else ""
     note = f"★ the best of its tier, {IDEAL} aside. ? unknown.{seeds} Memory: least budget of the dearest trained task."
     caption = "Final test accuracy, share of devices that can train, and memory needed"
+    if study.memory_only:
+        note = "The most reserved in any round, and the slope over the rounds of what stayed allocated. ? unknown."
+        caption = "Memory reserved, share of devices that can train, and memory held"
     return Grid(caption, "method", _tiers(study), {"": rows}, note)
 
 
@@ -98,6 +102,9 @@ def _name(method: str) -> str:
 
 
 def _result(study: Study, method: str, tier: str, best: bool) -> Entry:
+    if study.memory_only:
+        first, *more = memory_entry(study, method, tier)
+        return Entry(first, tuple(more))
     accuracy = study.figures("final_accuracy")[method, tier]
     if not accuracy.known:
         statuses = sorted(set(study.cells_of(method, tier)["status"])) or ["not run"]
@@ -146,25 +153,19 @@ def _by_method(study: Study, column: str, caption: str, digits: int) -> Grid:
 
 def accuracy_by_budget(study: Study) -> Grid:
     """Return accuracy beside the memory needed, by tier."""
-    accuracy, needed = study.figures("final_accuracy"), study.figures("dearest_trained_budget_bytes")
     groups = {}
     for tier in study.tiers:
-        points = [
-            Point(method, needed[method, tier].mean, accuracy[method, tier].mean)
-            for method in study.methods
-            if accuracy[method, tier].known and needed[method, tier].known
-        ]
-        front = pareto_front([point for point in points if point.method != IDEAL])
+        front = front_of(study, tier)
         groups[study.tier_label(tier, between=" · ")] = [
             Row(
-                _name(method),
+                _name(point.method),
                 [
-                    Entry(mebibytes(x)),
-                    Entry(f"{100 * y:.1f} %"),
-                    Entry("yes" if Point(method, x, y) in front else "no"),
+                    Entry(mebibytes(point.x * 2**20)),
+                    Entry(f"{point.y:.1f} %"),
+                    Entry("yes" if point in front else "no"),
                 ],
             )
-            for method, x, y in points
+            for point in points(study, tier)
         ]
     columns = ["memory needed (MiB)", "final test accuracy", "on the Pareto front"]
     return Grid("Final test accuracy against memory needed", "tier, method", columns, groups)
@@ -172,7 +173,7 @@ def accuracy_by_budget(study: Study) -> Grid:
 
 def peak_memory(study: Study) -> Grid:
     """Return what every task holds at its peak by category, in MiB."""
-    columns = [*category_columns(dict.fromkeys(CATEGORIES, 0)), "peak_requested_bytes", "least_budget_bytes"]
+    columns = [*map(peak_column, CATEGORIES), "peak_requested_bytes", "least_budget_bytes"]
     groups = {
         method: [Row(name, [Entry(mebibytes(size(entry, column))) for column in columns]) for name, entry in tasks]
         for method, tasks in by_method(study)
@@ -200,15 +201,20 @@ def size(entry: Mapping[Any, Any], column: str) -> float:
 
 
 MOST_ROUNDS = 24
-"""Columns of the table of learning curves."""
+"""Columns of the tables over rounds."""
+
+
+def _spread_evenly(rounds: pd.Series[int]) -> tuple[list[int], int]:
+    """Return the rounds to show, the last among them, and of how many each stands for."""
+    known = sorted(rounds.unique())
+    every = math.ceil(len(known) / MOST_ROUNDS)
+    return sorted(set(known[::-1][: every * MOST_ROUNDS : every])) if known else [], every
 
 
 def learning_curves(study: Study) -> Grid:
     """Return test accuracy by evaluated round: of all of them, or of some evenly spread and the last."""
     tested = study.rounds.dropna(subset=["test_accuracy"])
-    rounds = sorted(tested["round"].unique())
-    every = math.ceil(len(rounds) / MOST_ROUNDS)
-    shown = sorted(set(rounds[::-1][: every * MOST_ROUNDS : every])) if rounds else []
+    shown, every = _spread_evenly(tested["round"])
     groups = {}
     for tier in study.tiers:
         rows = []
@@ -304,6 +310,22 @@ def settings(caption: str, values: Settings) -> Grid:
     return Grid(caption, "setting", ["value"], groups, numbers=False)
 
 
+def memory_by_round(study: Study) -> Grid:
+    """Return the most reserved for any participant, of all rounds or of some evenly spread and the last."""
+    used = study.rounds.dropna(subset=["peak_reserved_bytes"])
+    shown, every = _spread_evenly(used["round"])
+    groups = {}
+    for tier in study.tiers:
+        rows = []
+        for method in study.methods:
+            reserved = curve(study, method, tier)["peak_reserved_bytes"].reindex(shown)
+            rows.append(Row(_name(method), [Entry(mebibytes(size)) for size in reserved]))
+        groups[study.tier_label(tier, between=" · ")] = rows
+    note = f"Every {every}th round; all of them are in rounds.csv." if every > 1 else ""
+    columns = [f"round {number}" for number in shown]
+    return Grid("Most reserved for any participant (MiB)", "tier, method", columns, groups, note)
+
+
 @dataclass(frozen=True)
 class Described:
     """A figure for those who do not see it: its title, one sentence, and its numbers."""
@@ -351,5 +373,6 @@ DESCRIPTIONS = {
     "peak_memory": Described("Peak memory by task", _dearest, peak_memory),
     "participation": Described("Share of devices that can take part", _inclusive, participation),
     "learning_curves": Described("Accuracy over the rounds", _winners, learning_curves),
+    "memory_by_round": Described("Memory over the rounds", what_stayed, memory_by_round),
 }
 """Every figure of the report, by its file name."""

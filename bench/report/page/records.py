@@ -1,74 +1,21 @@
-"""What a page shows beyond the frames of a run: recipes, environments, fleets, blocks, timelines."""
+"""What a page shows beyond the frames of a run: recipes, environments, fleets."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from bench.cell import Cell
 from bench.errors import InputError
 from bench.fleet import UNLIMITED
-from bench.results import CellFolder, Run, read_json
+from bench.results import Record
 
 Settings = dict[str, dict[str, list[str]]]
 """Every value that a setting has in a run, by group and name."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One cell's files.
-
-    Parameters
-    ----------
-    name
-        Of the cell's folder.
-    cell
-        What was run.
-    environment, footprints
-        As the files of these names hold them.
-    timelines
-        As `bench.memory.timelines` states them; empty if the cell kept none.
-    error
-        The last line of its last failure; empty unless it failed.
-    """
-
-    name: str
-    cell: Cell
-    environment: Mapping[str, Any]
-    footprints: list[dict[str, Any]]
-    timelines: Mapping[str, Any]
-    error: str
-
-
-def read_records(run: Run) -> list[Record]:
-    """Read the files of every cell of a run.
-
-    Raises
-    ------
-    InputError
-        If one is damaged.
-    """
-    return [_read(run.path / "cells" / name) for name in run.cells["cell"]]
-
-
-def _read(path: Path) -> Record:
-    folder = CellFolder(path)
-    failure = (path / "error.txt").read_text(errors="replace").strip() if folder.status == "failed" else ""
-    environment = path / "environment.json"
-    return Record(
-        path.name,
-        folder.cell(),
-        read_json(environment) if environment.exists() else {},
-        folder.footprints(),
-        folder.timelines(),
-        failure.splitlines()[-1] if failure else "",
-    )
 
 
 def environments(records: Iterable[Record]) -> Settings:

@@ -13,7 +13,7 @@ from typing import Any
 from bench.cell import Cell
 from bench.config import GRID
 from bench.fleet import UNLIMITED
-from bench.report.page.records import Record
+from bench.results import Record
 
 
 def configurations(records: Sequence[Record]) -> dict[str, str]:

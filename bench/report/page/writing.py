@@ -16,15 +16,15 @@ from markupsafe import Markup
 from bench.errors import InputError
 from bench.memory.plot import CATEGORY_COLOURS
 from bench.report.page.grids import DESCRIPTIONS, by_method, largest_blocks, matrix, settings, size, summary
-from bench.report.page.records import Record, environments, fleets, read_records, recipes
+from bench.report.page.records import environments, fleets, recipes
 from bench.report.page.reproduce import commands, configurations
 from bench.report.study import Study, studies
-from bench.results import Run
+from bench.results import Record, Run
 
 TABLES = {
     "cells.csv": "one row per cell: method, tier, accuracy, participation, memory",
-    "rounds.csv": "one row per cell and round: loss, accuracy, participants, traffic",
-    "footprints.csv": "one row per method and task: peaks, categories, least budget",
+    "rounds.csv": "one row per cell and round: loss, accuracy, participants (by task as JSON text), traffic",
+    "footprints.csv": "one row per method and task: peaks, bytes at the peak by category (at_peak_*), least budget",
 }
 """The files to download, and what they hold."""
 
@@ -44,9 +44,9 @@ def write_page(run: Run, folder: Path) -> Path:
     Raises
     ------
     InputError
-        If a figure or table is missing, or a file of the run is damaged.
+        If a figure or table is missing.
     """
-    records = read_records(run)
+    records = run.records
     parts = list(studies(run))
     studies_toml = configurations(records)
     tables = {name: _text(folder / name) for name in TABLES}
@@ -72,7 +72,8 @@ def _part(study: Study, records: Sequence[Record], folder: Path, alone: bool) ->
     here = [record for record in records if record.name in set(study.cells["cell"])]
     suffix = "" if alone else f"-{study.name}"
     figures = []
-    for name, described in DESCRIPTIONS.items():
+    for name in study.figure_names:
+        described = DESCRIPTIONS[name]
         sentence = described.sentence(study)
         svg = inline(_text(folder / f"{name}{suffix}.svg"), f"{name}{suffix}", f"{described.title}. {sentence}")
         figures.append((f"{name}{suffix}", described.title, sentence, svg, described.grid(study)))
