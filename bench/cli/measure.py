@@ -108,7 +108,7 @@ def measure(
         for line in _remarks(footprint):
             console.print(f"{name}, {key}: {line}", highlight=False, markup=False, soft_wrap=True)
     if plot is not None:
-        click.echo(f"{len(measured)} timelines in {plot}")
+        click.echo(f"{len(measured)} {'timeline' if len(measured) == 1 else 'timelines'} in {plot}")
 
 
 def _remarks(footprint: Footprint) -> Iterator[str]:
