@@ -66,6 +66,22 @@ def add(folder: CellFolder, number: int, **more: object) -> None:
     folder.append_round(row(number, **more), {"round": number, "method": {"value": torch.tensor(number)}})
 
 
+def test_a_checkpoint_cut_short_leaves_the_one_before(folder: CellFolder, monkeypatch: pytest.MonkeyPatch):
+    add(folder, 1)
+
+    def save_half(checkpoint: dict, path: Path) -> None:
+        Path(path).write_bytes(b"half a checkpoint")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(torch, "save", save_half)
+        with pytest.raises(OSError, match="No space left"):
+            add(folder, 2)
+    checkpoint = folder.resume()
+    assert checkpoint["round"] == checkpoint["method"]["value"] == 1
+    assert [kept["round"] for kept in folder.rounds()] == [1]
+
+
 def test_resumes_from_the_last_checkpoint(folder: CellFolder):
     add(folder, 1)
     add(folder, 2)
