@@ -37,7 +37,7 @@ def describe(error: ValidationError, source: str = "", kind: type | None = None)
     own = first.get("ctx", {}).get("error")
     place = [str(part) for part in first["loc"]]
     name = ".".join(place)
-    if isinstance(own, InputError):
+    if isinstance(own, ValueError):  # raised by a dataclass's own check
         problem = str(own)
     elif first["type"] == "unexpected_keyword_argument":
         problem = f"unknown key '{name}'" + _known(kind, place[:-1])

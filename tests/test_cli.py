@@ -101,6 +101,8 @@ def test_a_second_sweep_repeats_nothing(run: Path):
         (["measure", "--method", "fedavg", "--gpu", "h100"], "unknown GPU 'h100'"),
         (["measure", "--method", "fedavg", "--batch-size", "0"], "batch_size cannot be 0"),
         (["measure", "--method", "fedavg", "--width", "99999999"], "width cannot be 99999999"),
+        (["measure", "--method", "fedavg", "--against", "nowhere.json"], "nowhere.json"),
+        (["measure", "--method", "fedavg", "--against", "virtual:abacus"], "unknown GPU 'virtual:abacus'"),
         (["fit", "--budget", "0MiB"], "'0MiB' is not above zero"),
         (["fit", "--budget", "64 parsecs"], "unknown unit 'parsecs'"),
         (["fit", "--budget", "1TiB"], "budget '1TiB' is more than virtual:h100 has"),
@@ -158,6 +160,22 @@ def test_being_told_to_end_is_like_ctrl_c(monkeypatch: pytest.MonkeyPatch):
     result = profl("sweep")
     assert (result.exit_code, result.output) == (130, "stopped\n")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_saved_run_is_compared_with_a_measured_one(tmp_path: Path):
+    saved = tmp_path / "card.json.gz"
+    shape = ["measure", "--method", "profl", "--task", "grow 1", "--width", 2, "--batch-size", 4, "--dataset", "digits"]
+    assert profl(*shape, "--gpu", "virtual:sm_90", "--save", saved).exit_code == 0
+    same = profl(*shape, "--gpu", "virtual:sm_90", "--against", saved, "--json")
+    assert same.exit_code == 0, same.output
+    assert json.loads(same.output)["tasks"][0]["against"]["is_identical"] is True
+    # Another architecture has another cuBLAS workspace.
+    differing = profl(*shape, "--gpu", "virtual:sm_80", "--against", saved)
+    assert differing.exit_code == 0, differing.output
+    assert "is the first that differs" in differing.output
+    other = profl(*shape[:-2], "--dataset", "cifar100", "--gpu", "virtual:sm_90", "--against", saved)
+    assert other.exit_code == 1
+    assert "dataset" in other.output.splitlines()[-1]
 
 
 def test_measure_prints_exact_sums_as_json():

@@ -18,19 +18,11 @@ from rich.table import Table
 
 from bench.cli.options import chosen_workloads, several, task_options, tracked
 from bench.memory.allocator_settings import AllocatorSettings
-from bench.memory.footprint import Footprint
+from bench.memory.footprint import PEAKS, Footprint
 from bench.memory.workload import CATEGORIES
 
 T = TypeVar("T")
 TASKS_PER_TABLE = 5
-PEAKS = {
-    "peak requested": "peak_requested_bytes",
-    "peak allocated": "peak_allocated_bytes",
-    "peak reserved": "peak_reserved_bytes",
-    "least budget": "least_budget_bytes",
-    "peak activations": "peak_activation_bytes",
-}
-"""Rows below the categories, and the footprint's attributes."""
 
 
 @click.command()
@@ -40,6 +32,8 @@ PEAKS = {
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Folder for PyTorch snapshots (memory_viz).")
 @click.option("--trace", type=click.Path(path_type=Path), help="Folder for Chrome and Perfetto traces, one per task.")
 @several("--what-if", "Also replay every task under these allocator settings, as PYTORCH_ALLOC_CONF takes them.")
+@click.option("--against", help="Compare with virtual:auto (the one like --gpu), another GPU, or a file of --save.")
+@click.option("--save", type=click.Path(path_type=Path), help="File (.json, .json.gz) for --against elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def measure(
     method: tuple[str, ...],
@@ -55,6 +49,8 @@ def measure(
     snapshot: Path | None,
     trace: Path | None,
     what_if: tuple[str, ...],
+    against: str | None,
+    save: Path | None,
     as_json: bool,
 ) -> None:
     """Measure the memory of every task of a method: one local training step, byte for byte.
@@ -65,10 +61,17 @@ def measure(
       profl measure --method fedavg --model resnet34 --batch-size 64 --plot plots/
       profl measure --method heterofl --task "subnetwork 1/4 scaled" --gpu cuda --snapshot snapshots/
       profl measure --method fedavg --what-if expandable_segments:True --what-if max_split_size_mb:32
+      profl measure --method profl --gpu cuda --against virtual:auto
+      profl measure --method profl --gpu cuda --save my-card.json.gz
+      profl measure --method profl --gpu virtual:h100 --against my-card.json.gz
       profl measure --method profl --json > footprints.json
     """
+    from bench.cli.against import described, other_run, print_comparison
+    from bench.memory.against import Comparison
+    from bench.memory.measured_run import MeasuredRun, recorded_run
     from bench.memory.plot import write_timeline
     from bench.memory.probe import Prober
+    from bench.memory.run_file import write_runs
     from bench.registry import unknown
 
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
@@ -79,21 +82,39 @@ def measure(
     wanted = {pair: workload for pair, workload in wanted.items() if not task or pair[1] in task}
     settings = {text: AllocatorSettings.parse(text) for text in what_if}
     measured, replayed = [], {}
+    runs: list[MeasuredRun] = []
+    comparisons: dict[tuple[str, str], Comparison] = {}
+    with_events = bool(against or save)
     with Prober() as prober, TemporaryDirectory() as scratch:
+        other = other_run(against, gpu, prober) if against else None
         for (name, key), workload in tracked(wanted.items(), "measuring"):
-            folder = snapshot or (Path(scratch) if settings else None)
+            description = described(workload, model, dataset, rounds)
+            expected = other and other(workload, description)
+            folder = snapshot or (Path(scratch) if settings or with_events else None)
             shot = folder and _task_file(folder, name, key, ".pickle")
-            footprint = prober.measure(workload, gpu, timeline=bool(plot or trace), snapshot=shot)
+            footprint = prober.measure(workload, gpu, timeline=bool(plot or trace or with_events), snapshot=shot)
             measured.append((name, key, footprint))
+            if shot and with_events:
+                runs.append(recorded_run(footprint, shot, description))
+            if expected:
+                comparisons[name, key] = Comparison(runs[-1], expected)
             if plot:
                 write_timeline(footprint, _task_file(plot, name, key, ".png"))
             if trace:
                 footprint.write_trace(_task_file(trace, name, key, ".json"))
             if shot and settings:
                 replayed[name, key] = _peaks_under(settings, shot)
+    if save:
+        write_runs(save, runs)
     if as_json:
         tasks = [
-            {"method": name, "task": key, **footprint.to_dict(attribution=True), **replayed.get((name, key), {})}
+            {
+                "method": name,
+                "task": key,
+                **footprint.to_dict(attribution=True),
+                **replayed.get((name, key), {}),
+                **({"against": comparisons[name, key].to_dict()} if comparisons else {}),
+            }
             for name, key, footprint in measured
         ]
         click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": tasks}))
@@ -101,12 +122,16 @@ def measure(
     device = measured[0][2].environment.device_name
     console = Console()
     console.print(f"{model} width {width}, batch {batch_size}, measured on {device}", highlight=False)
-    for table in _footprint_tables(measured, replayed):
+    for comparison in comparisons.values():
+        print_comparison(console, comparison)
+    for table in [] if comparisons and not settings else _footprint_tables(measured, replayed):
         console.print(table)
     console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
     for name, key, footprint in measured:
         for line in _remarks(footprint):
             console.print(f"{name}, {key}: {line}", highlight=False, markup=False, soft_wrap=True)
+    if save is not None:
+        click.echo(f"{len(runs)} measured {'run' if len(runs) == 1 else 'runs'} in {save}")
     if plot is not None:
         click.echo(f"{len(measured)} {'timeline' if len(measured) == 1 else 'timelines'} in {plot}")
 

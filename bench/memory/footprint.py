@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+PEAKS = {
+    "peak requested": "peak_requested_bytes",
+    "peak allocated": "peak_allocated_bytes",
+    "peak reserved": "peak_reserved_bytes",
+    "least budget": "least_budget_bytes",
+    "peak activations": "peak_activation_bytes",
+}
+"""What tables call the attributes of a `Footprint` that they show below its categories."""
+
 
 @dataclass(frozen=True)
 class Block:

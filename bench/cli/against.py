@@ -1,0 +1,63 @@
+"""``profl measure --against``: the same steps on another GPU or from a file, and how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from bench.memory.against import Comparison
+from bench.memory.against_tables import comparison_tables
+from bench.memory.gpu.matching import AUTO, matching_gpu
+from bench.memory.gpu.profile import resolve
+from bench.memory.measured_run import Description, MeasuredRun, measure_run
+from bench.memory.run_file import find_run, read_runs
+
+if TYPE_CHECKING:
+    from bench.memory.probe import Prober
+    from bench.training import TrainingWorkload
+
+OtherRun = Callable[["TrainingWorkload", Description], MeasuredRun]
+
+
+def described(workload: TrainingWorkload, model: str, dataset: str, rounds: int) -> Description:
+    """Return everything that decides the bytes of a task, in the words of the command line."""
+    recipe = workload.recipe
+    return {
+        "method": workload.scope,
+        "task": workload.task.key,
+        "model": model,
+        "width": workload.model.width,
+        "batch_size": recipe.batch_size,
+        "dataset": dataset,
+        "classes": workload.model.classes,
+        "rounds": rounds,
+        "momentum": recipe.momentum,
+        "weight_decay": recipe.weight_decay,
+    }
+
+
+def other_run(against: str, gpu: str, prober: Prober) -> OtherRun:
+    """Return what gives the run to compare with.
+
+    ``against`` is a file that ``--save`` wrote (``.json``, ``.json.gz``), or a GPU, on which to measure.
+    """
+    if against == AUTO:
+        against = matching_gpu(prober, gpu)
+    if Path(against).suffix in (".json", ".gz"):
+        runs = read_runs(Path(against))
+        return lambda workload, description: find_run(runs, description, against)
+    resolve(against)
+    return lambda workload, description: measure_run(prober, workload, against, description)
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print tables, the verdict and what else differs."""
+    workload = comparison.run.workload
+    console.print(f"{workload['method']}, {workload['task']}", style="bold", highlight=False, markup=False)
+    for table in comparison_tables(comparison):
+        console.print(table)
+    for line in (comparison.verdict(), *(f"careful: {caution}" for caution in comparison.cautions())):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,76 @@
+"""A comparison of two measured runs as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from bench.memory.against import Comparison, Pair
+
+LARGEST = 5
+"""How many of the parts of the peak that differ are shown."""
+
+
+def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    """Yield tables for a terminal: sizes, the largest parts of the peak that differ, the events around a divergence."""
+    yield _sizes_table(comparison)
+    if comparison.parts:
+        yield _parts_table(comparison)
+    if comparison.divergence is not None:
+        yield _events_table(comparison)
+
+
+def _sizes_table(comparison: Comparison) -> Table:
+    table = _table(comparison, "MiB")
+    table.add_column("difference, bytes", justify="right")
+    outside = {"NVML used": comparison.nvml_used_bytes, "CUDA context": comparison.context_bytes}
+    for group, style in ((comparison.categories, None), (comparison.peaks, "bold"), (outside, None)):
+        for name, pair in group.items():
+            table.add_row(name, *map(_mib, pair), _change(pair), style=style)
+        table.add_section()
+    return table
+
+
+def _parts_table(comparison: Comparison) -> Table:
+    parts = comparison.parts or {}
+    rest = f", {len(parts) - LARGEST} more" if len(parts) > LARGEST else ""
+    table = _table(comparison, "MiB", title=f"what differs most at the peak{rest}")
+    table.add_column("difference, bytes", justify="right")
+    for name, pair in list(parts.items())[:LARGEST]:
+        table.add_row(Text(name), *map(_mib, pair), _change(pair))
+    return table
+
+
+def _events_table(comparison: Comparison) -> Table:
+    table = _table(comparison, "event", title="where the events part", justify="left")
+    for index, run, other in comparison.around_divergence():
+        style = "bold" if index == comparison.divergence else None
+        table.add_row(str(index), *(Text(str(event or "(ended)")) for event in (run, other)), style=style)
+    return table
+
+
+def _table(
+    comparison: Comparison, corner: str, title: str | None = None, justify: Literal["left", "right"] = "right"
+) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(corner, overflow="fold")
+    for heading in _headings(comparison):
+        table.add_column(Text(heading), justify=justify, overflow="fold")
+    return table
+
+
+def _headings(comparison: Comparison) -> tuple[str, str]:
+    run, other = (environment.device_name for environment in comparison.environments)
+    return run, other if other != run else f"{other}, other"
+
+
+def _mib(size: int | None) -> str:
+    return "?" if size is None else f"{size / 2**20:.1f}"
+
+
+def _change(pair: Pair) -> str:
+    return "?" if pair.difference is None else f"{pair.difference:+,}" if pair.difference else "0"

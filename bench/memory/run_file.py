@@ -1,0 +1,200 @@
+"""Measured runs as a file to send: what somebody's card needed, for others to compare with theirs or a virtual GPU's.
+
+The file is one JSON object, UTF-8, gzipped if its name ends in ``.gz``::
+
+    {"format": "profl measured runs", "version": 1,
+     "runs": [{"workload": {"method": "fedavg", "task": "full model", "model": "resnet18", "batch_size": 64, ...},
+               "footprint": {...},
+               "events": {"action": ["alloc", "alloc", "free", ...],
+                          "bytes": [6912, 256, 6912, ...],
+                          "block": [0, 1, 0, ...],
+                          "step": [0, 0, 1, ...],
+                          "phase": ["prepare", "prepare", "forward", ...],
+                          "module": ["(step)", null, "conv1", ...],
+                          "operator": ["empty_strided", null, "conv2d", ...]}}]}
+
+``workload`` is a `bench.memory.measured_run.Description`, ``footprint`` holds the fields of
+`bench.memory.footprint.Footprint` without its timeline, and ``events`` those of `bench.memory.measured_run.Event` as
+columns of equal length. Blocks are numbered from 0 in the order of their allocation, a release has the bytes, module
+and operator of the allocation, and the most bytes alive are the footprint's ``peak_requested_bytes``. All sizes are
+bytes, null is unknown.
+
+Senders need not be trusted: nothing in a file is executed, and one that breaks these rules is refused. Fields
+that are not known here are ignored; ``version`` grows when a reader of the old form would misread the new one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from bench.errors import InputError
+from bench.memory.footprint import Footprint
+from bench.memory.measured_run import Description, Event, MeasuredRun
+from bench.memory.workload import CATEGORIES
+from bench.validation import checked
+
+FORMAT = "profl measured runs"
+VERSION = 1
+LARGEST_FILE_BYTES = 1 << 28
+"""Unpacked; a run of 10,000 events takes about one MiB."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    action: list[Literal["alloc", "free"]]
+    bytes: list[_Count]
+    block: list[_Count]
+    step: list[_Count]
+    phase: list[str]
+    module: list[str | None]
+    operator: list[str | None]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(column) for name, column in vars(self).items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise InputError(f"the columns of events differ in length: {told}")
+
+    def rows(self) -> tuple[Event, ...]:
+        return tuple(Event(*row) for row in zip(*vars(self).values(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Run:
+    workload: dict[str, str | int | float | bool | None]
+    footprint: Footprint
+    events: _Columns
+
+    def __post_init__(self) -> None:
+        if set(self.footprint.categories_at_peak) != set(CATEGORIES):
+            raise InputError(f"the footprint's categories are not {', '.join(CATEGORIES)}")
+        peak_bytes = _peak_bytes(self.events.rows())
+        if peak_bytes != self.footprint.peak_requested_bytes:
+            raise InputError(
+                f"the events reach {peak_bytes} bytes, the footprint {self.footprint.peak_requested_bytes}"
+            )
+
+
+@dataclass(frozen=True)
+class _File:
+    format: Literal["profl measured runs"]
+    version: Literal[1]
+    runs: Annotated[list[_Run], Field(min_length=1)]
+
+
+def _peak_bytes(events: Sequence[Event]) -> int:
+    """Return the most bytes alive; raises InputError if the events cannot have happened."""
+    alive: dict[int, Event] = {}
+    blocks = live_bytes = peak_bytes = 0
+    for position, event in enumerate(events):
+        if event.action == "alloc":
+            if event.block != blocks:
+                raise InputError(f"event {position} allocates block {event.block}, but block {blocks} comes next")
+            alive[event.block] = event
+            blocks += 1
+            live_bytes += event.bytes
+            peak_bytes = max(peak_bytes, live_bytes)
+        else:
+            allocated = alive.pop(event.block, None)
+            if allocated is None or allocated.bytes != event.bytes:
+                raise InputError(f"event {position} frees {event.bytes} bytes of block {event.block}, not allocated so")
+            live_bytes -= event.bytes
+    return peak_bytes
+
+
+def write_runs(path: Path, runs: Sequence[MeasuredRun]) -> None:
+    """Write ``runs`` to ``path``, gzipped if it ends in ``.gz``; the same runs give the same bytes."""
+    written = [
+        {
+            "workload": dict(run.workload),
+            "footprint": run.footprint.to_dict(attribution=True),
+            "events": {name: [getattr(event, name) for event in run.events] for name in Event._fields},
+        }
+        for run in runs
+    ]
+    content = json.dumps({"format": FORMAT, "version": VERSION, "runs": written}, separators=(",", ":")).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
+def read_runs(path: Path) -> list[MeasuredRun]:
+    """Return the runs in the file at ``path``.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it holds something else, is damaged, or was written by a newer version.
+    """
+    values = _content(path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise InputError(f"{path} holds no measured runs: write such a file with 'profl measure --save FILE'")
+    version = values.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise InputError(f"{path} has version {version}, newer than {VERSION} which is read here: update profl")
+    if any(_CONTROL.search(text) for text in _texts(values)):
+        raise InputError(f"{path} holds control characters: have it written anew")
+    read = checked(_File, values, str(path)).runs
+    return [MeasuredRun(run.workload, run.footprint, run.events.rows()) for run in read]
+
+
+def find_run(runs: Sequence[MeasuredRun], workload: Description, source: str) -> MeasuredRun:
+    """Return the run of the workload with this description.
+
+    Raises
+    ------
+    InputError
+        If there is none; the message names ``source`` and tells what the most similar run has otherwise.
+    """
+    wanted = dict(workload)
+    for run in runs:
+        if run.workload == wanted:
+            return run
+
+    def other_values(run: MeasuredRun) -> list[str]:
+        names = [name for name in {**wanted, **run.workload} if run.workload.get(name) != wanted.get(name)]
+        return [f"{name} {run.workload.get(name)} instead of {wanted.get(name)}" for name in names]
+
+    nearest = min(map(other_values, runs), key=len)
+    raise InputError(f"{source} holds no run of this workload, at best one with {', '.join(nearest)}: choose the same")
+
+
+def _content(path: Path) -> Any:
+    """Return what the JSON says."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: name a file that 'profl measure --save FILE' wrote") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}): have it sent again") from None
+    if len(content) > LARGEST_FILE_BYTES:
+        raise InputError(f"{path} holds more than {LARGEST_FILE_BYTES} bytes: save fewer tasks at a time")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON ({error}): have it sent again") from None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text, which is printed some day; also the keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _texts(entry)
+    elif isinstance(value, dict):
+        yield from value
+        for entry in value.values():
+            yield from _texts(entry)
