@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench.cli.options import chosen_workloads, several, task_options, tracked
+from bench.cli.options import available, chosen_workloads, several, task_options, tracked
 
 
 @click.command()
@@ -42,6 +42,7 @@ def fit(
     from bench.fit import fit_table, guarantee, read_budgets
     from bench.memory.probe import Prober
 
+    gpu = available(gpu)
     budgets = read_budgets(budget, gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, rounds, batch_size, data=data, **shape)

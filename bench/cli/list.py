@@ -38,6 +38,7 @@ def list_names(kind: str | None) -> None:
             gpu = f"sm_{major}{minor} {profile.gpu.multiprocessors:4} SMs {profile.gpu.total_bytes / 2**30:7.2f} GiB"
             click.echo(f"{profile.name:26}{gpu} ({profile.memory_figure}), {profile.board}: {_memory_source(profile)}")
         click.echo("virtual:sm_XX: any supported compute capability; no board's convolution workspaces")
+        click.echo("estimate:NAME: any of these virtual GPUs, estimated where nothing can run")
     elif kind:
         click.echo("\n".join(names[kind]))
     else:

@@ -16,9 +16,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import chosen_workloads, several, task_options, tracked
+from bench.cli.options import available, chosen_workloads, several, task_options, tracked
 from bench.memory.allocator_settings import AllocatorSettings
 from bench.memory.footprint import PEAKS, Footprint
+from bench.memory.gpu.profile import ESTIMATE
 from bench.memory.workload import CATEGORIES
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ def measure(
       profl measure --method heterofl --task "subnetwork 1/4 scaled" --gpu cuda --snapshot snapshots/
       profl measure --method fedavg --what-if expandable_segments:True --what-if max_split_size_mb:32
       profl measure --method profl --gpu cuda --against virtual:auto
+      profl measure --method profl --gpu estimate:h100
       profl measure --method profl --gpu cuda --save my-card.json.gz
       profl measure --method profl --gpu virtual:h100 --against my-card.json.gz
       profl measure --method profl --json > footprints.json
@@ -74,6 +76,7 @@ def measure(
     from bench.memory.run_file import write_runs
     from bench.registry import unknown
 
+    gpu = available(gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, rounds, batch_size, data=data, **shape)
     for key in task:
@@ -121,7 +124,8 @@ def measure(
         return
     device = measured[0][2].environment.device_name
     console = Console()
-    console.print(f"{model} width {width}, batch {batch_size}, measured on {device}", highlight=False)
+    how = "not measured but" if gpu.startswith(ESTIMATE) else "measured on"
+    console.print(f"{model} width {width}, batch {batch_size}, {how} {device}", highlight=False)
     for comparison in comparisons.values():
         print_comparison(console, comparison)
     for table in [] if comparisons and not settings else _footprint_tables(measured, replayed):

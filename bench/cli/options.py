@@ -30,7 +30,7 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
         click.option("--dataset", default="cifar10", show_default=True, help="Decides the number of classes."),
         click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder."),
         click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see."),
-        click.option("--gpu", default="virtual:h100", show_default=True, help="cuda or virtual:NAME."),
+        click.option("--gpu", default="virtual:h100", show_default=True, help="cuda, virtual:NAME or estimate:NAME."),
     ]
 
     def decorate(command: Any) -> Any:
@@ -56,6 +56,16 @@ def chosen_workloads(
         for name in method or sorted(methods())
         for task, workload in workloads(Cell(method=name, tier=UNLIMITED, seed=0, recipe=recipe, **shape)).items()
     }
+
+
+def available(gpu: str) -> str:
+    """Return the GPU to measure on: this one, or its estimate where it cannot run, as a line on stderr then says."""
+    from bench.memory.estimate import best_available
+
+    usable, notice = best_available(gpu)
+    if notice is not None:
+        click.echo(notice, err=True)
+    return usable
 
 
 def tracked(entries: Collection[T], text: str) -> Iterable[T]:

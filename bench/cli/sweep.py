@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from bench.cli.options import several
+from bench.cli.options import available, several
 
 
 @click.command()
@@ -23,7 +24,7 @@ from bench.cli.options import several
 @several("--seed", "Seeds.", int)
 @click.option("--rounds", type=int, help="Round budget of every run.")
 @click.option("--batch-size", type=int, help="Largest local batch.")
-@click.option("--gpu", help="Where memory is measured: cuda or virtual:NAME.")
+@click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.")
 @click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100).")
 @click.option(
     "--memory-only",
@@ -66,6 +67,8 @@ def sweep(
             unknown("preset", name, presets())
         config = presets()[name]
     chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
+    if not chosen.memory_only:
+        chosen = replace(chosen, gpu=available(chosen.gpu))
     todo = cells(chosen)
     run = output or Path("results") / f"run-{config.stem}{'-memory' if chosen.memory_only else ''}"
     console = Console(stderr=True)

@@ -112,9 +112,9 @@ class Environment:
     Parameters
     ----------
     gpu
-        The GPU as it was asked for: ``cuda`` or ``virtual:NAME``.
+        The GPU as it was asked for: ``cuda``, ``virtual:NAME`` or ``estimate:NAME``.
     device_name
-        As PyTorch reports it; begins with ``virtual`` where no hardware was involved.
+        As PyTorch reports it; begins with ``virtual`` or ``estimated`` where no hardware was involved.
     total_bytes
         The GPU's whole memory.
     allocator_settings

@@ -12,13 +12,15 @@ def main() -> None:
     try:
         sys.path[:] = connection.recv()
         stage = connection.recv()
-        if stage is not None:
+        from bench.memory.protocol import Estimate, Stage
+
+        if isinstance(stage, Stage):
             from bench.memory.gpu.driver import load
 
             load(stage)
         from bench.memory.worker import serve
 
-        serve(connection)
+        serve(connection, stage.gpu if isinstance(stage, Estimate) else None)
     except (EOFError, BrokenPipeError):
         pass  # the parent is gone
 

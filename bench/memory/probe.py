@@ -18,8 +18,8 @@ from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from bench.memory.footprint import Footprint
 from bench.memory.gpu.build import build
 from bench.memory.gpu.installation import find_installation
-from bench.memory.gpu.profile import resolve
-from bench.memory.protocol import Answer, Progress, Request, Stage
+from bench.memory.gpu.profile import ESTIMATE, resolve
+from bench.memory.protocol import Answer, Estimate, Progress, Request, Stage
 from bench.memory.workload import Program, Workload
 
 __all__ = ["GpuUnavailable", "MeasurementFailed", "OutOfMemory", "Prober", "probe"]
@@ -95,7 +95,7 @@ class Prober:
         Parameters
         ----------
         gpu
-            ``cuda``, or a virtual GPU as `bench.memory.gpu.profile.resolve` names them.
+            ``cuda``, or a virtual or estimated GPU as `bench.memory.gpu.profile.resolve` names them.
         steps
             Training steps to run; momentum and the like exist from the second on.
         least_budget
@@ -225,11 +225,13 @@ def _request(job: str, workload: Workload | Program, arguments: Mapping[str, Any
     return Request(job, pickled, arguments, {name: told[name] for name in _MAIN if name in told})
 
 
-def _stage(gpu: str) -> tuple[Stage | None, dict[str, str]]:
+def _stage(gpu: str) -> tuple[Stage | Estimate | None, dict[str, str]]:
     """Return what the worker puts in place, and its environment variables."""
     virtual = resolve(gpu)
     variables = {**os.environ, **_WORKER_VARIABLES}
     if virtual is None:
         return None, variables
+    if gpu.startswith(ESTIMATE):
+        return Estimate(virtual), variables | {"CUDA_VISIBLE_DEVICES": ""}  # also where there is a real one
     variables.pop("CUDA_VISIBLE_DEVICES", None)  # it speaks of the real ones
     return Stage(virtual, build(), find_installation().cudnn), variables

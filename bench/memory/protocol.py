@@ -21,6 +21,13 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What a worker is told that has no GPU: to estimate what this one would say."""
+
+    gpu: VirtualGpu
+
+
+@dataclass(frozen=True)
 class Request:
     """A job: ``measure``, ``fits`` or ``run``, a pickled workload or program, and further arguments by name.
 

@@ -7,6 +7,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 
@@ -14,13 +15,20 @@ import torch
 
 from bench.memory import measurement
 from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from bench.memory.gpu.profile import VirtualGpu
 from bench.memory.protocol import Answer, Progress, Request
 
 Jobs = Mapping[str, Callable[..., object]]
 
 
-def serve(connection: Connection) -> None:
-    """Answer requests; raises EOFError when the parent closes the connection."""
+def serve(connection: Connection, estimated: VirtualGpu | None) -> None:
+    """Answer requests; raises EOFError when the parent closes the connection.
+
+    Parameters
+    ----------
+    estimated
+        The GPU to estimate for. None: measure, on the one that PyTorch sees.
+    """
 
     def report(value: object) -> None:
         try:
@@ -34,8 +42,23 @@ def serve(connection: Connection) -> None:
         "run": lambda program, device: program.run(device, report),
     }
     torch.set_num_threads(1)
+    if estimated is None:
+        answer = partial(_answer, jobs=jobs)
+    else:
+        from bench.memory.estimate import measuring
+
+        estimates: Jobs = {"measure": measuring.measure, "fits": measuring.fits, "run": measuring.run}
+        answer = partial(_estimate, jobs=_given(estimates, estimated=estimated))
     while True:
-        connection.send(_answer(connection.recv(), jobs))
+        connection.send(answer(connection.recv()))
+
+
+def _given(jobs: Jobs, **arguments: object) -> Jobs:
+    return {name: partial(job, **arguments) for name, job in jobs.items()}
+
+
+def _estimate(request: Request, jobs: Jobs) -> Answer:
+    return Answer(*_attempt(request, jobs))
 
 
 def _answer(request: Request, jobs: Jobs) -> Answer:
@@ -43,11 +66,11 @@ def _answer(request: Request, jobs: Jobs) -> Answer:
         return Answer(error=GpuUnavailable(_missing_gpu()))
     torch.cuda.init()
     device = torch.device("cuda", 0)
-    result, error = _attempt(request, device, jobs)
+    result, error = _attempt(request, _given(jobs, device=device))
     return Answer(result, error, reusable=measurement.clean(device))
 
 
-def _attempt(request: Request, device: torch.device, jobs: Jobs) -> tuple[object, Exception | None]:
+def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
     try:
         if request.main and sys.modules["__main__"].__name__ == "__main__":  # still the worker's own
             spawn.prepare(dict(request.main))
@@ -62,9 +85,11 @@ def _attempt(request: Request, device: torch.device, jobs: Jobs) -> tuple[object
     gc.collect()
     gc.freeze()
     try:
-        return jobs[request.job](workload, device=device, **request.arguments), None
+        return jobs[request.job](workload, **request.arguments), None
+    except (MeasurementFailed, GpuUnavailable) as error:
+        return None, error
     except torch.OutOfMemoryError as error:
-        gpu = torch.cuda.get_device_properties(device)
+        gpu = torch.cuda.get_device_properties(0)
         return None, OutOfMemory(f"{workload.key} needs more than the {gpu.total_memory} bytes of {gpu.name}: {error}")
     except Exception:
         return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}")

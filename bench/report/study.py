@@ -16,6 +16,7 @@ from bench.cell import Cell
 from bench.data import classes_of
 from bench.errors import InputError
 from bench.fleet import UNLIMITED
+from bench.memory.gpu.profile import ESTIMATE
 from bench.report.style import IDEAL, in_order, mebibytes
 from bench.results import Run
 
@@ -74,8 +75,9 @@ class Study:
     @property
     def setting(self) -> str:
         """Model, dataset and GPU, for headings."""
-        gpu = self.gpu.replace("virtual:", "virtual ")
-        return f"{self.model} (width {self.width}) on {self.dataset} · memory measured on: {gpu}"
+        gpu = self.gpu.replace("virtual:", "virtual ").removeprefix(ESTIMATE)
+        how = "memory estimated, not measured, for" if self.gpu.startswith(ESTIMATE) else "memory measured on"
+        return f"{self.model} (width {self.width}) on {self.dataset} · {how}: {gpu}"
 
     @property
     def training_setting(self) -> str:

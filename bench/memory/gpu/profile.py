@@ -14,9 +14,13 @@ from typing import Any
 from bench.memory.errors import GpuUnavailable
 
 PHYSICAL = "cuda"
+VIRTUAL, ESTIMATE = "virtual:", "estimate:"
+"""What the names of GPUs begin with that are not there, and that are not even played but estimated."""
+
 ARCHITECTURES = (75, 80, 86, 87, 88, 89, 90, 100, 103, 120, 121)
 """Compute capabilities, as ``sm_XX`` names them, on which PyTorch's CUDA 13 build runs."""
 
+_SHOWN = {VIRTUAL: "virtual", ESTIMATE: "estimated"}
 _PROFILES = Path(__file__).with_name("profiles")
 _REFERENCE = "h100"
 
@@ -28,7 +32,7 @@ class VirtualGpu:
     Parameters
     ----------
     name
-        Always begins with ``virtual``; PyTorch reports it as the device's name.
+        Begins with ``virtual``, and PyTorch reports it as the device's name; or with ``estimated``.
     capability
         Compute capability, major and minor.
     shared_bytes_per_block
@@ -88,8 +92,8 @@ def profiles() -> list[Profile]:
 
 
 def known_gpus() -> list[str]:
-    """Return every name that `resolve` accepts, apart from the pattern ``virtual:sm_XX``."""
-    return [PHYSICAL, *(f"virtual:{name}" for name in _names())]
+    """Return every name that `resolve` accepts, apart from ``virtual:sm_XX``, and ``estimate:`` for ``virtual:``."""
+    return [PHYSICAL, *(VIRTUAL + name for name in _names())]
 
 
 def resolve(gpu: str) -> VirtualGpu | None:
@@ -99,7 +103,8 @@ def resolve(gpu: str) -> VirtualGpu | None:
     ----------
     gpu
         ``cuda``, ``virtual:NAME``, or ``virtual:sm_XX`` for a compute capability XX of `ARCHITECTURES`: the
-        memory and multiprocessors of an H100, and convolutions without a workspace.
+        memory and multiprocessors of an H100, and convolutions without a workspace. ``estimate:`` in place of
+        ``virtual:`` means the same GPU, on which nothing runs.
 
     Raises
     ------
@@ -109,14 +114,19 @@ def resolve(gpu: str) -> VirtualGpu | None:
     """
     if gpu == PHYSICAL:
         return None
-    name = gpu.removeprefix("virtual:")
-    if gpu in known_gpus():
-        return _profile(name).gpu
-    generic = re.fullmatch(r"virtual:sm_(\d{2,3})", gpu)
-    if generic and int(generic[1]) in ARCHITECTURES:
-        return _gpu(_file(_REFERENCE)["cudnn_device"], name, int(generic[1]))
-    known = f"{', '.join(known_gpus())}, or virtual:sm_XX with XX one of {', '.join(map(str, ARCHITECTURES))}"
-    if gpu in (f"virtual:{path.stem}" for path in _PROFILES.glob("*.json")):
+    kind, colon, name = gpu.partition(":")
+    if kind + colon in _SHOWN:
+        shown = f"{_SHOWN[kind + colon]} {name}"
+        if name in _names():
+            return _gpu(_file(name)["cudnn_device"], shown)
+        generic = re.fullmatch(r"sm_(\d{2,3})", name)
+        if generic and int(generic[1]) in ARCHITECTURES:
+            return _gpu(_file(_REFERENCE)["cudnn_device"], shown, int(generic[1]))
+    known = (
+        f"{', '.join(known_gpus())}, estimate:NAME for any virtual:NAME, "
+        f"or virtual:sm_XX with XX one of {', '.join(map(str, ARCHITECTURES))}"
+    )
+    if kind + colon in _SHOWN and (_PROFILES / f"{name}.json").is_file():
         raise GpuUnavailable(f"no GPU '{gpu}': {_file(name)['refused']}; choose one of {known}")
     raise GpuUnavailable(f"unknown GPU '{gpu}': choose one of {known}")
 
@@ -136,9 +146,9 @@ def _file(name: str) -> Mapping[str, Any]:
 def _profile(name: str) -> Profile:
     content = _file(name)
     return Profile(
-        name=f"virtual:{name}",
+        name=VIRTUAL + name,
         board=content["board"],
-        gpu=_gpu(content["cudnn_device"], name),
+        gpu=_gpu(content["cudnn_device"], f"{_SHOWN[VIRTUAL]} {name}"),
         memory_figure=content["memory_figure"],
         sources={address: tuple(fields) for address, fields in content["sources"].items()},
         unconfirmed=tuple(content["unconfirmed"]),
@@ -149,7 +159,7 @@ def _profile(name: str) -> Profile:
 def _gpu(device: Mapping[str, Any], name: str, architecture: int | None = None) -> VirtualGpu:
     """Return the GPU that cuDNN's JSON describes; with ``architecture``, a generic one of that architecture."""
     return VirtualGpu(
-        name=f"virtual {name}",
+        name=name,
         total_bytes=device["totalGlobalMem"],
         capability=divmod(architecture or device["deviceVer"] // 10, 10),
         multiprocessors=device["multiProcessorCount"],

@@ -1,0 +1,35 @@
+"""The footprint of a training step where nothing can run it: estimated, not measured.
+
+The step runs on PyTorch's fake tensors, which have shapes but no values, so any machine with any build of PyTorch will
+do. Every storage that an operator returns is an allocation, and its death a free; `bench.memory.estimate.kernels` adds
+what CUDA's kernels are known to take beside, and `bench.memory.allocator` turns the trace into reserved bytes and the
+least budget. Where the numbers may be off:
+
+- The workspaces of cuDNN's convolutions are not known without the library, and left out.
+- So is scratch memory of single kernels below about a MiB, such as that of reductions.
+- Nothing is computed: numbers read on the host are zero, and an operator whose result's size depends on values fails.
+"""
+
+from __future__ import annotations
+
+from bench.memory.errors import GpuUnavailable
+from bench.memory.gpu.build import build
+from bench.memory.gpu.profile import ESTIMATE, VIRTUAL
+
+__all__ = ["best_available"]
+
+
+def best_available(gpu: str) -> tuple[str, str | None]:
+    """Return the GPU to measure on in place of ``gpu``, and a line that says why: ``gpu`` and None if it can be had.
+
+    An estimate takes the place of a virtual GPU that cannot run here, be it for want of Linux, of PyTorch's CUDA
+    libraries or of a C compiler. To find out, the virtual GPU is built if it never was, as measuring would.
+    """
+    if gpu.startswith(VIRTUAL):
+        try:
+            build()
+        except GpuUnavailable as error:
+            reason = str(error).partition("\n")[0]
+            estimate = ESTIMATE + gpu.removeprefix(VIRTUAL)
+            return estimate, f"{gpu} cannot run here, its memory is estimated, not measured ({estimate}): {reason}"
+    return gpu, None

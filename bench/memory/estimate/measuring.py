@@ -1,0 +1,208 @@
+"""Estimate a workload in this process, the worker: run its steps on fake tensors, and replay what they allocate."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+
+from bench.memory.allocator import Alloc, AllocatorSettings, Free, Replay, replay
+from bench.memory.budget import least_budget_bytes
+from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from bench.memory.estimate.device import DEVICE, FakeGpu
+from bench.memory.event_log import Claim, Event, History, read_log
+from bench.memory.footprint import Footprint
+from bench.memory.gpu.profile import VirtualGpu
+from bench.memory.measurement import TRIAL_STEPS, _Unobserved, read_footprint
+from bench.memory.recorder import Recorder
+from bench.memory.workload import Workload
+
+ERROR_BOUND = "1 %"
+"""How far the peaks may be from those on the virtual GPU, workspaces of convolutions aside, in the networks tried."""
+
+_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def measure(
+    workload: Workload,
+    estimated: VirtualGpu,
+    *,
+    gpu: str,
+    steps: int,
+    least_budget: bool,
+    timeline: bool,
+    snapshot: Path | None,
+) -> Footprint:
+    """Return the workload's estimated footprint on ``estimated``, which the caller knows as ``gpu``.
+
+    Takes and raises what `bench.memory.measurement.measure` does, and MeasurementFailed where the size of something
+    depends on values. Only events of the allocator are in the snapshot.
+    """
+    with FakeGpu(estimated) as device, _knowing_only_shapes(workload):
+        with _Observer(device) as observer:
+            prepared = workload.prepare(DEVICE)
+            observer.prepared(prepared.module, prepared.optimizer, prepared.inputs)
+            for _ in range(steps):
+                prepared.step(observer)
+                observer.check_step_complete()
+        played = _play(device.events, estimated.total_bytes)
+        if played.out_of_memory_at is not None:
+            raise OutOfMemory(f"{workload.key} needs more than the {estimated.total_bytes} bytes of {estimated.name}")
+        observer.stats = {
+            "requested_bytes.all.peak": played.peak_requested_bytes,
+            "allocated_bytes.all.peak": played.peak_allocated_bytes,
+            "reserved_bytes.all.peak": played.peak_reserved_bytes,
+        }
+        footprint = read_footprint(observer, workload.key, gpu, timeline=timeline)
+        del prepared
+        _check_clean(workload, device)
+    footprint = replace(footprint, environment=replace(footprint.environment, is_virtual=True))
+    if snapshot:
+        snapshot.write_bytes(pickle.dumps(_snapshot(played)))
+    if not least_budget:
+        return footprint
+    trial = _trial(workload, estimated)
+    least_bytes = least_budget_bytes(
+        lambda budget_bytes: _play(trial, budget_bytes).out_of_memory_at is None,
+        footprint.peak_reserved_bytes,
+        estimated.total_bytes,
+    )
+    if least_bytes is None:
+        raise OutOfMemory(f"{steps} steps ran, {TRIAL_STEPS} did not: memory grows from step to step")
+    return replace(footprint, least_budget_bytes=least_bytes)
+
+
+def fits(workload: Workload, estimated: VirtualGpu, *, budget_bytes: int) -> bool:
+    """Return whether `TRIAL_STEPS` steps would run with ``budget_bytes`` of GPU memory."""
+    return _play(_trial(workload, estimated), min(budget_bytes, estimated.total_bytes)).out_of_memory_at is None
+
+
+def run(program: object, estimated: VirtualGpu) -> NoReturn:
+    """Refuse: a program wants to run.
+
+    Raises
+    ------
+    GpuUnavailable
+        Always.
+    """
+    raise GpuUnavailable(f"an estimate runs no programs, {estimated.name} neither: choose virtual:NAME or cuda")
+
+
+class _Observer(Recorder):
+    """A recorder that keeps the log of a fake GPU in place of PyTorch's allocator's."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        super().__init__(DEVICE)
+        self._gpu = gpu
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watched:
+            self._watched.trail.__exit__(kind, error, trace)
+            self._claim("gradients", self._watched.gradients())
+        self._end = self._moment()
+        self._gpu.clear_workspaces()
+        self._end_of_log = self._moment()
+        self.caveats = _caveats(self._gpu)
+        self._watched = None
+
+    @property
+    def history(self) -> History:
+        return read_log(self._gpu.events[: self._end_of_log], self.phases, self.claims, self._end)
+
+    def _moment(self) -> int:
+        return len(self._gpu.events)
+
+    def _claim(self, category: str, owned: Iterable[tuple[Tensor | None, str]]) -> None:
+        modules: dict[int, str] = {}
+        for tensor, module in owned:
+            address = None if tensor is None else self._gpu.address(tensor)
+            if address is not None:
+                modules.setdefault(address, module)
+        self.claims.append(Claim(self._moment(), category, modules))
+
+
+def _trial(workload: Workload, estimated: VirtualGpu) -> list[Event]:
+    """Return the log of `TRIAL_STEPS` steps."""
+    with FakeGpu(estimated) as device, _knowing_only_shapes(workload):
+        prepared = workload.prepare(DEVICE)
+        for _ in range(TRIAL_STEPS):
+            prepared.step(_Unobserved())
+        events: list[Event] = list(device.events)
+        del prepared
+        _check_clean(workload, device)
+    return events
+
+
+@contextmanager
+def _knowing_only_shapes(workload: Workload) -> Iterator[None]:
+    try:
+        yield
+    except (DynamicOutputShapeException, DataDependentOutputException, UnsupportedOperatorException) as error:
+        raise MeasurementFailed(
+            f"{workload.key} cannot be estimated: what {error.func} returns depends on values, and an estimate knows "
+            "only shapes: measure it on a GPU, or leave the operator out"
+        ) from None
+
+
+def _check_clean(workload: Workload, device: FakeGpu) -> None:
+    gc.collect()
+    if device.living_bytes:
+        raise MeasurementFailed(
+            f"{workload.key} leaves {device.living_bytes} bytes on the GPU: "
+            "tensors may live only in what prepare returns"
+        )
+
+
+def _play(events: Sequence[Event], limit_bytes: int) -> Replay:
+    trace = [
+        Alloc(event["addr"], event["size"]) if event["action"] == "alloc" else Free(event["addr"]) for event in events
+    ]
+    text = next((os.environ[name] for name in _SETTINGS if os.environ.get(name)), "")
+    return replay(trace, AllocatorSettings.parse(text), limit_bytes)
+
+
+def _caveats(device: FakeGpu) -> tuple[str, ...]:
+    bound = (
+        "estimated without a GPU: peak requested and allocated bytes of common networks are within "
+        f"{ERROR_BOUND} of a measurement"
+    )
+    if device.plans_convolutions and device.gpu.cudnn_workspaces:
+        bound += ", but for the workspaces of cuDNN's convolutions, which are left out"
+    return (bound, *device.reads)
+
+
+def _snapshot(played: Replay) -> dict[str, Any]:
+    return {
+        "segments": [],
+        "device_traces": [
+            [
+                {
+                    "action": event.action,
+                    "addr": event.address,
+                    "size": event.bytes,
+                    "stream": event.stream,
+                    "frames": [],
+                }
+                for event in played.events
+            ]
+        ],
+        "allocator_settings": {},
+    }

@@ -1,0 +1,300 @@
+"""Estimated footprints against those of the virtual GPU, and what an estimate refuses or says of itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.memory import BuiltStep, measure
+from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from bench.memory.estimate import best_available
+from bench.memory.footprint import Footprint
+from bench.memory.gpu.build import build
+from bench.memory.probe import Prober
+from bench.memory.workload import Prepared, Workload
+from tests.memory.built_steps import transformer
+from tests.memory.training_steps import Layer, Recipe, Torchvision
+from tests.memory.workloads import Convolution, Faulty, Linear, ResNet18
+
+WITHOUT_WORKSPACES, WITH_WORKSPACES = "sm_90", "h100"
+
+BOUND = 0.01
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier of torchvision for small pictures."""
+
+    name: str
+    batch_size: int = 16
+    optimizer: str = "momentum"
+
+    @property
+    def key(self) -> str:
+        return repr(self)
+
+    def prepare(self, device: torch.device) -> Prepared:
+        import torchvision
+
+        module = torchvision.models.get_model(self.name, num_classes=10).to(device)
+        inputs = torch.zeros(self.batch_size, 3, 32, 32, device=device)
+        return Recipe(self.optimizer).train(module, inputs, lambda inputs: module(inputs).logsumexp(1).sum())
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Words through every kind of normalisation, with AdamW, dropout and autocast."""
+
+    @property
+    def key(self) -> str:
+        return repr(self)
+
+    def prepare(self, device: torch.device) -> Prepared:
+        module = nn.Sequential(
+            nn.Embedding(5000, 256),
+            nn.LayerNorm(256),
+            nn.Linear(256, 256),
+            nn.Dropout(0.1),
+            nn.Unflatten(1, (16, 16)),
+            nn.Flatten(2, 3),
+            nn.GroupNorm(4, 16),
+        ).to(device)
+        words = torch.zeros(64, 256, dtype=torch.int64, device=device)
+        return Recipe("adamw", autocast="bfloat16").train(module, words, lambda words: module(words).float().sum())
+
+
+@dataclass(frozen=True)
+class Doing:
+    """A linear layer whose loss is made by the function of this name below."""
+
+    deed: str
+
+    @property
+    def key(self) -> str:
+        return f"doing {self.deed}"
+
+    def prepare(self, device: torch.device) -> Prepared:
+        module = nn.Linear(8, 8).to(device)
+        return Recipe().train(
+            module, torch.zeros(4, 8, device=device), lambda inputs: globals()[self.deed](module(inputs))
+        )
+
+
+def mask(outputs: Tensor) -> Tensor:
+    return outputs[outputs > 0].sum()
+
+
+def read(outputs: Tensor) -> Tensor:
+    assert outputs.sum().item() == 0
+    assert outputs.detach().cpu().count_nonzero() == 0
+    return outputs.sum()
+
+
+def stay_without_cuda(outputs: Tensor) -> Tensor:
+    assert outputs.is_cuda
+    assert outputs.device == torch.device("cuda", 0)
+    assert not torch.cuda.is_initialized()
+    assert not torch.cuda.is_available()
+    return outputs.sum()
+
+
+def both(prober: Prober, workload: Workload, gpu: str) -> tuple[Footprint, Footprint]:
+    virtual, estimated = (
+        prober.measure(workload, f"{kind}:{gpu}", least_budget=False) for kind in ("virtual", "estimate")
+    )
+    return virtual, estimated
+
+
+def errors(virtual: Footprint, estimated: Footprint) -> dict[str, float]:
+    """Return by how much each peak is off, as a share."""
+    names = ("peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
+    return {name: getattr(estimated, name) / getattr(virtual, name) - 1 for name in names}
+
+
+# --- how near ---
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Linear(),
+        ResNet18(batch_size=32),
+        ResNet18(batch_size=8, channels_last=True, frozen_stages=2),
+        Classifier("resnet34"),
+        Classifier("mobilenet_v3_small", optimizer="adam fused"),
+        Torchvision("resnet18", Recipe("adamw", autocast="float16", scaled=True)),
+        Torchvision("resnet18", Recipe(autocast="bfloat16"), checkpointed=True),
+    ],
+    ids=repr,
+)
+def test_an_estimate_is_exact_where_every_kernel_is_known(prober: Prober, workload: Workload) -> None:
+    virtual, estimated = both(prober, workload, WITHOUT_WORKSPACES)
+    assert errors(virtual, estimated) == pytest.approx(dict.fromkeys(errors(virtual, estimated), 0.0), abs=1e-4)
+    assert estimated.categories_at_peak == virtual.categories_at_peak
+    assert estimated.peak_activation_bytes == pytest.approx(virtual.peak_activation_bytes, rel=1e-3)
+    assert [stage.name for stage in estimated.stages] == [stage.name for stage in virtual.stages]
+    assert estimated.peak_position is not None
+    assert virtual.peak_position is not None
+    assert estimated.peak_position.module == virtual.peak_position.module
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Torchvision("vit_b_16"),
+        Torchvision("vit_b_32", Recipe("adamw", autocast="bfloat16")),
+        Layer("transformer"),
+        Layer("embedding, many words"),
+        Norms(),
+    ],
+    ids=repr,
+)
+def test_an_estimate_is_near_where_kernels_take_scratch_memory(prober: Prober, workload: Workload) -> None:
+    found = errors(*both(prober, workload, WITHOUT_WORKSPACES))
+    assert abs(found["peak_requested_bytes"]) <= BOUND
+    assert abs(found["peak_allocated_bytes"]) <= BOUND
+
+
+@pytest.mark.parametrize("workload", [ResNet18(batch_size=64), Classifier("resnet34")], ids=repr)
+def test_an_estimate_leaves_out_the_workspaces_of_convolutions(prober: Prober, workload: Workload) -> None:
+    virtual, estimated = both(prober, workload, WITH_WORKSPACES)
+    assert -0.1 <= errors(virtual, estimated)["peak_requested_bytes"] <= BOUND
+    assert "workspaces of cuDNN's convolutions, which are left out" in estimated.caveats[0]
+
+
+def test_the_workspace_of_cublas_is_that_of_the_architecture(prober: Prober) -> None:
+    estimated = prober.measure(Linear(), "estimate:t4", least_budget=False)
+    assert estimated.categories_at_peak["workspace"] == 2 * 8_519_680
+
+
+def test_a_step_of_ones_own_is_estimated_too(prober: Prober) -> None:
+    virtual = prober.measure(BuiltStep(transformer), "virtual:sm_90", least_budget=False)
+    estimated = measure(transformer, "estimate:sm_90")
+    assert abs(errors(virtual, estimated)["peak_requested_bytes"]) <= BOUND
+    assert estimated.timeline is not None
+
+
+# --- budgets ---
+
+
+def test_the_least_budget_is_near_and_enough(prober: Prober) -> None:
+    workload = ResNet18(batch_size=32)
+    virtual, estimated = (
+        prober.measure(workload, f"{kind}:sm_90").least_budget_bytes for kind in ("virtual", "estimate")
+    )
+    assert virtual is not None
+    assert estimated is not None
+    assert abs(estimated / virtual - 1) <= BOUND
+    assert prober.fits(workload, "estimate:sm_90", estimated)
+    assert not prober.fits(workload, "estimate:sm_90", estimated - (2 << 20))
+
+
+# --- what it says of itself ---
+
+
+def test_an_estimate_says_so(prober: Prober) -> None:
+    _, estimated = both(prober, Linear(), WITH_WORKSPACES)
+    assert estimated.environment.gpu == "estimate:h100"
+    assert estimated.environment.device_name == "estimated h100"
+    (caveat,) = estimated.caveats
+    assert caveat.startswith("estimated without a GPU: ")
+    assert caveat.endswith(" are within 1 % of a measurement")
+
+
+def test_two_estimates_are_equal(prober: Prober) -> None:
+    first = prober.measure(Convolution(), "estimate:h100", timeline=True)
+    prober._footprints.clear()
+    assert prober.measure(Convolution(), "estimate:h100", timeline=True) == first
+
+
+def test_no_gpu_is_touched(prober: Prober) -> None:
+    prober.measure(Doing("stay_without_cuda"), "estimate:h100", least_budget=False)
+
+
+def test_numbers_read_are_zero_and_told_with_the_place(prober: Prober) -> None:
+    _, *reads = prober.measure(Doing("read"), "estimate:h100", least_budget=False).caveats
+    assert len(reads) == 2
+    assert all(
+        "reads numbers from the GPU, which are all zero in an estimate (at test_estimate.py:" in read for read in reads
+    )
+
+
+def test_a_snapshot_can_be_replayed(prober: Prober, tmp_path: Path) -> None:
+    import pickle
+
+    from bench.memory.allocator import recorded_trace, replay
+
+    estimated = prober.measure(Linear(), "estimate:h100", least_budget=False, snapshot=tmp_path / "log")
+    traces = pickle.loads((tmp_path / "log").read_bytes())["device_traces"]
+    assert replay(recorded_trace(traces)).peak_reserved_bytes == estimated.peak_reserved_bytes
+
+
+# --- what it refuses ---
+
+
+def test_a_shape_that_depends_on_values_is_refused_by_name(prober: Prober) -> None:
+    with pytest.raises(MeasurementFailed, match=r"doing mask cannot be estimated: what aten\.\w+\.\w+ returns"):
+        prober.measure(Doing("mask"), "estimate:h100")
+
+
+def test_more_than_the_gpu_is_refused(prober: Prober) -> None:
+    with pytest.raises(OutOfMemory, match=r"needs more than the \d+ bytes of estimated h100"):
+        prober.measure(Faulty("is larger than the GPU"), "estimate:h100")
+
+
+def test_what_a_workload_leaves_behind_is_refused(prober: Prober) -> None:
+    with pytest.raises(MeasurementFailed, match="leaves 4000 bytes on the GPU"):
+        prober.measure(Faulty("keeps a tensor"), "estimate:h100")
+
+
+def test_an_error_of_the_workload_comes_back(prober: Prober) -> None:
+    with pytest.raises(MeasurementFailed, match="ZeroDivisionError: of my own making"):
+        prober.measure(Faulty("raises"), "estimate:h100")
+
+
+# --- where a virtual GPU cannot run ---
+
+
+@pytest.fixture
+def nothing_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("PROFL_CACHE", str(tmp_path))
+    build.cache_clear()
+    yield
+    build.cache_clear()
+
+
+def test_what_can_be_had_is_taken() -> None:
+    assert best_available("virtual:h100") == ("virtual:h100", None)
+    assert best_available("cuda") == ("cuda", None)
+    assert best_available("estimate:t4") == ("estimate:t4", None)
+
+
+@pytest.mark.usefixtures("nothing_built")
+def test_without_a_compiler_there_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    gpu, notice = best_available("virtual:t4")
+    assert gpu == "estimate:t4"
+    assert notice is not None
+    assert "estimated, not measured (estimate:t4): the C compiler CC='no-such-compiler' does not exist" in notice
+    assert "\n" not in notice
+
+
+@pytest.mark.usefixtures("nothing_built")
+def test_elsewhere_than_on_linux_there_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    gpu, notice = best_available("virtual:sm_90")
+    assert gpu == "estimate:sm_90"
+    assert notice is not None
+    assert "needs Linux, this is darwin" in notice
+
+
+@pytest.mark.parametrize("gpu", ["estimate:h1000", "estimate:sm_99", "estimate:"])
+def test_an_unknown_gpu_lists_the_known_ones(prober: Prober, gpu: str) -> None:
+    with pytest.raises(GpuUnavailable, match=rf"unknown GPU '{gpu}': choose one of cuda, .*estimate:NAME"):
+        prober.fits(Linear(), gpu, 1 << 30)
