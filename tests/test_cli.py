@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.cli import main
+from bench.memory.errors import GpuUnavailable
 
 SMALL = """
 gpu = "virtual:jetson-orin"
@@ -176,6 +177,22 @@ def test_a_saved_run_is_compared_with_a_measured_one(tmp_path: Path):
     other = profl(*shape[:-2], "--dataset", "cifar100", "--gpu", "virtual:sm_90", "--against", saved)
     assert other.exit_code == 1
     assert "dataset" in other.output.splitlines()[-1]
+
+
+def test_where_a_virtual_gpu_cannot_run_its_memory_is_estimated_and_labelled(monkeypatch: pytest.MonkeyPatch):
+    def no_compiler() -> None:
+        raise GpuUnavailable("no C compiler")
+
+    monkeypatch.setattr("bench.memory.estimate.build", no_compiler)
+    shape = ["measure", "--method", "fedavg", "--width", 2, "--batch-size", 4, "--gpu", "virtual:sm_90"]
+    told = profl(*shape)
+    assert told.exit_code == 0, told.output
+    assert told.stderr.startswith("virtual:sm_90 cannot run here, its memory is estimated, not measured")
+    assert len(told.stderr.splitlines()) == 1
+    assert "not measured but estimated sm_90" in told.stdout
+    (task,) = json.loads(profl(*shape, "--json").stdout)["tasks"]
+    assert task["environment"]["gpu"] == "estimate:sm_90"
+    assert task["caveats"][0].startswith("estimated without a GPU")
 
 
 def test_measure_prints_exact_sums_as_json():
