@@ -6,10 +6,11 @@ import json
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich import box
@@ -21,6 +22,10 @@ from bench.memory.allocator_settings import AllocatorSettings
 from bench.memory.footprint import PEAKS, Footprint
 from bench.memory.gpu.profile import ESTIMATE
 from bench.memory.workload import CATEGORIES
+
+if TYPE_CHECKING:
+    from bench.memory.against import Comparison
+    from bench.memory.measured_run import MeasuredRun
 
 T = TypeVar("T")
 TASKS_PER_TABLE = 5
@@ -68,9 +73,9 @@ def measure(
       profl measure --method profl --gpu virtual:h100 --against my-card.json.gz
       profl measure --method profl --json > footprints.json
     """
-    from bench.cli.against import described, other_run, print_comparison
+    from bench.cli.against import described, other_run
     from bench.memory.against import Comparison
-    from bench.memory.measured_run import MeasuredRun, recorded_run
+    from bench.memory.measured_run import recorded_run
     from bench.memory.plot import write_timeline
     from bench.memory.probe import Prober
     from bench.memory.run_file import write_runs
@@ -84,10 +89,8 @@ def measure(
             unknown("task", key, {known for _, known in wanted})
     wanted = {pair: workload for pair, workload in wanted.items() if not task or pair[1] in task}
     settings = {text: AllocatorSettings.parse(text) for text in what_if}
-    measured, replayed = [], {}
-    runs: list[MeasuredRun] = []
-    comparisons: dict[tuple[str, str], Comparison] = {}
     with_events = bool(against or save)
+    results = []
     with Prober() as prober, TemporaryDirectory() as scratch:
         other = other_run(against, gpu, prober) if against else None
         for (name, key), workload in tracked(wanted.items(), "measuring"):
@@ -96,48 +99,72 @@ def measure(
             folder = snapshot or (Path(scratch) if settings or with_events else None)
             shot = folder and _task_file(folder, name, key, ".pickle")
             footprint = prober.measure(workload, gpu, timeline=bool(plot or trace or with_events), snapshot=shot)
-            measured.append((name, key, footprint))
-            if shot and with_events:
-                runs.append(recorded_run(footprint, shot, description))
-            if expected:
-                comparisons[name, key] = Comparison(runs[-1], expected)
+            run = recorded_run(footprint, shot, description) if shot and with_events else None
+            replayed = _peaks_under(settings, shot) if shot else {}
+            comparison = Comparison(run, expected) if run and expected else None
+            results.append(Result(name, key, footprint, replayed, run, comparison))
             if plot:
                 write_timeline(footprint, _task_file(plot, name, key, ".png"))
             if trace:
                 footprint.write_trace(_task_file(trace, name, key, ".json"))
-            if shot and settings:
-                replayed[name, key] = _peaks_under(settings, shot)
+    runs = [result.run for result in results if result.run]
     if save:
         write_runs(save, runs)
     if as_json:
-        tasks = [
-            {
-                "method": name,
-                "task": key,
-                **footprint.to_dict(attribution=True),
-                **replayed.get((name, key), {}),
-                **({"against": comparisons[name, key].to_dict()} if comparisons else {}),
-            }
-            for name, key, footprint in measured
-        ]
+        tasks = [result.to_dict() for result in results]
         click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": tasks}))
         return
-    device = measured[0][2].environment.device_name
-    console = Console()
     how = "not measured but" if gpu.startswith(ESTIMATE) else "measured on"
-    console.print(f"{model} width {width}, batch {batch_size}, {how} {device}", highlight=False)
-    for comparison in comparisons.values():
-        print_comparison(console, comparison)
-    for table in [] if comparisons and not settings else _footprint_tables(measured, replayed):
-        console.print(table)
-    console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
-    for name, key, footprint in measured:
-        for line in _remarks(footprint):
-            console.print(f"{name}, {key}: {line}", highlight=False, markup=False, soft_wrap=True)
-    if save is not None:
+    device = results[0].footprint.environment.device_name
+    _print(f"{model} width {width}, batch {batch_size}, {how} {device}", results)
+    if save:
         click.echo(f"{len(runs)} measured {'run' if len(runs) == 1 else 'runs'} in {save}")
-    if plot is not None:
-        click.echo(f"{len(measured)} {'timeline' if len(measured) == 1 else 'timelines'} in {plot}")
+    if plot:
+        click.echo(f"{len(results)} {'timeline' if len(results) == 1 else 'timelines'} in {plot}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one task, and what was made of it.
+
+    Parameters
+    ----------
+    replayed
+        Bytes under other allocator settings, by the table's row.
+    run, comparison
+        With its events, and against another run; None where nobody asked for them.
+    """
+
+    method: str
+    task: str
+    footprint: Footprint
+    replayed: Mapping[str, int]
+    run: MeasuredRun | None
+    comparison: Comparison | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``--json`` prints of the task."""
+        against = {"against": self.comparison.to_dict()} if self.comparison else {}
+        footprint = self.footprint.to_dict(attribution=True)
+        return {"method": self.method, "task": self.task, **footprint, **self.replayed, **against}
+
+
+def _print(heading: str, results: list[Result]) -> None:
+    """Print tables of the footprints, or of what they are compared with, and remarks."""
+    from bench.cli.against import print_comparison
+
+    console = Console()
+    console.print(heading, highlight=False)
+    for result in results:
+        if result.comparison:
+            print_comparison(console, result.comparison)
+    if any(result.replayed or not result.comparison for result in results):
+        for table in _footprint_tables(results):
+            console.print(table)
+    console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
+    for result in results:
+        for line in _remarks(result.footprint):
+            console.print(f"{result.method}, {result.task}: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _remarks(footprint: Footprint) -> Iterator[str]:
@@ -161,19 +188,16 @@ def _peaks_under(settings: Mapping[str, AllocatorSettings], snapshot: Path) -> d
     return {f"reserved if {text}": replay(trace, chosen).peak_reserved_bytes for text, chosen in settings.items()}
 
 
-def _footprint_tables(
-    measured: list[tuple[str, str, Footprint]], replayed: Mapping[tuple[str, str], Mapping[str, int]]
-) -> Iterator[Table]:
+def _footprint_tables(results: list[Result]) -> Iterator[Table]:
     """Return tables narrow enough for a terminal: a column per task, a row per category and peak."""
-    for method, entries in groupby(measured, key=lambda entry: entry[0]):
-        for part in _batched(((task, footprint) for _, task, footprint in entries), TASKS_PER_TABLE):
+    for method, of_method in groupby(results, key=lambda result: result.method):
+        for part in _batched(of_method, TASKS_PER_TABLE):
             table = Table(title=method, box=box.SIMPLE_HEAD, pad_edge=False)
             table.add_column("MiB", no_wrap=True)
-            for task, _ in part:
-                table.add_column(task, justify="right", min_width=8)
-            rows = list(_footprint_rows([footprint for _, footprint in part]))
-            for name in replayed.get((method, part[0][0]), {}):
-                rows.append((name, [replayed[method, task][name] for task, _ in part]))
+            for result in part:
+                table.add_column(result.task, justify="right", min_width=8)
+            rows = list(_footprint_rows([result.footprint for result in part]))
+            rows += [(name, [result.replayed[name] for result in part]) for name in part[0].replayed]
             for name, row in rows:
                 cells = ["?" if size is None else f"{size / 2**20:.1f}" for size in row]
                 style = None if name in CATEGORIES else "bold"
