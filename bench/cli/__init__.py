@@ -15,6 +15,7 @@ from bench.cli.fit import fit
 from bench.cli.list import list_names
 from bench.cli.measure import measure
 from bench.cli.report import report
+from bench.cli.survey import survey
 from bench.cli.sweep import sweep
 from bench.errors import InputError, in_one_line
 
@@ -71,5 +72,5 @@ def main() -> None:
     """
 
 
-for command in (sweep, measure, fit, report, check, list_names, doctor):
+for command in (sweep, measure, fit, survey, report, check, list_names, doctor):
     main.add_command(command)

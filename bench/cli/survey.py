@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.cli.options import several
+from bench.cli.options import available, several
 
 RESULTS = Path("results/survey")
 SHOWN = {
@@ -74,7 +74,8 @@ def models(
     from bench.survey.models import survey as measure_all
     from bench.survey.table import Row, as_frame, errors, identity_of, read_table
 
-    wanted = entries(model or MODELS, gpu or GPUS, precision or USUAL_PRECISIONS, batch_size, image_size)
+    gpus = [available(name) for name in gpu or GPUS]
+    wanted = entries(model or MODELS, gpus, precision or USUAL_PRECISIONS, batch_size, image_size)
     todo = missing(wanted, output)
     console, aside = Console(), Console(stderr=True)
     aside.print(f"{len(wanted)} entries, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
@@ -110,6 +111,61 @@ def models(
         raise SystemExit(1)
 
 
+@survey.command()
+@several("--subject", "Training steps to record, as the table names them.  [default: all]")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=RESULTS / "recorders.csv",
+    show_default=True,
+    help="The table, as CSV.",
+)
+def recorders(subject: tuple[str, ...], output: Path) -> None:
+    """Let several recorders of memory say the peak of the same training steps, and compare with the allocator.
+
+    The allocator is PyTorch's own, on a virtual H100, with nothing recording. Every recorder works in a process of
+    its own; seconds are those of the second time. Some need the CPU to train: this takes several minutes.
+
+    \b
+    Examples:
+      profl survey recorders
+      profl survey recorders --subject "resnet18, 8 x 224x224" --output mine.csv
+    """
+    from bench.registry import unknown
+    from bench.survey.recorders import SUBJECTS, compare
+
+    for name in subject:
+        if name not in SUBJECTS:
+            unknown("subject", name, SUBJECTS)
+    chosen = {name: workload for name, workload in SUBJECTS.items() if not subject or name in subject}
+    aside, console = Console(stderr=True), Console()
+    table = compare(chosen, lambda name, recorder: _line(aside, f"{recorder} has recorded {name}"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(output, index=False)
+    for title, part in table.groupby("subject", sort=False):
+        console.print(_recorded(str(title), part))
+    for _, row in table[table["failure"].notna()].iterrows():
+        _line(console, f"{row['recorder']} failed at {row['subject']}: {row['failure']}")
+    _line(console, f"{len(table)} rows in {output}; an error is relative to what was asked of the allocator")
+
+
+def _recorded(title: str, table: pd.DataFrame) -> Table:
+    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("recorder", no_wrap=True)
+    for heading in ("peak in MiB", "error", "error to blocks", "seconds", "CPU step is longer"):
+        shown.add_column(heading, justify="right")
+    for _, row in table.iterrows():
+        shown.add_row(
+            row["recorder"],
+            _known(row["peak_bytes"], lambda size: f"{size / 2**20:.1f}"),
+            _known(row["error_to_requested"], lambda error: f"{error:+.2%}"),
+            _known(row["error_to_allocated"], lambda error: f"{error:+.2%}"),
+            _known(row["seconds"], lambda seconds: f"{seconds:.2f}"),
+            _known(row["cpu_step_seconds"] / row["seconds"], lambda ratio: f"{ratio:.1f} x"),
+        )
+    return shown
+
+
 def _name(row: Mapping[str, Any] | pd.Series) -> str:
     return f"{row['model']} on {row['gpu']}, {row['precision']}"
 
@@ -119,7 +175,7 @@ def _line(console: Console, text: str) -> None:
 
 
 def _peaks(title: str, table: pd.DataFrame) -> Table:
-    shown = Table(title=title, box=box.SIMPLE_HEAD)
+    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("model", "side", "precision"):
         shown.add_column(heading, no_wrap=True)
     for heading in (*SHOWN.values(), "seconds"):

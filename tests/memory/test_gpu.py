@@ -12,11 +12,14 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.memory.errors import GpuUnavailable
 from bench.memory.gpu import build as building
 from bench.memory.gpu.installation import find_installation
-from bench.memory.gpu.profile import known_gpus, resolve
+from bench.memory.gpu.profile import ARCHITECTURES, WITH_KERNELS, known_gpus, resolve
+from bench.memory.probe import Prober
+from tests.memory.workloads import Lookup
 
 build = building.build.__wrapped__
 BUILD_AND_PRINT = "from bench.memory.gpu.build import build; print(build().driver)"
@@ -49,6 +52,22 @@ def test_any_compute_capability_is_a_gpu_without_workspaces() -> None:
     gpu = resolve("virtual:sm_120")
     assert gpu is not None
     assert (gpu.name, gpu.capability, gpu.cudnn_workspaces) == ("virtual sm_120", (12, 0), False)
+
+
+def test_the_kernels_are_those_that_pytorch_was_compiled_with() -> None:
+    assert [f"sm_{architecture}" for architecture in WITH_KERNELS] == torch._C._cuda_getArchFlags().split()
+    for architecture in ARCHITECTURES:
+        gpu = resolve(f"virtual:sm_{architecture}")
+        assert gpu is not None
+        assert gpu.kernel_architecture in WITH_KERNELS
+        assert gpu.kernel_architecture <= architecture
+    boards = {"t4": 75, "l4": 86, "jetson-orin": 86, "h200": 90}
+    assert {name: getattr(resolve(f"virtual:{name}"), "kernel_architecture", None) for name in boards} == boards
+
+
+@pytest.mark.parametrize("gpu", ["virtual:sm_87", "virtual:sm_89", "virtual:sm_103", "virtual:sm_121"])
+def test_a_gpu_that_runs_the_kernels_of_another_sorts(gpu: str, prober: Prober) -> None:
+    prober.measure(Lookup(), gpu, least_budget=False)
 
 
 @pytest.mark.parametrize("name", ["h100", "virtual:b52", "virtual:sm_35", "cuda:1", "", "virtual:../profiles/h100"])

@@ -29,6 +29,7 @@ class _Configuration(ctypes.Structure):
         ("cudnn_library", ctypes.c_char_p),
         ("cudnn_device", ctypes.c_char_p),
         ("cudnn_workspaces", ctypes.c_int32),
+        ("kernel_architecture", ctypes.c_int32),
     )
 
 
@@ -54,6 +55,7 @@ def load(stage: Stage) -> None:
         str(stage.cudnn).encode(),
         gpu.cudnn_device.encode(),
         gpu.cudnn_workspaces,
+        gpu.kernel_architecture,
     )
     driver = ctypes.CDLL(str(stage.libraries.driver), mode=ctypes.RTLD_GLOBAL)
     driver.virtual_gpu_configure(ctypes.byref(configuration))

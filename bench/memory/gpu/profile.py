@@ -20,6 +20,10 @@ VIRTUAL, ESTIMATE = "virtual:", "estimate:"
 ARCHITECTURES = (75, 80, 86, 87, 88, 89, 90, 100, 103, 120, 121)
 """Compute capabilities, as ``sm_XX`` names them, on which PyTorch's CUDA 13 build runs."""
 
+WITH_KERNELS = (75, 80, 86, 90, 100, 120)
+"""Those of them that the build holds kernels for. The others run the kernels of an earlier one of their generation, and
+libraries such as CUB refuse a GPU that claims anything else."""
+
 _SHOWN = {VIRTUAL: "virtual", ESTIMATE: "estimated"}
 _PROFILES = Path(__file__).with_name("profiles")
 _REFERENCE = "h100"
@@ -54,6 +58,12 @@ class VirtualGpu:
     l2_cache_bytes: int
     cudnn_device: str
     cudnn_workspaces: bool
+
+    @property
+    def kernel_architecture(self) -> int:
+        """Which of `WITH_KERNELS` it runs: 86 on an ``sm_89``."""
+        major, minor = self.capability
+        return max(known for known in WITH_KERNELS if known // 10 == major and known <= 10 * major + minor)
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ def resolve(gpu: str) -> VirtualGpu | None:
         f"{', '.join(known_gpus())}, estimate:NAME for any virtual:NAME, "
         f"or virtual:sm_XX with XX one of {', '.join(map(str, ARCHITECTURES))}"
     )
-    if kind + colon in _SHOWN and (_PROFILES / f"{name}.json").is_file():
+    if kind + colon in _SHOWN and name in (path.stem for path in _PROFILES.glob("*.json")):
         raise GpuUnavailable(f"no GPU '{gpu}': {_file(name)['refused']}; choose one of {known}")
     raise GpuUnavailable(f"unknown GPU '{gpu}': choose one of {known}")
 

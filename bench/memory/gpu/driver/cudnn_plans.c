@@ -4,6 +4,7 @@
  * All of that is answered by the real libcudnn. Since version 9.8 it can plan for a device that is not there, when
  * every descriptor that depends on the device is given a description of it. Only executing a plan does nothing. */
 #define _GNU_SOURCE
+#include "known_plans.h"
 #include "virtual_gpu.h"
 
 #include <cudnn.h>
@@ -91,27 +92,53 @@ static int device_attribute(cudnnBackendDescriptorType_t type) {
 cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t *descriptor) {
     if (!real_is_ready()) return CUDNN_STATUS_NOT_INITIALIZED;
     cudnnStatus_t status = real.create(type, descriptor);
+    if (status) return status;
+    content_begins(*descriptor, type);
     int attribute = device_attribute(type);
-    if (status || attribute < 0) return status;
+    if (attribute < 0) return status;
     return real.set(*descriptor, (cudnnBackendAttributeName_t)attribute, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
                     &real.device);
 }
 
-cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor) { return real.destroy(descriptor); }
+cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor) {
+    content_ends(descriptor);
+    return real.destroy(descriptor);
+}
 
 cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                                        cudnnBackendAttributeType_t type, int64_t count, const void *values) {
     /* The description of the device takes the place of the handle, which is not a real one. */
     if (type == CUDNN_TYPE_HANDLE) return CUDNN_STATUS_SUCCESS;
+    content_grows(descriptor, name, type, count, values);
     return real.set(descriptor, name, type, count, values);
 }
 
-cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) { return real.finalize(descriptor); }
+cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
+    struct plan *plan = plan_of(descriptor);
+    if (!plan) return real.finalize(descriptor);
+    if (!plan->built) {
+        plan->status = real.finalize(descriptor);
+        if (!plan->status)
+            real.get(descriptor, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, NULL,
+                     &plan->workspace_bytes);
+        plan->built = 1;
+    }
+    return plan->status;
+}
 
 cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                                        cudnnBackendAttributeType_t type, int64_t room, int64_t *count, void *values) {
+    if (name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE) {
+        struct plan *plan = plan_of(descriptor);
+        if (plan) {
+            if (count) *count = 1;
+            *(int64_t *)values = virtual_gpu.cudnn_workspaces ? plan->workspace_bytes : 0;
+            return CUDNN_STATUS_SUCCESS;
+        }
+    }
     cudnnStatus_t status = real.get(descriptor, name, type, room, count, values);
-    if (!status && name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE && !virtual_gpu.cudnn_workspaces)
-        *(int64_t *)values = 0;
+    if (!status && name == CUDNN_ATTR_ENGINEHEUR_RESULTS && values && count)
+        for (int64_t rank = 0; rank < *count && rank < room; rank++)
+            content_follows(((cudnnBackendDescriptor_t *)values)[rank], descriptor, rank);
     return status;
 }

@@ -259,8 +259,8 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const v
     *attributes = (struct cudaFuncAttributes){
         .maxThreadsPerBlock = 1024,
         .numRegs = 32,
-        .ptxVersion = 10 * virtual_gpu.capability_major + virtual_gpu.capability_minor,
-        .binaryVersion = 10 * virtual_gpu.capability_major + virtual_gpu.capability_minor,
+        .ptxVersion = virtual_gpu.kernel_architecture,
+        .binaryVersion = virtual_gpu.kernel_architecture,
         .maxDynamicSharedSizeBytes = 49152,
     };
     return cudaSuccess;

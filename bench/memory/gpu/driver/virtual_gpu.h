@@ -11,6 +11,7 @@
  *   cublas.c         handles and descriptors
  *   cudnn_handle.c   handles, tensor descriptors, batch normalisation
  *   cudnn_plans.c    convolution plans, asked of the real cuDNN
+ *   known_plans.c    which of them were built before
  *   unmodelled.c     what cannot be played, told and refused
  *   nvml.c           a library of its own: the management library
  *
@@ -40,6 +41,7 @@ struct virtual_gpu {
     const char *cudnn_library;  /* path of the real libcudnn */
     const char *cudnn_device;   /* the device as cuDNN's JSON */
     int32_t cudnn_workspaces;   /* 0: every plan is said to need no workspace */
+    int32_t kernel_architecture; /* which of the compiled variants of PyTorch's kernels it runs, as in sm_86 */
 };
 
 extern struct virtual_gpu virtual_gpu;

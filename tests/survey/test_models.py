@@ -1,0 +1,153 @@
+"""The table of models: what it holds, that it is finished where it was left, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.cli.survey import survey
+from bench.errors import InputError
+from bench.memory.errors import GpuUnavailable
+from bench.memory.probe import Prober
+from bench.survey.classifier import Classifier, known_models
+from bench.survey.models import GPUS, MODELS, Entry, entries, measure, missing
+from bench.survey.table import COLUMNS, IDENTITY, PEAKS, as_frame, errors, read_table, write_table
+
+SMALL = ("--model", "squeezenet1_1", "--gpu", "virtual:t4", "--batch-size", "2", "--image-size", "64")
+
+
+def profl(*arguments: object) -> Result:
+    return CliRunner().invoke(survey, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of one small model in two precisions, and what was printed."""
+    path = tmp_path_factory.mktemp("survey") / "models.csv"
+    result = profl("models", *SMALL, "--output", path)
+    assert result.exit_code == 0, result.output
+    path.with_suffix(".txt").write_text(result.output)
+    return path
+
+
+def test_the_default_covers_many_models_gpus_and_precisions():
+    assert set(MODELS) <= known_models()
+    assert len(MODELS) >= 20
+    assert len(entries()) == len(MODELS) * len(GPUS) * 2
+
+
+def test_every_entry_is_a_row_with_its_inputs_environment_and_bytes(table: Path):
+    rows = pd.read_csv(table)
+    assert list(rows.columns) == list(COLUMNS)
+    assert list(rows["precision"]) == ["float16", "float32"]
+    assert (rows["image_size"] == 64).all()
+    assert rows[list(IDENTITY)].notna().all(axis=None)
+    assert (rows["peak_requested_bytes"] <= rows["peak_allocated_bytes"]).all()
+    assert (rows["peak_allocated_bytes"] <= rows["peak_reserved_bytes"]).all()
+    assert (rows["parameter_bytes"] == 1_235_496 * 4).all()
+    assert rows["failure"].isna().all()
+
+
+def test_the_printed_table_ends_with_entries_failures_and_seconds(table: Path):
+    printed = table.with_suffix(".txt").read_text()
+    assert "virtual:t4, batch 2" in printed
+    assert "2 entries, 0 failures, " in printed
+
+
+def test_running_again_measures_nothing_and_changes_no_byte(table: Path):
+    before = table.read_bytes()
+    result = profl("models", *SMALL, "--output", table)
+    assert result.exit_code == 0
+    assert "2 entries, 2 of them in" in result.output
+    assert table.read_bytes() == before
+
+
+def test_two_measurements_differ_in_nothing_but_seconds(table: Path, prober: Prober):
+    for row in read_table(table):
+        entry = Entry(Classifier(row["model"], row["precision"], row["batch_size"], row["image_size"]), row["gpu"])
+        again = as_frame([measure(entry, prober)]).drop(columns="seconds")
+        pd.testing.assert_frame_equal(again, as_frame([row]).drop(columns="seconds"))
+
+
+def test_only_what_is_missing_or_failed_or_of_another_environment_is_measured(table: Path, tmp_path: Path):
+    wanted = entries(["squeezenet1_1"], ["virtual:t4"], ["float16", "float32", "bfloat16"], 2, 64)
+    assert missing(wanted, table) == wanted[2:]
+    half, single = read_table(table)
+    write_table([half | {"torch": "1.0"}, single | {"failure": "worker died"}], tmp_path / "other.csv")
+    assert missing(wanted[:2], tmp_path / "other.csv") == wanted[:2]
+
+
+def test_what_cannot_be_trained_is_a_row_with_the_reason(prober: Prober, tmp_path: Path):
+    """A picture smaller than the network shrinks it."""
+    entry = Entry(Classifier("alexnet", image_size=8), "virtual:t4")
+    write_table([measure(entry, prober)], tmp_path / "models.csv")
+    (row,) = read_table(tmp_path / "models.csv")
+    assert "alexnet" in row["failure"]
+    assert "\n" not in row["failure"]
+    assert all(row[name] is None for name in PEAKS)
+
+
+def test_a_failure_is_printed_counted_and_ends_with_a_bad_status(tmp_path: Path):
+    bad = ("--model", "alexnet", "--gpu", "virtual:t4", "--precision", "float32", "--image-size", "8")
+    result = profl("models", *bad, "--output", tmp_path / "models.csv")
+    assert result.exit_code == 1
+    assert "1 entries, 1 failures, " in result.output
+    assert "?" in result.output
+
+
+def test_half_precision_saves_activations_once_they_outweigh_the_copies_of_the_weights(prober: Prober):
+    half, single = (
+        prober.measure(Classifier("squeezenet1_1", precision), "virtual:sm_90", least_budget=False)
+        for precision in ("float16", "float32")
+    )
+    assert half.parameter_bytes == single.parameter_bytes
+    assert half.peak_activation_bytes < 0.6 * single.peak_activation_bytes
+
+
+def test_estimates_are_compared_with_measurements():
+    measured = dict.fromkeys(IDENTITY, "x") | {"batch_size": 8, "image_size": 224, "gpu": "virtual:t4"}
+    sizes = {"peak_requested_bytes": 200, "peak_allocated_bytes": 400}
+    estimated = {"gpu": "estimate:t4", "peak_requested_bytes": 190, "peak_allocated_bytes": None}
+    lonely = measured | {"gpu": "estimate:h100", "peak_requested_bytes": 1}
+    table = as_frame([measured | sizes, measured | sizes | estimated, lonely])
+    (row,) = errors(table).to_dict("records")
+    assert row["gpu"] == "estimate:t4"
+    assert row["peak_requested_bytes"] == pytest.approx(-0.05)
+    assert pd.isna(row["peak_allocated_bytes"])
+
+
+def test_without_estimates_nothing_is_compared():
+    assert errors(as_frame([])).empty
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--model", "resnet17"), "unknown model 'resnet17'"),
+        (("--precision", "float8"), "unknown precision 'float8'"),
+        (("--batch-size", "0"), "batch size 0"),
+        (("--image-size", "0"), "image size 0"),
+    ],
+)
+def test_bad_input_is_named(arguments: tuple[str, ...], named: str, tmp_path: Path):
+    with pytest.raises(InputError, match=named):
+        profl("models", *arguments, "--output", tmp_path / "models.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_gpu_is_named_before_anything_is_measured(tmp_path: Path):
+    with pytest.raises(GpuUnavailable, match="virtual:t5"):
+        profl("models", "--gpu", "virtual:h100", "--gpu", "virtual:t5", "--output", tmp_path / "models.csv")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "model\n" + "\x00" * 9])
+def test_another_file_is_not_overwritten(content: str, tmp_path: Path):
+    path = tmp_path / "mine.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"mine\.csv"):
+        profl("models", *SMALL, "--output", path)
+    assert path.read_text() == content
