@@ -19,7 +19,7 @@ from bench.memory.gpu.profile import PHYSICAL
 from bench.memory.limit import memory_limit
 from bench.memory.nvml import process_used_bytes
 from bench.memory.recorder import Recorder
-from bench.memory.workload import CATEGORIES, Workload
+from bench.memory.workload import CATEGORIES, Unobserved, Workload
 
 _SETTINGS = (
     "PYTORCH_ALLOC_CONF",
@@ -33,15 +33,6 @@ _PATIENCE_SECONDS = 2
 TRIAL_STEPS = 10
 """Steps that a workload must run under a limit. Memory that is short fails by the third in most cases, but a few
 tasks went on to the fourth to sixth; whatever ran ten ran thirty."""
-
-
-class _Unobserved:
-    """An observer that looks away."""
-
-    def forward(self) -> None: ...
-    def backward(self, loss: torch.Tensor) -> None: ...
-    def optimizer(self) -> None: ...
-    def end(self) -> None: ...
 
 
 def measure(
@@ -141,7 +132,7 @@ def fits(workload: Workload, device: torch.device, budget_bytes: int) -> bool:
 def _run_unobserved(workload: Workload, device: torch.device, steps: int) -> None:
     prepared = workload.prepare(device)
     for _ in range(steps):
-        prepared.step(_Unobserved())
+        prepared.step(Unobserved())
     torch.cuda.synchronize(device)
 
 
@@ -171,9 +162,13 @@ def gpu_name(device: torch.device) -> str:
     return f"virtual:{name.removeprefix(_VIRTUAL)}" if name.startswith(_VIRTUAL) else PHYSICAL
 
 
+def allocator_settings() -> str:
+    """Return the variables that change what PyTorch's allocator does, or ``default``."""
+    return " ".join(f"{name}={os.environ[name]}" for name in _SETTINGS if os.environ.get(name)) or "default"
+
+
 def _environment(gpu: str, device: torch.device) -> Environment:
     properties = torch.cuda.get_device_properties(device)
-    settings = [f"{name}={os.environ[name]}" for name in _SETTINGS if os.environ.get(name)]
     return Environment(
         gpu=gpu,
         device_name=properties.name,
@@ -182,7 +177,7 @@ def _environment(gpu: str, device: torch.device) -> Environment:
         torch=str(torch.__version__),
         cuda=str(torch.version.cuda),
         cudnn=str(torch.backends.cudnn.version()),
-        allocator_settings=" ".join(settings) or "default",
+        allocator_settings=allocator_settings(),
     )
 
 

@@ -57,6 +57,15 @@ class StepObserver(Protocol):
         """The step is over, and its gradients may be gone."""
 
 
+class Unobserved:
+    """A `StepObserver` that looks away."""
+
+    def forward(self) -> None: ...
+    def backward(self, loss: Tensor) -> None: ...
+    def optimizer(self) -> None: ...
+    def end(self) -> None: ...
+
+
 @dataclass
 class Prepared:
     """A workload ready to run.

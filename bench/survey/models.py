@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -157,9 +156,9 @@ def identity(entry: Entry) -> Identity:
     """Return what the row of ``entry`` holds in the columns of `IDENTITY`, measured in this environment."""
     import torch
 
-    from bench.memory.measurement import _SETTINGS
+    from bench.memory.measurement import allocator_settings
 
     one = entry.classifier
-    settings = " ".join(f"{name}={os.environ[name]}" for name in _SETTINGS if os.environ.get(name)) or "default"
-    environment = (str(torch.__version__), version("torchvision"), str(torch.backends.cudnn.version()), settings)
+    cudnn = str(torch.backends.cudnn.version())
+    environment = (str(torch.__version__), version("torchvision"), cudnn, allocator_settings())
     return one.name, entry.gpu, one.precision, one.batch_size, one.image_size, *environment

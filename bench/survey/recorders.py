@@ -30,7 +30,7 @@ from bench.cell import Recipe
 from bench.errors import in_one_line
 from bench.memory.errors import MeasurementFailed
 from bench.memory.probe import Prober
-from bench.memory.workload import Prepared, Workload
+from bench.memory.workload import Prepared, Unobserved, Workload
 from bench.method import FullModel
 from bench.models import ModelSpec
 from bench.survey.classifier import Classifier
@@ -51,15 +51,6 @@ SUBJECTS: Mapping[str, Workload] = {
 GPU = "virtual:h100"
 TRUTH, CPU_STEP = "allocator, nothing recording", "plain step on the CPU"
 STEPS = 2
-
-
-class _Unobserved:
-    """An observer that looks away."""
-
-    def forward(self) -> None: ...
-    def backward(self, loss: torch.Tensor) -> None: ...
-    def optimizer(self) -> None: ...
-    def end(self) -> None: ...
 
 
 # --- recorders: each returns the peak in bytes, asked for and in blocks, the latter only if it knows it --------------
@@ -111,7 +102,7 @@ def _profiler(workload: Workload, device: torch.device) -> Peaks:
 
 def _run(prepared: Prepared, between: Callable[[], None] = lambda: None) -> None:
     for _ in range(STEPS):
-        prepared.step(_Unobserved())
+        prepared.step(Unobserved())
         between()
 
 
@@ -194,7 +185,7 @@ def cpu_step_seconds(workload: Workload) -> float:
         for tensor in (*prepared.module.parameters(), *prepared.inputs):
             if tensor.is_floating_point():
                 tensor.normal_(std=0.02)
-    return min(_seconds(lambda: prepared.step(_Unobserved())) for _ in range(3))
+    return min(_seconds(lambda: prepared.step(Unobserved())) for _ in range(3))
 
 
 def _cpu_step(workload: Workload) -> tuple[Peaks, float]:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
-from bench.memory.measurement import _Unobserved
-from bench.memory.workload import Prepared, StepObserver
+from bench.memory.workload import Prepared, StepObserver, Unobserved
 
 CLASSES = 10
 
@@ -338,7 +337,7 @@ def play(loss_of_outputs: Callable[[Tensor], Tensor], recipe: Recipe = PLAIN) ->
     prepared = recipe.train(module, inputs, lambda inputs: loss_of_outputs(module(inputs)))
     try:
         for _ in range(2):
-            prepared.step(_Unobserved())
+            prepared.step(Unobserved())
     except RuntimeError as error:
         return str(error)
     return ""

@@ -26,9 +26,9 @@ from bench.memory.estimate.device import DEVICE, FakeGpu
 from bench.memory.event_log import Claim, Event, History, read_log
 from bench.memory.footprint import Footprint
 from bench.memory.gpu.profile import VirtualGpu
-from bench.memory.measurement import TRIAL_STEPS, _Unobserved, read_footprint
+from bench.memory.measurement import TRIAL_STEPS, read_footprint
 from bench.memory.recorder import Recorder
-from bench.memory.workload import Workload
+from bench.memory.workload import Unobserved, Workload
 
 ERROR_BOUND = "1 %"
 """How far the peaks may be from those on the virtual GPU, workspaces of convolutions aside, in the networks tried."""
@@ -144,7 +144,7 @@ def _trial(workload: Workload, estimated: VirtualGpu) -> list[Event]:
     with FakeGpu(estimated) as device, _knowing_only_shapes(workload):
         prepared = workload.prepare(DEVICE)
         for _ in range(TRIAL_STEPS):
-            prepared.step(_Unobserved())
+            prepared.step(Unobserved())
         events: list[Event] = list(device.events)
         del prepared
         _check_clean(workload, device)
