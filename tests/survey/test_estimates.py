@@ -1,0 +1,42 @@
+"""The committed table of models: complete, plausible, and what it says of the error of estimates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.memory.estimate.measuring import LARGEST_ERRORS
+from bench.survey.models import GPUS, entries
+from bench.survey.table import PEAKS, as_frame, errors, read_table
+
+TABLE = as_frame(read_table(Path(__file__).parents[2] / "results" / "survey" / "models.csv"))
+MEASURED = TABLE[TABLE["gpu"].isin(GPUS)]
+ERRORS = errors(TABLE)
+
+
+def test_every_model_is_there_on_every_gpu_and_none_failed():
+    known = set(zip(MEASURED["model"], MEASURED["gpu"], MEASURED["precision"], strict=True))
+    assert known == {(entry.classifier.name, entry.gpu, entry.classifier.precision) for entry in entries()}
+    assert TABLE["failure"].isna().all()
+    assert TABLE[list(PEAKS)].notna().all(axis=None)
+
+
+def test_peaks_come_in_their_order():
+    assert (TABLE["peak_requested_bytes"] <= TABLE["peak_allocated_bytes"]).all()
+    assert (TABLE["peak_allocated_bytes"] <= TABLE["peak_reserved_bytes"]).all()
+    # The search goes in steps of 2 MiB or of 1/256 of the peak, and may end up to a step above it.
+    step = (TABLE["peak_reserved_bytes"] / 256).clip(lower=2 << 20)
+    assert (TABLE["least_budget_bytes"] <= TABLE["peak_reserved_bytes"] + step).all()
+
+
+@pytest.mark.parametrize("peak", ["peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes"])
+def test_estimates_are_as_near_as_their_caveat_says(peak: str):
+    assert len(ERRORS) == 96
+    assert ERRORS[peak].abs().max() <= LARGEST_ERRORS[peak]
+    # The bound says something: a fifth less would be broken.
+    assert ERRORS[peak].abs().max() > 0.8 * LARGEST_ERRORS[peak]
+
+
+def test_least_budgets_are_no_farther_off_than_reserved_bytes():
+    assert ERRORS["least_budget_bytes"].abs().max() <= LARGEST_ERRORS["peak_reserved_bytes"]
