@@ -63,8 +63,9 @@ def entries(
     """
     for gpu in gpus:
         resolve(gpu)
+    usual = {name: IMAGE_SIDES.get(name, USUAL_IMAGE_SIDE) for name in models}
     chosen = (
-        Entry(Classifier(name, precision, batch_size, image_size or IMAGE_SIDES.get(name, USUAL_IMAGE_SIDE)), gpu)
+        Entry(Classifier(name, precision, batch_size, usual[name] if image_size is None else image_size), gpu)
         for gpu in gpus
         for name in models
         for precision in precisions
