@@ -33,7 +33,8 @@ def checked(kind: type[T], values: Any, source: str) -> T:
 
 def describe(error: ValidationError, source: str = "", kind: type | None = None) -> str:
     """Return in one line what is wrong with the first value that was refused."""
-    first = error.errors()[0]
+    # A key that is missing may be there, but misspelt: name that one.
+    first = min(error.errors(), key=lambda found: found["type"] != "unexpected_keyword_argument")
     own = first.get("ctx", {}).get("error")
     place = [str(part) for part in first["loc"]]
     name = ".".join(place)

@@ -165,7 +165,7 @@ def schedule(model: ModelSpec, rounds: int, options: ProFLOptions) -> list[Step]
     growing_least = len(blocks) * options.min_rounds
     least = growing_least + 2 * len(shrunk)
     if rounds < least:
-        remedy = ", or switch shrinking off" if shrunk and rounds >= growing_least else ""
+        remedy = ", or set its option shrinking = false" if shrunk and rounds >= growing_least else ""
         raise InputError(f"profl cannot train {model.name} in {rounds} rounds: give it at least {least}{remedy}")
 
     steps = []

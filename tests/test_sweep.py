@@ -117,6 +117,7 @@ def test_unknown_options_are_refused():
         ("gpu = 'cuda'", r"study\.toml: grid is missing"),
         (FILE + "colour = 1", "unknown key 'colour': choose one of grid, gpu, data"),
         (FILE.replace("{m", "{shape = [1], m"), "unknown key 'grid.shape': choose one of method, model, width"),
+        (FILE.replace("tier", "teir"), "unknown key 'grid.teir': choose one of method, model, width"),
         (FILE + "recipe = {epochs = 1}", "unknown key 'recipe.epochs'"),
         (FILE.replace("method = ['profl']", "method = []"), "grid.method cannot be"),
         (FILE.replace("method = ['profl']", "method = 'profl'"), "grid.method cannot be 'profl'"),

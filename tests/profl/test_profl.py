@@ -95,7 +95,7 @@ def test_every_budget_gives_a_full_schedule_or_names_the_least(budget, shrink, m
 
 
 def test_a_budget_too_small_for_shrinking_alone():
-    with pytest.raises(InputError, match="in 9 rounds: give it at least 10, or switch shrinking off"):
+    with pytest.raises(InputError, match="in 9 rounds: give it at least 10, or set its option shrinking = false"):
         ProFL(PAPER, 9, 0, ProFLOptions())
     ProFL(ModelSpec("resnet18", 1, 10), 9, 0, ProFLOptions(shrinking=False))
 
