@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -42,7 +43,10 @@ def _result(cell: Cell, outcome: Outcome) -> str:
     peak_bytes, slope = outcome.summary["peak_reserved_bytes"], outcome.summary["held_bytes_per_round"]
     if peak_bytes is None:
         return "nobody could train"
-    held = "nothing held" if not slope else f"{slope:+,.0f} bytes held a round" if slope is not None else "held: ?"
+    if slope is None:
+        held = "held: ?"
+    else:
+        held = f"{slope:+,.0f} bytes held a round" if slope else "nothing held"
     return f"peak reserved {format_bytes(peak_bytes)}, {held}"
 
 
@@ -76,18 +80,20 @@ class SweepProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
         )
         self._measuring = self._bars.add_task("cells measured", total=len(todo))
         total = sum(cell.recipe.rounds for cell in todo)
         self._rounds = self._bars.add_task("rounds", total=total, completed=finished_rounds)
+        self._line = Text(no_wrap=True, overflow="ellipsis")
+        self._live = Live(Group(self._bars, self._line), console=console)
 
     def __enter__(self) -> SweepProgress:
-        self._bars.start()
+        if self.console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        self._live.stop()
 
     def measured(self, cell: Cell) -> None:
         """Count a cell whose footprints are known."""
@@ -97,7 +103,8 @@ class SweepProgress:
     def round(self, cell: Cell, row: Row) -> None:
         """Count a round."""
         self._running.add(cell.folder_name)
-        self._bars.update(self._rounds, advance=1, description=f"rounds ({self._standing()})")
+        self._bars.advance(self._rounds)
+        self._line.plain = self._standing()
         self._tell(f"round {row['round']} of {cell.recipe.rounds} of {_name(cell)} ({self._standing()})")
 
     def finished(self, cell: Cell, outcome: Outcome) -> None:
@@ -110,7 +117,7 @@ class SweepProgress:
             self._done += 1
             verdict = Text("done", "green")
             self._compare(cell, outcome)
-        self._bars.update(self._rounds, description=f"rounds ({self._standing()})")
+        self._line.plain = self._standing()
         over = self._done + len(self.failures)
         line = f" ({over} of {self._cells}) {_name(cell)}: {_result(cell, outcome)}"
         self.console.print(verdict.append(line, ""), highlight=False, soft_wrap=True)
@@ -132,7 +139,7 @@ class SweepProgress:
 
     def _tell(self, text: str) -> None:
         """Write a line where no bar shows that the sweep is alive, now and then."""
-        if self._bars.disable and time.monotonic() - self._told > SILENCE_SECONDS:
+        if not self.console.is_terminal and time.monotonic() - self._told > SILENCE_SECONDS:
             self._told = time.monotonic()
             self.console.print(text, highlight=False, soft_wrap=True)
 

@@ -1,0 +1,84 @@
+"""How a sweep shows itself: what is running, done and failed, and the best so far."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from bench.cell import Cell
+from bench.progress import SweepEvents, SweepProgress
+from bench.sweep import Outcome
+from tests.conftest import small_cell
+
+WIDE, NARROW, IDEAL = small_cell("heterofl", "80%"), small_cell("allsmall", "60%"), small_cell("fedavg")
+
+
+def shown(terminal: bool, *events: tuple[str, Cell, object]) -> str:
+    """Return what a sweep of these events writes, on a terminal of 80 columns or into a file."""
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=terminal, width=80, color_system=None, legacy_windows=False)
+    with SweepProgress([WIDE, NARROW, IDEAL], 0, console) as progress:
+        for event, cell, value in events:
+            getattr(progress, event)(*([cell] if event == "measured" else [cell, value]))
+    return written.getvalue()
+
+
+def accuracy(share: float) -> Outcome:
+    return Outcome({"final_accuracy": share})
+
+
+def test_a_terminal_shows_what_is_running_done_and_failed_and_the_best_that_obeys_memory():
+    events = [
+        ("measured", WIDE, None),
+        ("finished", IDEAL, accuracy(0.9)),
+        ("finished", WIDE, accuracy(0.5)),
+        ("round", NARROW, {"round": 1}),
+    ]
+    last = shown(True, *events)
+    assert "1 running, 2 done, 0 failed; best so far heterofl at 80%, 50.0%" in last
+    assert "best so far fedavg" not in last
+    assert "1 running, 1 done, 1 failed" in shown(True, *events[2:], ("finished", IDEAL, Outcome(error="it broke")))
+
+
+def test_a_file_gets_a_line_for_a_cell_that_is_over_and_now_and_then_one_for_a_round(monkeypatch: pytest.MonkeyPatch):
+    events = [("round", WIDE, {"round": 3}), ("finished", WIDE, Outcome(error="it broke"))]
+    (line,) = shown(False, *events).splitlines()
+    assert line == "failed (1 of 3) heterofl on digits, resnet18 width 2, tier 80%, seed 0: it broke"
+    monkeypatch.setattr("bench.progress.SILENCE_SECONDS", -1)
+    told, _ = shown(False, *events).splitlines()
+    assert told.startswith("round 3 of 10 of heterofl on digits")
+    assert told.endswith("(1 running, 0 done, 0 failed)")
+
+
+@pytest.mark.parametrize(
+    ("peak_bytes", "slope", "told"),
+    [
+        (30 << 20, 0.0, "peak reserved 30 MiB, nothing held"),
+        (30 << 20, 1536.0, "peak reserved 30 MiB, +1,536 bytes held a round"),
+        (30 << 20, None, "peak reserved 30 MiB, held: ?"),
+        (None, None, "nobody could train"),
+    ],
+)
+def test_a_run_for_memory_alone_ends_with_its_memory(peak_bytes: int | None, slope: float | None, told: str):
+    cell = small_cell("heterofl", memory_only=True)
+    summary = {"final_accuracy": None, "peak_reserved_bytes": peak_bytes, "held_bytes_per_round": slope}
+    (line,) = shown(False, ("finished", cell, Outcome(summary))).splitlines()
+    assert line.endswith(f": {told}")
+
+
+def test_events_are_json_lines_in_which_unknown_is_null(capsys: pytest.CaptureFixture[str]):
+    with SweepEvents() as events:
+        events.round(WIDE, {"round": 1, "train_loss": math.nan})
+        events.finished(WIDE, accuracy(0.5))
+        events.finished(NARROW, Outcome(error="it broke"))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        {"event": "round", "cell": WIDE.folder_name, "round": 1, "train_loss": None},
+        {"event": "finished", "cell": WIDE.folder_name, "final_accuracy": 0.5},
+        {"event": "failed", "cell": NARROW.folder_name, "error": "it broke"},
+    ]
+    assert events.failures == [(NARROW, "it broke")]
