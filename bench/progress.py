@@ -43,10 +43,7 @@ def _result(cell: Cell, outcome: Outcome) -> str:
     peak_bytes, slope = outcome.summary["peak_reserved_bytes"], outcome.summary["held_bytes_per_round"]
     if peak_bytes is None:
         return "nobody could train"
-    if slope is None:
-        held = "held: ?"
-    else:
-        held = f"{slope:+,.0f} bytes held a round" if slope else "nothing held"
+    held = "held: ?" if slope is None else f"{slope:+,.0f} bytes held a round" if slope else "nothing held"
     return f"peak reserved {format_bytes(peak_bytes)}, {held}"
 
 
