@@ -16,13 +16,14 @@ from click.testing import CliRunner
 import bench.federation
 from bench.cell import Cell
 from bench.cli import main
-from bench.config import Config, Grid, cells
+from bench.config import Config, Grid, cells, read_config
 from bench.errors import InputError
 from bench.fleet import format_bytes
 from bench.memory.probe import Prober
 from bench.memory.usage import memory_usage
 from bench.report import closing_text, write_report
 from bench.report.growth import curve, what_stayed
+from bench.report.page.reproduce import configurations
 from bench.report.study import studies
 from bench.report.style import mebibytes
 from bench.results import CellFolder, read_run
@@ -129,6 +130,9 @@ def test_the_report_shows_memory_and_no_accuracy(swept: tuple[Path, list[Cell]],
         most = curve(study, method, "100%")["peak_reserved_bytes"].max()
         assert f"{mebibytes(most)} MiB" in summary
     assert summary.count("nothing held") == 2
+    again = tmp_path / "study.toml"
+    again.write_text(configurations(run.records)["study.toml"])
+    assert {cell.folder_name for cell in cells(read_config(again))} == {cell.folder_name for cell in swept[1]}
     page = (tmp_path / "index.html").read_text()
     assert "Nothing is held from round to round: no leak." in page
     assert "Accuracy" not in page

@@ -36,7 +36,8 @@ def _configuration(cells: Sequence[Cell]) -> str:
     grid = {axis: list(dict.fromkeys(getattr(cell, axis) for cell in cells)) for axis in GRID}
     grid["tier"] = [tier for tier in grid["tier"] if tier != UNLIMITED] or [UNLIMITED]
     options = {f"options.{cell.method}": cell.options for cell in cells}
-    lines = _assignments({"gpu": first.gpu, **({"data": first.data} if first.data else {})})
+    unusual = {"data": first.data, "memory_only": first.memory_only}
+    lines = _assignments({"gpu": first.gpu, **{name: value for name, value in unusual.items() if value}})
     for table, values in {"grid": grid, "recipe": asdict(first.recipe), **options}.items():
         if values:
             lines += ["", f"[{table}]", *_assignments(values)]
