@@ -18,9 +18,9 @@ from bench.data import classes_of, takes_folder
 from bench.data.partition import parse_scheme
 from bench.errors import InputError
 from bench.fleet import UNLIMITED, Tier
-from bench.memory.gpu.profile import resolve
+from bench.memory.gpu.profile import VIRTUAL, resolve
 from bench.method import Method
-from bench.registry import create_method, method_class, method_options
+from bench.registry import create_method, method_class, method_options, unknown
 from bench.validation import checked
 
 
@@ -69,6 +69,13 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def preset(name: str) -> Path:
+    """Return the configuration of this name; `InputError` if none comes with the package."""
+    if name not in presets():
+        unknown("preset", name, presets())
+    return presets()[name]
+
+
 def read_config(path: Path) -> Config:
     """Read a sweep's TOML file: ``gpu``, ``data`` and the tables ``grid``, ``recipe`` and ``options.METHOD``.
 
@@ -99,7 +106,7 @@ def cells(config: Config) -> list[Cell]:
         If no GPU has this name.
     """
     result = []
-    if config.memory_only and not config.gpu.startswith("virtual:"):
+    if config.memory_only and not config.gpu.startswith(VIRTUAL):
         raise InputError(
             f"memory_only needs a virtual GPU, not '{config.gpu}': choose one with --gpu; on a physical GPU "
             "every sweep records the memory of its rounds"

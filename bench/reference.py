@@ -15,9 +15,8 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass as validated
 
 from bench.cell import EXACT
-from bench.config import Config, override, presets, read_config
+from bench.config import Config, override, preset, read_config
 from bench.errors import InputError
-from bench.registry import unknown
 from bench.regression import Measurement, allowed_bytes
 from bench.results import read_json, write_json
 from bench.validation import checked
@@ -62,14 +61,9 @@ class Sweep:
         InputError
             If the preset is unknown, or the file is missing or damaged.
         """
-        if self.config is not None:
-            # Resolved by name: the folder may not exist yet.
-            config = read_config(Path(os.path.normpath(folder / self.config)))
-        else:
-            if self.preset not in presets():
-                unknown("preset", str(self.preset), presets())
-            config = read_config(presets()[str(self.preset)])
-        return override(config, {}, gpu=self.gpu)
+        # A path is resolved by name: the folder may not exist yet.
+        path = preset(str(self.preset)) if self.config is None else Path(os.path.normpath(folder / self.config))
+        return override(read_config(path), {}, gpu=self.gpu)
 
 
 def reference_files(folder: Path) -> list[Path]:

@@ -50,7 +50,8 @@ def sweep(
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
-    from bench.config import GRID, cells, override, presets, read_config
+    from bench.config import GRID, cells, override, read_config
+    from bench.config import preset as preset_file
     from bench.memory.probe import Prober
     from bench.progress import SweepEvents, SweepProgress
     from bench.report import closing_table, write_report
@@ -59,13 +60,7 @@ def sweep(
 
     if preset and config:
         raise click.UsageError("give either --preset or --config")
-    if config is None:
-        from bench.registry import unknown
-
-        name = preset or "default"
-        if name not in presets():
-            unknown("preset", name, presets())
-        config = presets()[name]
+    config = config or preset_file(preset or "default")
     chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
     if not chosen.memory_only:
         chosen = replace(chosen, gpu=available(chosen.gpu))

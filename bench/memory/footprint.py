@@ -219,6 +219,19 @@ class Footprint:
                     f"{self.key}: the {name} sum to {accounted} bytes, the peak is {self.peak_requested_bytes}"
                 )
 
+    @property
+    def kept_timeline(self) -> Timeline:
+        """The timeline, for what cannot do without.
+
+        Raises
+        ------
+        ValueError
+            If the footprint was measured without its timeline.
+        """
+        if self.timeline is None:
+            raise ValueError(f"{self.key} has no timeline: measure it with timeline=True")
+        return self.timeline
+
     def to_dict(self, timeline: bool = False, attribution: bool = False) -> dict[str, Any]:
         """Return the footprint as JSON can hold it, its two long parts only if asked for."""
         values = asdict(self)

@@ -80,9 +80,7 @@ def recorded_run(footprint: Footprint, snapshot: Path, description: Description)
     ValueError
         If the footprint was measured without its timeline.
     """
-    timeline = footprint.timeline
-    if timeline is None:
-        raise ValueError(f"{footprint.key} has no timeline: measure it with timeline=True")
+    timeline = footprint.kept_timeline
     end = len(next(iter(timeline.live_bytes.values()))) - 1
     # The log goes on to the end of the recording, where cuBLAS gives its workspaces back: that is no part of the steps.
     log = changes(pickle.loads(snapshot.read_bytes())["device_traces"][0])[:end]

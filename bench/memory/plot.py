@@ -47,15 +47,14 @@ def timeline_figure(footprint: Footprint) -> Figure:
     ValueError
         If the footprint was measured without its timeline.
     """
-    if footprint.timeline is None:
-        raise ValueError(f"{footprint.key} has no timeline: measure it with timeline=True")
+    timeline = footprint.kept_timeline
     with rc_context(_SETTINGS):
         figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=96, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         _draw_areas(axes, footprint)
         _draw_peak(axes, footprint)
-        _draw_steps(axes, footprint.timeline)
+        _draw_steps(axes, timeline)
         axes.set_ylabel("live memory requested, MiB")
         axes.set_xlabel("event of the allocator (allocation or release)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -81,8 +80,7 @@ def write_timeline(footprint: Footprint, path: Path) -> None:
 
 
 def _draw_areas(axes: Axes, footprint: Footprint) -> None:
-    assert footprint.timeline is not None
-    live_mebibytes = np.array([footprint.timeline.live_bytes[name] for name in CATEGORY_COLOURS]) / MEBIBYTE
+    live_mebibytes = np.array([footprint.kept_timeline.live_bytes[name] for name in CATEGORY_COLOURS]) / MEBIBYTE
     labels = [f"{name}  {footprint.categories_at_peak[name] / MEBIBYTE:,.1f}" for name in CATEGORY_COLOURS]
     moments = np.arange(live_mebibytes.shape[1])
     axes.stackplot(
@@ -92,8 +90,7 @@ def _draw_areas(axes: Axes, footprint: Footprint) -> None:
 
 
 def _draw_peak(axes: Axes, footprint: Footprint) -> None:
-    assert footprint.timeline is not None
-    total_bytes = np.array([footprint.timeline.live_bytes[name] for name in CATEGORIES]).sum(axis=0)
+    total_bytes = np.array([footprint.kept_timeline.live_bytes[name] for name in CATEGORIES]).sum(axis=0)
     moment = int(total_bytes.argmax())
     peak_mebibytes = footprint.peak_requested_bytes / MEBIBYTE
     axes.plot([moment], [peak_mebibytes], marker="v", color="black", markersize=7, clip_on=False)

@@ -25,9 +25,7 @@ def trace_events(footprint: Footprint) -> list[dict[str, Any]]:
     ValueError
         If the footprint was measured without its timeline.
     """
-    timeline = footprint.timeline
-    if timeline is None:
-        raise ValueError(f"{footprint.key} has no timeline: measure it with timeline=True")
+    timeline = footprint.kept_timeline
     return [
         _name("process_name", f"{footprint.key} on {footprint.environment.device_name}"),
         _name("thread_name", "steps", _STEPS),

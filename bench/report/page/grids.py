@@ -13,7 +13,7 @@ import pandas as pd
 from bench.fleet import eligible_counts
 from bench.memory.workload import CATEGORIES
 from bench.report.accuracy import front_of, points
-from bench.report.growth import curve, what_stayed
+from bench.report.growth import what_stayed
 from bench.report.page.records import Settings
 from bench.report.study import Spread, Study
 from bench.report.style import IDEAL, in_order, looks, mebibytes
@@ -204,28 +204,40 @@ MOST_ROUNDS = 24
 """Columns of the tables over rounds."""
 
 
-def _spread_evenly(rounds: pd.Series[int]) -> tuple[list[int], int]:
-    """Return the rounds to show, the last among them, and of how many each stands for."""
-    known = sorted(rounds.unique())
-    every = math.ceil(len(known) / MOST_ROUNDS)
-    return sorted(set(known[::-1][: every * MOST_ROUNDS : every])) if known else [], every
-
-
 def learning_curves(study: Study) -> Grid:
     """Return test accuracy by evaluated round: of all of them, or of some evenly spread and the last."""
-    tested = study.rounds.dropna(subset=["test_accuracy"])
-    shown, every = _spread_evenly(tested["round"])
+
+    def entry(accuracy: float) -> Entry:
+        return Entry(percent(Spread(accuracy, accuracy, accuracy)))
+
+    return _over_rounds(study, "test_accuracy", "Test accuracy over the rounds", "evaluated round", entry)
+
+
+def memory_by_round(study: Study) -> Grid:
+    """Return the most reserved for any participant, of all rounds or of some evenly spread and the last."""
+
+    def entry(reserved_bytes: float) -> Entry:
+        return Entry(mebibytes(reserved_bytes))
+
+    return _over_rounds(study, "peak_reserved_bytes", "Most reserved for any participant (MiB)", "round", entry)
+
+
+def _over_rounds(study: Study, column: str, caption: str, kind: str, entry: Callable[[float], Entry]) -> Grid:
+    """Return a column of the rounds by tier and method, the mean over the seeds; NaN where there is none."""
+    known = study.rounds.dropna(subset=[column])
+    rounds = sorted(known["round"].unique())
+    every = math.ceil(len(rounds) / MOST_ROUNDS)
+    shown = sorted(set(rounds[::-1][: every * MOST_ROUNDS : every])) if rounds else []
     groups = {}
     for tier in study.tiers:
         rows = []
         for method in study.methods:
             cells = study.cells_of(method, tier)["cell"]
-            means = tested.loc[tested["cell"].isin(cells)].groupby("round")["test_accuracy"].mean()
-            values = [float(means.get(number, math.nan)) for number in shown]
-            rows.append(Row(_name(method), [Entry(percent(Spread(value, value, value))) for value in values]))
+            means = known.loc[known["cell"].isin(cells)].groupby("round")[column].mean()
+            rows.append(Row(_name(method), [entry(float(means.get(number, math.nan))) for number in shown]))
         groups[study.tier_label(tier, between=" · ")] = rows
-    note = f"Every {every}th evaluated round; all of them are in rounds.csv." if every > 1 else ""
-    return Grid("Test accuracy over the rounds", "tier, method", [f"round {number}" for number in shown], groups, note)
+    note = f"Every {every}th {kind}; all of them are in rounds.csv." if every > 1 else ""
+    return Grid(caption, "tier, method", [f"round {number}" for number in shown], groups, note)
 
 
 def matrix(study: Study, found: Mapping[str, Sequence[Sequence[int]]]) -> Grid:
@@ -308,22 +320,6 @@ def settings(caption: str, values: Settings) -> Grid:
         if names
     }
     return Grid(caption, "setting", ["value"], groups, numbers=False)
-
-
-def memory_by_round(study: Study) -> Grid:
-    """Return the most reserved for any participant, of all rounds or of some evenly spread and the last."""
-    used = study.rounds.dropna(subset=["peak_reserved_bytes"])
-    shown, every = _spread_evenly(used["round"])
-    groups = {}
-    for tier in study.tiers:
-        rows = []
-        for method in study.methods:
-            reserved = curve(study, method, tier)["peak_reserved_bytes"].reindex(shown)
-            rows.append(Row(_name(method), [Entry(mebibytes(size)) for size in reserved]))
-        groups[study.tier_label(tier, between=" · ")] = rows
-    note = f"Every {every}th round; all of them are in rounds.csv." if every > 1 else ""
-    columns = [f"round {number}" for number in shown]
-    return Grid("Most reserved for any participant (MiB)", "tier, method", columns, groups, note)
 
 
 @dataclass(frozen=True)
