@@ -3,21 +3,24 @@
 A file holds what `bench.regression.Measurement` describes, and ``sweep``: ``preset`` (a name) or ``config`` (a TOML
 file, its path relative to the reference file), and ``gpu`` where it is another one than the sweep's. By hand may be
 added: ``tolerance`` (``2%`` or ``1MiB``) for all entries, ``tolerances`` for single ones. They apply where exact
-numbers cannot be expected: in another environment, or on a physical GPU.
+numbers cannot be expected: in another environment, or on a physical GPU. A file that differs from this in any way is
+refused, as what is not understood would not be compared.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, field
 from pathlib import Path
+from typing import Any
 
 from pydantic.dataclasses import dataclass as validated
 
 from bench.cell import EXACT
 from bench.config import Config, override, preset, read_config
 from bench.errors import InputError
-from bench.regression import Measurement, allowed_bytes
+from bench.regression import PEAK, Measurement, allowed_bytes
 from bench.results import read_json, write_json
 from bench.validation import checked
 
@@ -42,6 +45,10 @@ class Sweep:
         if (self.preset is None) == (self.config is None):
             raise InputError("a reference's sweep needs either a preset or a config")
 
+    def __str__(self) -> str:
+        what = f"preset {self.preset}" if self.config is None else self.config
+        return f"{what} on {self.gpu}" if self.gpu else what
+
     @classmethod
     def of(cls, folder: Path, preset: str | None, config: Path | None, gpu: str | None) -> Sweep:
         """Return the sweep whose reference is to lie in ``folder``."""
@@ -64,6 +71,29 @@ class Sweep:
         # A path is resolved by name: the folder may not exist yet.
         path = preset(str(self.preset)) if self.config is None else Path(os.path.normpath(folder / self.config))
         return override(read_config(path), {}, gpu=self.gpu)
+
+
+@validated(frozen=True, config=EXACT)
+class _File:
+    sweep: Sweep
+    environment: Mapping[str, str | int | bool | None]
+    metrics: Mapping[str, Mapping[str, int | None]]
+    portions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    commands: Mapping[str, str] = field(default_factory=dict)
+    tolerance: str | None = None
+    tolerances: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise InputError("metrics has no entry, so that nothing would be compared")
+        for name, entry in self.metrics.items():
+            if entry.get(PEAK) is None:
+                raise InputError(f"metrics of '{name}' has no {PEAK}")
+        for name in self.tolerances:
+            if name not in self.metrics:
+                raise InputError(f"tolerances has '{name}', which is no entry of metrics")
+        for tolerance in [self.tolerance or "0%", *self.tolerances.values()]:
+            allowed_bytes(tolerance, 0)
 
 
 def reference_files(folder: Path) -> list[Path]:
@@ -92,16 +122,18 @@ def read_reference(path: Path) -> tuple[Sweep, Measurement]:
         If the file is missing, damaged or of another form.
     """
     reference = read_json(path)
-    if not isinstance(reference, dict) or not {"sweep", "environment", "metrics"} <= set(reference):
-        raise InputError(f"{path} holds no sweep, environment and metrics: restore it, or delete it")
-    for tolerance in [reference.get("tolerance", "0%"), *reference.get("tolerances", {}).values()]:
-        allowed_bytes(tolerance, 0)
-    return checked(Sweep, reference["sweep"], f"{path}: sweep"), reference
+    try:
+        sweep = checked(_File, reference, str(path)).sweep
+    except InputError as error:
+        raise InputError(f"{error}; restore the file, or delete it and make it anew with --update") from None
+    return sweep, reference
 
 
 def write_reference(path: Path, sweep: Sweep, measured: Measurement, earlier: Measurement | None = None) -> None:
-    """Write measured numbers as the reference, with the tolerances of an earlier one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {name: value for name, value in (earlier or {}).items() if name in ("tolerance", "tolerances")}
+    """Write measured numbers as the reference, with those tolerances of an earlier one that still apply."""
+    kept: dict[str, Any] = {name: value for name, value in (earlier or {}).items() if name == "tolerance"}
+    tolerances = (earlier or {}).get("tolerances", {})
+    if of_entries := {name: value for name, value in tolerances.items() if name in measured["metrics"]}:
+        kept["tolerances"] = of_entries
     named = {name: value for name, value in asdict(sweep).items() if value is not None}
     write_json(path, {"sweep": named, **kept, **measured})

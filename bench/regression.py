@@ -21,8 +21,10 @@ from bench.memory.probe import Prober
 from bench.results import category_columns
 from bench.sweep import workloads
 
+PEAK = "peak_requested_bytes"
+
 METRICS = (
-    "peak_requested_bytes",
+    PEAK,
     "peak_allocated_bytes",
     "peak_reserved_bytes",
     "peak_activation_bytes",
@@ -30,6 +32,11 @@ METRICS = (
     "least_budget_bytes",
 )
 """What is compared of a footprint, beside its categories at the peak."""
+
+ENVIRONMENT = "environment"
+"""Name of the difference that is in no entry."""
+
+TOLERATED = "tolerated"
 
 LARGEST = 5
 """How many of the parts of a peak that differ to name."""
@@ -52,7 +59,7 @@ class Difference:
     entry
         Name of the footprint, or ``environment``.
     kind
-        ``changed``, ``added`` or ``missing``.
+        ``changed``, ``added`` or ``missing``; or ``tolerated``: changed, but no more than a tolerance lets it.
     details
         What differs, one line each: metrics first, then the parts of the peak that differ most.
     command
@@ -63,6 +70,11 @@ class Difference:
     kind: str
     details: tuple[str, ...]
     command: str | None = None
+
+    @property
+    def fails(self) -> bool:
+        """Whether a check must not pass."""
+        return self.kind != TOLERATED
 
     def __str__(self) -> str:
         lines = [f"{self.kind:8} {self.entry}", *(f"         {detail}" for detail in self.details)]
@@ -124,16 +136,17 @@ def allowed_bytes(tolerance: str, expected_bytes: int) -> int:
 
 
 def compare(reference: Measurement, measured: Measurement) -> list[Difference]:
-    """Return every difference: changed, added and missing entries; empty if there is none.
+    """Return every difference: changed, tolerated, added and missing entries; empty if there is none.
 
     A tolerance of the reference applies where the environments differ or the GPU is physical; one for all entries
-    then lets the environment differ too. Everywhere else one byte is a difference.
+    then lets the environment differ too. Everywhere else one byte is a change.
     """
     environment = tuple(_changes(reference["environment"], measured["environment"]))
     inexact = bool(environment) or not measured["environment"].get("is_virtual", True)
     tolerances = reference.get("tolerances", {}) if inexact else {}
     for_all = reference.get("tolerance") if inexact else None
-    found = [Difference("environment", "changed", environment)] if environment and not for_all else []
+    kind = TOLERATED if for_all else "changed"
+    found = [Difference(ENVIRONMENT, kind, tuple(text for text, _ in environment))] if environment else []
     for name in sorted(reference["metrics"].keys() | measured["metrics"].keys()):
         found += _entry(name, reference, measured, tolerances.get(name, for_all))
     return found
@@ -142,28 +155,33 @@ def compare(reference: Measurement, measured: Measurement) -> list[Difference]:
 def _entry(name: str, reference: Measurement, measured: Measurement, tolerance: str | None) -> Iterator[Difference]:
     command = measured.get("commands", {}).get(name)
     if name not in reference["metrics"]:
-        peak = f"peak {measured['metrics'][name]['peak_requested_bytes']:,} bytes is not in the reference"
+        peak = f"peak {measured['metrics'][name][PEAK]:,} bytes is not in the reference"
         yield Difference(name, "added", (peak,), command)
     elif name not in measured["metrics"]:
         yield Difference(name, "missing", ("in the reference, but no longer measured",))
     else:
         changes = list(_changes(reference["metrics"][name], measured["metrics"][name], tolerance))
+        beyond = [text for text, tolerated in changes if not tolerated]
         parts = [side.get("portions", {}).get(name, {}) for side in (reference, measured)]
-        if changes:
-            yield Difference(name, "changed", (*changes, *_largest_changes(*parts)), command)
+        if beyond:
+            yield Difference(name, "changed", (*beyond, *_largest_changes(*parts)), command)
+        elif changes:
+            yield Difference(name, TOLERATED, tuple(text for text, _ in changes), command)
 
 
-def _changes(reference: Mapping[str, Any], measured: Mapping[str, Any], tolerance: str | None = None) -> Iterator[str]:
+def _changes(
+    reference: Mapping[str, Any], measured: Mapping[str, Any], tolerance: str | None = None
+) -> Iterator[tuple[str, bool]]:
+    """Yield every change, and whether the tolerance lets it pass."""
     for metric in sorted(reference.keys() | measured.keys()):
         expected, actual = reference.get(metric), measured.get(metric)
         if expected == actual:
             continue
-        growth = ""
+        growth, tolerated = "", False
         if isinstance(expected, int) and isinstance(actual, int):
-            if tolerance and abs(actual - expected) <= allowed_bytes(tolerance, expected):
-                continue
+            tolerated = tolerance is not None and abs(actual - expected) <= allowed_bytes(tolerance, expected)
             growth = f" ({actual - expected:+,})"
-        yield f"{metric} was {_shown(expected)}, is {_shown(actual)}{growth}"
+        yield f"{metric} was {_shown(expected)}, is {_shown(actual)}{growth}", tolerated
 
 
 def _largest_changes(reference: Mapping[str, int], measured: Mapping[str, int]) -> list[str]:
@@ -179,24 +197,36 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "?" if value is None else str(value)
 
 
+def verdict(entries: Sequence[str], differences: Sequence[Difference]) -> str:
+    """Say in one line how much of what was measured is as the reference has it."""
+    if not differences:
+        return f"{len(entries)} entries, all equal"
+    kinds = Counter(difference.kind for difference in differences if difference.entry != ENVIRONMENT)
+    environment = [f"environment {found.kind}" for found in differences if found.entry == ENVIRONMENT]
+    return ", ".join([f"{len(entries)} entries", *(f"{count} {kind}" for kind, count in kinds.items()), *environment])
+
+
 def write_junit(path: Path, checked: Mapping[str, tuple[Iterable[str], Sequence[Difference]]]) -> None:
     """Write the result as JUnit XML: a test case per entry, its difference as the failure.
 
     Parameters
     ----------
     checked
-        By reference file: the names of the entries that were measured, and what differs.
+        By reference file: the names of the entries that were measured, and what differs. A tolerated difference is
+        the output of a test case that passes.
     """
     suites = ElementTree.Element("testsuites", name="profl check")
     for file, (entries, differences) in checked.items():
-        failed = {difference.entry: difference for difference in differences}
-        names = sorted({*entries, *failed})
-        suite = ElementTree.SubElement(suites, "testsuite", name=file, tests=str(len(names)), failures=str(len(failed)))
+        found = {difference.entry: difference for difference in differences}
+        names, failures = sorted({*entries, *found}), sum(difference.fails for difference in differences)
+        suite = ElementTree.SubElement(suites, "testsuite", name=file, tests=str(len(names)), failures=str(failures))
         for name in names:
             case = ElementTree.SubElement(suite, "testcase", classname=f"memory.{Path(file).stem}", name=name)
-            if name in failed:
-                failure = ElementTree.SubElement(case, "failure", message=f"memory {failed[name].kind}")
-                failure.text = str(failed[name])
+            if name in found and found[name].fails:
+                failure = ElementTree.SubElement(case, "failure", message=f"memory {found[name].kind}")
+                failure.text = str(found[name])
+            elif name in found:
+                ElementTree.SubElement(case, "system-out").text = str(found[name])
     path.parent.mkdir(parents=True, exist_ok=True)
     ElementTree.ElementTree(suites).write(path, encoding="utf-8", xml_declaration=True)
 

@@ -1,5 +1,6 @@
 """The memory check lists every difference and passes only when there is none."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ from bench.regression import (
     _command,
     compare,
     github_annotation,
+    verdict,
     write_junit,
 )
 
@@ -27,6 +29,11 @@ REFERENCE = {
         "b": {"peak_requested_bytes": 5},
     },
 }
+
+
+def altered(**values: object) -> str:
+    """Return a reference file with other values."""
+    return json.dumps({"sweep": {"preset": "default"}, **REFERENCE, **values})
 
 
 def measured(**changes: dict) -> dict:
@@ -89,16 +96,22 @@ def test_a_change_names_the_parts_of_the_peak_that_differ_most_and_the_command()
 def test_a_tolerance_holds_in_another_environment(tolerance: str, grown: int, passes: bool):
     reference = {**REFERENCE, "metrics": {"a": {"peak_requested_bytes": 100}}, "tolerance": tolerance}
     other = {"environment": {"torch": "2.15"}, "metrics": {"a": {"peak_requested_bytes": grown}}}
-    assert (compare(reference, other) == []) is passes
+    environment, entry = compare(reference, other)
+    assert (environment.entry, environment.fails) == ("environment", False)
+    assert (entry.kind, entry.fails) == (("tolerated", False) if passes else ("changed", True))
+    of_entry = "1 tolerated" if passes else "1 changed"
+    assert verdict(["a"], [environment, entry]) == f"1 entries, {of_entry}, environment tolerated"
 
 
 def test_a_tolerance_of_one_entry_is_for_it_alone():
     reference = {**REFERENCE, "tolerances": {"a": "1MiB"}}
     physical = {"torch": "2.14.1", "is_virtual": False}
     metrics = {"a": {"peak_requested_bytes": 11, "least_budget_bytes": None}, "b": {"peak_requested_bytes": 6}}
-    assert [found.entry for found in compare(reference, measured(environment=physical, metrics=metrics))] == [
-        "environment",
-        "b",
+    found = compare(reference, measured(environment=physical, metrics=metrics))
+    assert [(each.entry, each.kind) for each in found] == [
+        ("environment", "changed"),
+        ("a", "tolerated"),
+        ("b", "changed"),
     ]
 
 
@@ -108,10 +121,10 @@ def test_a_tolerance_does_not_blur_what_can_be_exact():
     assert [found.entry for found in compare(reference, measured(metrics=metrics))] == ["b"]
 
 
-def test_a_tolerance_that_cannot_be_read_is_named(tmp_path: Path):
-    write_reference(tmp_path / "a.json", DEFAULT, REFERENCE, {"tolerance": "a bit"})
-    with pytest.raises(InputError, match="tolerance 'a bit' is neither a share such as 2% nor an amount"):
-        read_reference(tmp_path / "a.json")
+def test_tolerances_of_entries_that_are_gone_go_too(tmp_path: Path):
+    write_reference(tmp_path / "a.json", DEFAULT, REFERENCE, {"tolerance": "1%", "tolerances": {"a": "2%", "z": "3%"}})
+    _, reference = read_reference(tmp_path / "a.json")
+    assert (reference["tolerance"], reference["tolerances"]) == ("1%", {"a": "2%"})
 
 
 def test_junit_has_a_case_per_entry_and_a_failure_per_difference(tmp_path: Path):
@@ -162,16 +175,37 @@ def test_a_folder_without_references_is_an_error_as_nothing_would_be_compared(tm
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[]", "no sweep, environment and metrics"),
-        ('{"sweep": {}, "environment": {}, "metrics": {}}', "either a preset or a config"),
-        ('{"sweep": {"present": "default"}, "environment": {}, "metrics": {}}', "present"),
+        ("[]", r"a\.json: .*cannot be \[\]"),
+        ("null", r"a\.json: .*cannot be None"),
         ("{", "not readable JSON"),
+        ("{}", "sweep is missing"),
+        (altered(sweep={}), "either a preset or a config"),
+        (altered(sweep={"present": "default"}), "present"),
+        (altered(sweep=[]), r"sweep cannot be \[\]"),
+        (altered(metrics=[]), r"metrics cannot be \[\]"),
+        (altered(metrics={}), "metrics has no entry, so that nothing would be compared"),
+        (altered(metrics={"a": None}), "metrics.a cannot be None"),
+        (altered(metrics={"a": {}}), "metrics of 'a' has no peak_requested_bytes"),
+        (altered(metrics={"a": {"peak_requested_bytes": "1"}}), "metrics.a.peak_requested_bytes cannot be '1'"),
+        (altered(environment=None), "environment cannot be None"),
+        (altered(portions=[1]), r"portions cannot be \[1\]"),
+        (altered(portions={"a": {"conv": "big"}}), "portions.a.conv cannot be 'big'"),
+        (altered(commands={"a": 1}), "commands.a cannot be 1"),
+        (altered(tolerance=2), "tolerance cannot be 2"),
+        (altered(tolerance="a bit"), "tolerance 'a bit' is neither a share such as 2% nor an amount"),
+        (altered(tolerances="2%"), "tolerances cannot be '2%'"),
+        (altered(tolerances={"z": "2%"}), "tolerances has 'z', which is no entry of metrics"),
+        (altered(tolerances={"a": "2"}), "tolerance '2' is neither"),
+        (altered(tolerence="2%"), "unknown key 'tolerence': choose one of sweep, environment, metrics"),
     ],
 )
 def test_a_damaged_reference_is_an_error(tmp_path: Path, text: str, told: str):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=told):
         read_reference(tmp_path / "a.json")
+    refused = CliRunner().invoke(main, ["check", "--reference", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert refused.output.count("\n") == 1
 
 
 def test_a_reference_finds_its_sweep(tmp_path: Path):
@@ -216,6 +250,17 @@ def test_a_study_of_ones_own_is_guarded_beside_others(tmp_path: Path):
         assert f"{name}: added    exclusive/full model of resnet18 width 3" in failed.output
         assert f"{name}: missing  exclusive/full model of resnet18 width 2" in failed.output
     assert len(list(ElementTree.parse(tmp_path / "memory.xml").iter("failure"))) == 4
+
+
+def test_one_name_for_two_sweeps_is_refused(tmp_path: Path):
+    write_reference(tmp_path / "smoke.json", Sweep(preset="smoke"), REFERENCE)
+    before = (tmp_path / "smoke.json").read_bytes()
+    (tmp_path / "smoke.toml").write_text(STUDY)
+    words = ["check", "--update", "--reference", str(tmp_path), "--config", str(tmp_path / "smoke.toml")]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert "smoke.json is the reference of preset smoke, not of smoke.toml: rename the TOML file" in refused.output
+    assert (tmp_path / "smoke.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

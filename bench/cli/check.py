@@ -31,7 +31,7 @@ def check(
     """Compare every committed footprint with what is measured now, to the byte.
 
     Lists changed, added and missing entries of every reference file and exits non-zero on any. In GitHub Actions each
-    is also an annotation.
+    is also an annotation. What a tolerance of a file lets pass is counted.
 
     \b
     Examples:
@@ -43,7 +43,7 @@ def check(
     """
     from bench.memory.probe import Prober
     from bench.reference import Sweep, read_reference, reference_files, write_reference
-    from bench.regression import compare, github_annotation, measure_all, write_junit
+    from bench.regression import ENVIRONMENT, compare, github_annotation, measure_all, verdict, write_junit
 
     chosen = preset is not None or config is not None
     if (chosen and not update) or (preset and config) or (gpu and not chosen):
@@ -51,7 +51,10 @@ def check(
     if chosen:
         sweep = Sweep.of(folder, preset, config, gpu)
         path = folder / sweep.file_name
-        references = {path: (sweep, read_reference(path)[1] if path.exists() else None)}
+        known_sweep, known = read_reference(path) if path.exists() else (sweep, None)
+        if known_sweep != sweep:
+            raise click.UsageError(f"{path} is the reference of {known_sweep}, not of {sweep}: rename the TOML file")
+        references = {path: (sweep, known)}
     else:
         references = {path: read_reference(path) for path in reference_files(folder)}
     sweeps = {path: sweep.read(folder) for path, (sweep, _) in references.items()}
@@ -61,17 +64,18 @@ def check(
             measured = measure_all(sweeps[path], prober, partial(tracked, text=path.name))
             differences = compare(known, measured) if known else []
             for difference in differences:
-                click.echo(f"{path.name}: {difference}")
-                if os.environ.get("GITHUB_ACTIONS") == "true":
+                if difference.fails or difference.entry == ENVIRONMENT:
+                    click.echo(f"{path.name}: {difference}")
+                if difference.fails and os.environ.get("GITHUB_ACTIONS") == "true":
                     click.echo(github_annotation(path, difference))
             if update:
                 write_reference(path, sweep, measured, known)
-            verdict = "written" if update else f"{len(differences)} differ" if differences else "all equal"
-            click.echo(f"{path}: {len(measured['metrics'])} entries, {verdict}")
-            result[path.name] = (measured["metrics"], differences)
+            names = list(measured["metrics"])
+            click.echo(f"{path}: {f'{len(names)} entries, written' if update else verdict(names, differences)}")
+            result[path.name] = (names, differences)
     if junit:
         write_junit(junit, result)
-    if not update and any(differences for _, differences in result.values()):
+    if not update and any(found.fails for _, differences in result.values() for found in differences):
         raise click.ClickException(
             f"memory differs from {folder}: accept it with 'profl check --reference {folder} --update'"
         )
