@@ -277,3 +277,22 @@ def test_fit_names_tasks_and_their_largest_batches():
         {"budget_bytes": 2 * 2**20, "largest_batch": None},
     ]
     assert 2 * 2**20 < task["least_budget_bytes"] <= 64 * 2**20
+
+
+@pytest.mark.parametrize("name", ["card.txt", "card", "folder.json"])
+def test_a_file_that_could_not_be_read_back_is_refused_before_measuring(name: str, tmp_path: Path):
+    (tmp_path / "folder.json").mkdir()
+    words = ["measure", "--method", "fedavg", "--save", str(tmp_path / name)]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 1
+    assert f"'{tmp_path / name}' cannot be saved to: choose a file that ends in .json or .json.gz" in refused.output
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path: Path):
+    (tmp_path / "file").touch()
+    refused = CliRunner().invoke(
+        main, ["measure", "--method", "fedavg", "--save", str(tmp_path / "file" / "card.json")]
+    )
+    assert refused.exit_code == 1
+    assert "file" in refused.output
+    assert "MiB" not in refused.output

@@ -13,7 +13,7 @@ from bench.memory.against_tables import comparison_tables
 from bench.memory.gpu.matching import AUTO, matching_gpu
 from bench.memory.gpu.profile import resolve
 from bench.memory.measured_run import Description, MeasuredRun, measure_run
-from bench.memory.run_file import find_run, read_runs
+from bench.memory.run_file import SUFFIXES, find_run, read_runs
 
 if TYPE_CHECKING:
     from bench.memory.probe import Prober
@@ -46,7 +46,7 @@ def other_run(against: str, gpu: str, prober: Prober) -> OtherRun:
     """
     if against == AUTO:
         against = matching_gpu(prober, gpu)
-    if Path(against).suffix in (".json", ".gz"):
+    if Path(against).suffix in SUFFIXES:
         runs = read_runs(Path(against))
         return lambda workload, description: find_run(runs, description, against)
     resolve(against)

@@ -78,7 +78,7 @@ def measure(
     from bench.memory.measured_run import recorded_run
     from bench.memory.plot import write_timeline
     from bench.memory.probe import Prober
-    from bench.memory.run_file import write_runs
+    from bench.memory.run_file import check_writable, write_runs
     from bench.registry import unknown
 
     gpu = available(gpu)
@@ -89,6 +89,8 @@ def measure(
             unknown("task", key, {known for _, known in wanted})
     wanted = {pair: workload for pair, workload in wanted.items() if not task or pair[1] in task}
     settings = {text: AllocatorSettings.parse(text) for text in what_if}
+    if save:
+        check_writable(save)
     with_events = bool(against or save)
     results = []
     with Prober() as prober, TemporaryDirectory() as scratch:

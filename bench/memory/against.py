@@ -131,6 +131,8 @@ class Comparison:
         run, other = self.environments
         yield from _differences(*({name: getattr(where, name) for name in _SOFTWARE} for where in (run, other)))
         yield from _differences({"steps": self.run.footprint.steps}, {"steps": self.other.footprint.steps})
+        if self.parts is None:
+            yield "what the peak consists of by module is unknown for one of them, and so not compared"
         for card, virtual in ((run, other), (other, run)):
             doubt = caveat(card.device_name, virtual.gpu) if virtual.is_virtual and not card.is_virtual else None
             yield from [doubt] if doubt else []

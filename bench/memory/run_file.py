@@ -17,7 +17,7 @@ The file is one JSON object, UTF-8, gzipped if its name ends in ``.gz``::
 `bench.memory.footprint.Footprint` without its timeline, and ``events`` those of `bench.memory.measured_run.Event` as
 columns of equal length. Blocks are numbered from 0 in the order of their allocation, a release has the bytes, module
 and operator of the allocation, and the most bytes alive are the footprint's ``peak_requested_bytes``. All sizes are
-bytes, null is unknown.
+bytes, whole numbers are from 0 to 2^63 - 1, null is unknown, and texts hold printable characters.
 
 Senders need not be trusted: nothing in a file is executed, and one that breaks these rules is refused. Fields
 that are not known here are ignored; ``version`` grows when a reader of the old form would misread the new one.
@@ -27,16 +27,18 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from bench.errors import InputError
+from bench.files import replacing
 from bench.memory.footprint import Footprint
 from bench.memory.measured_run import Description, Event, MeasuredRun
 from bench.memory.workload import CATEGORIES
@@ -44,11 +46,17 @@ from bench.validation import checked
 
 FORMAT = "profl measured runs"
 VERSION = 1
+SUFFIXES = (".json", ".gz")
+"""By which a file is told from the name of a GPU."""
+
 LARGEST_FILE_BYTES = 1 << 28
 """Unpacked; a run of 10,000 events takes about one MiB."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Co")
+"""Unicode's categories of characters that steer a terminal, turn text around or are none."""
+
 _Count = Annotated[int, Field(ge=0)]
+_PhaseName = Literal["prepare", "between", "forward", "backward", "optimizer"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class _Columns:
     bytes: list[_Count]
     block: list[_Count]
     step: list[_Count]
-    phase: list[str]
+    phase: list[_PhaseName]
     module: list[str | None]
     operator: list[str | None]
 
@@ -78,13 +86,20 @@ class _Run:
     events: _Columns
 
     def __post_init__(self) -> None:
-        if set(self.footprint.categories_at_peak) != set(CATEGORIES):
+        footprint = self.footprint
+        if set(footprint.categories_at_peak) != set(CATEGORIES):
             raise InputError(f"the footprint's categories are not {', '.join(CATEGORIES)}")
-        peak_bytes = _peak_bytes(self.events.rows())
-        if peak_bytes != self.footprint.peak_requested_bytes:
-            raise InputError(
-                f"the events reach {peak_bytes} bytes, the footprint {self.footprint.peak_requested_bytes}"
+        peaks = [footprint.peak_requested_bytes, footprint.peak_allocated_bytes, footprint.peak_reserved_bytes]
+        if peaks != sorted(peaks):
+            told = ", ".join(
+                f"{name} {peak}" for name, peak in zip(("requested", "allocated", "reserved"), peaks, strict=True)
             )
+            raise InputError(f"each peak holds the one before it, but the footprint's are {told}")
+        if footprint.steps < 1 or max(self.events.step, default=0) > footprint.steps + 1:
+            raise InputError(f"the events do not belong to {footprint.steps} steps")
+        peak_bytes = _peak_bytes(self.events.rows())
+        if peak_bytes != footprint.peak_requested_bytes:
+            raise InputError(f"the events reach {peak_bytes} bytes, the footprint {footprint.peak_requested_bytes}")
 
 
 @dataclass(frozen=True)
@@ -110,8 +125,26 @@ def _peak_bytes(events: Sequence[Event]) -> int:
             allocated = alive.pop(event.block, None)
             if allocated is None or allocated.bytes != event.bytes:
                 raise InputError(f"event {position} frees {event.bytes} bytes of block {event.block}, not allocated so")
+            if (allocated.module, allocated.operator) != (event.module, event.operator):
+                raise InputError(f"event {position} names another module or operator than the allocation of its block")
             live_bytes -= event.bytes
     return peak_bytes
+
+
+def check_writable(path: Path) -> None:
+    """Make sure before any work that runs can be written to ``path``, and read back from it.
+
+    Raises
+    ------
+    InputError
+        If the file's name has another ending than those that are read.
+    OSError
+        If the folder does not let a file be written.
+    """
+    if path.suffix not in SUFFIXES or path.is_dir():
+        raise InputError(f"'{path}' cannot be saved to: choose a file that ends in .json or .json.gz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(dir=path.parent).close()
 
 
 def write_runs(path: Path, runs: Sequence[MeasuredRun]) -> None:
@@ -125,8 +158,8 @@ def write_runs(path: Path, runs: Sequence[MeasuredRun]) -> None:
         for run in runs
     ]
     content = json.dumps({"format": FORMAT, "version": VERSION, "runs": written}, separators=(",", ":")).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    with replacing(path) as partial:
+        partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def read_runs(path: Path) -> list[MeasuredRun]:
@@ -141,10 +174,15 @@ def read_runs(path: Path) -> list[MeasuredRun]:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{path} holds no measured runs: write such a file with 'profl measure --save FILE'")
     version = values.get("version")
+    if isinstance(version, bool):  # which equals 1
+        raise InputError(f"{path}: version cannot be {version}")
     if isinstance(version, int) and version > VERSION:
         raise InputError(f"{path} has version {version}, newer than {VERSION} which is read here: update profl")
-    if any(_CONTROL.search(text) for text in _texts(values)):
-        raise InputError(f"{path} holds control characters: have it written anew")
+    for value in _leaves(values):
+        if isinstance(value, str) and not all(_is_printable(character) for character in value):
+            raise InputError(f"{path} holds control characters: have it written anew")
+        if isinstance(value, int) and not 0 <= value < 2**63:
+            raise InputError(f"{path} holds a number that is no size or count: {_shortened(str(value))}")
     read = checked(_File, values, str(path)).runs
     return [MeasuredRun(run.workload, run.footprint, run.events.rows()) for run in read]
 
@@ -187,14 +225,22 @@ def _content(path: Path) -> Any:
         raise InputError(f"{path} is no JSON ({error}): have it sent again") from None
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every text, which is printed some day; also the keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield every number and text, which is printed some day; also the keys."""
+    if isinstance(value, list):
         for entry in value:
-            yield from _texts(entry)
+            yield from _leaves(entry)
     elif isinstance(value, dict):
         yield from value
         for entry in value.values():
-            yield from _texts(entry)
+            yield from _leaves(entry)
+    else:
+        yield value
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) < 25 else f"{text[:25]}..."
+
+
+def _is_printable(character: str) -> bool:
+    return character in "\t\n" or unicodedata.category(character) not in _UNPRINTABLE

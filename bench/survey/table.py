@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import InputError
+from bench.files import replacing
 
 IDENTITY = (
     "model",
@@ -80,10 +80,8 @@ def read_table(path: Path) -> list[Row]:
 
 def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write the rows atomically, in an order of their own: equal rows make equal files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    as_frame(rows).sort_values(list(IDENTITY)).to_csv(partial, index=False)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        as_frame(rows).sort_values(list(IDENTITY)).to_csv(partial, index=False)
 
 
 def as_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

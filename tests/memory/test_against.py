@@ -339,6 +339,7 @@ def test_what_else_differs_is_said() -> None:
         "rounds is 1, against ?",
         "torch is 2.11.0, against 2.14.1",
         "steps is 2, against 1",
+        "what the peak consists of by module is unknown for one of them, and so not compared",
         "virtual:t4 describes another card than NVIDIA T1000: NVIDIA Tesla T4 16 GB",
         "reads numbers",
     ]

@@ -141,11 +141,25 @@ def test_a_newer_version(values: Values, tmp_path: Path) -> None:
         (("footprint", "peak_requested_bytes"), MIB, "sum to 8388608 bytes, the peak is 1048576"),
         (("footprint", "categories_at_peak"), {"activations": 8 * MIB}, ": the footprint's categories are not param"),
         (("footprint", "caveats"), ["\x1b[2J"], " holds control characters"),
+        (("footprint", "caveats"), ["\u202egpj.exe"], " holds control characters"),
+        (("footprint", "caveats"), ["\ud800"], " holds control characters"),
+        (("footprint", "nvml_used_bytes"), -1, " holds a number that is no size or count: -1"),
+        (("footprint", "least_budget_bytes"), 10**400, f" holds a number that is no size or count: 1{'0' * 24}..."),
+        (
+            ("footprint", "peak_reserved_bytes"),
+            1,
+            "each peak holds the one before it, but the footprint's are requested",
+        ),
+        (("footprint", "steps"), 0, ": the events do not belong to 0 steps"),
+        (("events", "step"), [0, 1, 5], ": the events do not belong to 1 steps"),
+        (("events", "phase"), ["prepare", "forward", "nonsense"], ": runs.0.events.phase.2 cannot be 'nonsense'"),
+        (("events", "operator"), [None, "conv2d", "relu"], ": event 2 names another module or operator than the alloc"),
+        (("events", "module"), [None, "body.1", "head"], ": event 2 names another module or operator than the alloc"),
         (("workload", "\x07"), 1, " holds control characters"),
         (("workload", "recipe"), {}, ": runs.0.workload.recipe."),
         (("events", "action"), ["alloc", "alloc"], ": the columns of events differ in length: action 2, bytes 3"),
         (("events", "action"), ["alloc", "alloc", "leak"], ": runs.0.events.action.2 cannot be 'leak'"),
-        (("events", "bytes"), [2 * MIB, 6 * MIB, -6], ": runs.0.events.bytes.2 cannot be -6"),
+        (("events", "bytes"), [2 * MIB, 6 * MIB, -6], " holds a number that is no size or count: -6"),
         (("events", "bytes"), [2 * MIB, 6 * MIB, 6], ": event 2 frees 6 bytes of block 1, not allocated so"),
         (("events", "bytes"), [MIB, 6 * MIB, 6 * MIB], ": the events reach 7340032 bytes, the footprint 8388608"),
         (("events", "block"), [0, 1, 2], ": event 2 frees 6291456 bytes of block 2, not allocated so"),
@@ -163,6 +177,10 @@ def test_a_wrong_value_is_named(
     part, name = place
     values["runs"][0][part][name] = value
     assert reason in refusal(tmp_path / "run.json", values)
+
+
+def test_true_is_no_version(values: Values, tmp_path: Path) -> None:
+    assert refusal(tmp_path / "run.json", {**values, "version": True}) == ": version cannot be True"
 
 
 def test_a_value_of_a_later_reader_is_ignored(values: Values, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.errors import InputError
+from bench.files import replacing
 from bench.memory.plot import CATEGORY_COLOURS
 from bench.report.page.grids import DESCRIPTIONS, by_method, largest_blocks, matrix, settings, size, summary
 from bench.report.page.records import environments, fleets, recipes
@@ -63,7 +64,8 @@ def write_page(run: Run, folder: Path) -> Path:
         downloads=[(name, TABLES[name], data_uri(table, "text/csv")) for name, table in tables.items()],
     )
     path = folder / "index.html"
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
 
 
