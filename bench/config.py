@@ -118,6 +118,8 @@ def cells(config: Config) -> list[Cell]:
     if config.data is not None and not any(takes_folder(name) for name in config.grid.dataset):
         names = ", ".join(config.grid.dataset)
         raise InputError(f"data is '{config.data}', but {names} comes with profl: leave data out, or name its dataset")
+    for name in config.grid.method:
+        method_class(name)  # a wrong name is told before what another method refuses
     for values in itertools.product(*(getattr(config.grid, axis) for axis in GRID)):
         named = dict(zip(GRID, values, strict=True))
         if method_class(named["method"]).ignores_memory:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from statistics import linear_regression
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from bench.data import Dataset, load_dataset
 from bench.data.partition import parse_scheme, partition
 from bench.errors import InputError
 from bench.fleet import UNLIMITED, lost
+from bench.held import held_over_rounds
 from bench.memory.gpu.profile import PHYSICAL
 from bench.memory.limit import memory_limit
 from bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
@@ -66,7 +66,7 @@ class Federation:
         self.method.settle([task for task in self.method.all_tasks() if self.least_budgets[task.key] <= smallest])
 
     def run_round(self, number: int) -> Row:
-        """Run round ``number`` (from 1) and return its row, as ``bench.results.ROUND_COLUMNS`` describes it."""
+        """Run round ``number`` (from 1); return its row, ``bench.results.ROUND_COLUMNS`` but for the attempt."""
         began = time.perf_counter()
         tasks, phase = list(self.method.tasks()), self.method.phase
         if unlisted := [task.key for task in tasks if task.key not in self.least_budgets]:
@@ -193,8 +193,9 @@ def run_cell(
     if checkpoint:
         federation.method.load_state_dict(checkpoint["method"])
     finished = checkpoint["round"] if checkpoint else 0
+    attempt = max((row["attempt"] or 1 for row in folder.rounds()), default=0) + 1
     for number in range(finished + 1, cell.recipe.rounds + 1):
-        row = federation.run_round(number)
+        row = {**federation.run_round(number), "attempt": attempt}
         folder.append_round(row, {"round": number, "method": federation.method.state_dict()})
         on_round(row)
     folder.finish(_summary(folder.rounds(), federation, full_model_bytes))
@@ -203,7 +204,6 @@ def run_cell(
 def _summary(rows: list[Row], federation: Federation, full_model_bytes: int) -> dict[str, Any]:
     tested = [row for row in rows if row["test_accuracy"] is not None]
     best = max(tested, key=lambda row: row["test_accuracy"], default=None)
-    held = [(row["round"], row["held_bytes"]) for row in rows if row["held_bytes"] is not None]
     peaks = [row["peak_reserved_bytes"] for row in rows if row["peak_reserved_bytes"] is not None]
     trained = {task for row in rows for task in row["tasks"]}
     return {
@@ -217,7 +217,7 @@ def _summary(rows: list[Row], federation: Federation, full_model_bytes: int) -> 
         "downloaded_bytes": sum(row["downloaded_bytes"] for row in rows),
         "seconds": sum(row["seconds"] for row in rows),
         "peak_reserved_bytes": max(peaks, default=math.nan),
-        "held_bytes_per_round": float(linear_regression(*zip(*held, strict=True)).slope) if len(held) > 1 else math.nan,
+        **held_over_rounds(rows),
         "full_model_least_budget_bytes": full_model_bytes,
         "dearest_trained_budget_bytes": max((federation.least_budgets[task] for task in trained), default=math.nan),
         "mean_device_budget_bytes": (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +25,7 @@ from rich.text import Text
 from bench.cell import Cell
 from bench.federation import Row
 from bench.fleet import format_bytes
+from bench.held import HELD, describe_held
 from bench.registry import method_class
 from bench.results import as_json
 from bench.sweep import Outcome
@@ -36,15 +40,17 @@ def _name(cell: Cell) -> str:
 
 def _result(cell: Cell, outcome: Outcome) -> str:
     """Say in a few words how a cell ended."""
+    if outcome.taken:
+        return "another sweep is at it"
     if outcome.summary is None:
         return outcome.error or "?"
     if not cell.memory_only:
         return f"accuracy {outcome.summary['final_accuracy']:.1%}"
-    peak_bytes, slope = outcome.summary["peak_reserved_bytes"], outcome.summary["held_bytes_per_round"]
+    peak_bytes = outcome.summary["peak_reserved_bytes"]
     if peak_bytes is None:
         return "nobody could train"
-    held = "held: ?" if slope is None else f"{slope:+,.0f} bytes held a round" if slope else "nothing held"
-    return f"peak reserved {format_bytes(peak_bytes)}, {held}"
+    held = (math.nan if outcome.summary[name] is None else outcome.summary[name] for name in HELD)
+    return f"peak reserved {format_bytes(peak_bytes)}, {describe_held(*held)}"
 
 
 class SweepProgress:
@@ -63,6 +69,7 @@ class SweepProgress:
     def __init__(self, todo: Sequence[Cell], finished_rounds: int, console: Console) -> None:
         self.console = console
         self.failures: list[tuple[Cell, str]] = []
+        self.taken: list[Cell] = []
         self._done = 0
         self._running: set[str] = set()
         self._cells = len(todo)
@@ -110,12 +117,15 @@ class SweepProgress:
         if outcome.error is not None:
             self.failures.append((cell, outcome.error))
             verdict = Text("failed", "red")
+        elif outcome.taken:
+            self.taken.append(cell)
+            verdict = Text("skipped", "yellow")
         else:
             self._done += 1
             verdict = Text("done", "green")
             self._compare(cell, outcome)
         self._line.plain = self._standing()
-        over = self._done + len(self.failures)
+        over = self._done + len(self.failures) + len(self.taken)
         line = f" ({over} of {self._cells}) {_name(cell)}: {_result(cell, outcome)}"
         self.console.print(verdict.append(line, ""), highlight=False, soft_wrap=True)
 
@@ -144,12 +154,16 @@ class SweepProgress:
 class SweepEvents:
     """Tells another program how a sweep goes on: one JSON object a line on stdout, flushed.
 
-    Every object has ``event`` (``measured``, ``round``, ``finished`` or ``failed``) and ``cell``, the cell's folder;
-    then a round's row, a finished cell's summary, or the ``error``, as ``bench.results`` describes them.
+    Every object has ``event`` (``measured``, ``round``, ``finished``, ``failed``, or ``skipped`` if another sweep is at
+    the cell) and ``cell``, its folder; then a round's row, a finished cell's summary, or the ``error``, as
+    ``bench.results`` describes them.
+
+    When nobody reads any more (``| head``), the sweep ends as on Ctrl-C.
     """
 
     def __init__(self) -> None:
         self.failures: list[tuple[Cell, str]] = []
+        self.taken: list[Cell] = []
 
     def __enter__(self) -> SweepEvents:
         return self
@@ -169,9 +183,16 @@ class SweepEvents:
         if outcome.error is not None:
             self.failures.append((cell, outcome.error))
             self._write("failed", cell, {"error": outcome.error})
+        elif outcome.taken:
+            self.taken.append(cell)
+            self._write("skipped", cell, {})
         else:
             self._write("finished", cell, dict(outcome.summary or {}))
 
     def _write(self, event: str, cell: Cell, values: Row) -> None:
         fields: dict[str, Any] = {"event": event, "cell": cell.folder_name, **values}
-        click.echo(as_json(fields))
+        try:
+            click.echo(as_json(fields))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is not yet flushed must go somewhere
+            raise KeyboardInterrupt from None

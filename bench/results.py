@@ -28,10 +28,13 @@ from typing import Annotated, Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 
 from bench.cell import Cell
 from bench.errors import InputError
+from bench.files import replacing
+from bench.held import HELD
 from bench.memory.footprint import Footprint
 from bench.memory.timelines import unpack
 from bench.memory.usage import PEAK_STATISTICS
@@ -56,12 +59,13 @@ ROUND_COLUMNS = {
     "peak_reserved_bytes": "most GPU memory that was reserved for any participant's training",
     "peak_fragmented_bytes": "most that lay unused in the rest of divided blocks",
     "held_bytes": "GPU memory still allocated after the last participant: what grows from round to round is a leak",
+    "attempt": "which start of the cell ran the round, from 1: above 1 after an interruption, with memory begun anew",
 }
 """Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task; in the report's tables as
 JSON text).
 
 A row on disk also has ``usages``, the memory of every participant that trained on a GPU: ``device``, ``task`` and the
-last five columns. An earlier version's rows may lack these.
+the five columns of memory. An earlier version's rows may lack these.
 """
 
 CELL_COLUMNS = {
@@ -86,7 +90,9 @@ CELL_COLUMNS = {
     "downloaded_bytes": "bytes downloaded in the whole run",
     "seconds": "wall-clock seconds of all rounds",
     "peak_reserved_bytes": "most GPU memory that was reserved in any round; NaN if training ran on a CPU",
-    "held_bytes_per_round": "slope of held_bytes over the rounds, least squares: above 0 is a leak; NaN likewise",
+    "most_held_bytes": "most GPU memory that was still allocated after any round; NaN likewise",
+    "held_bytes_per_round": "slope of held_bytes over the rounds of an attempt, least squares; NaN likewise",
+    "held_growth_share": "share of rounds after which more was held than after the one before; NaN likewise",
     "full_model_least_budget_bytes": "least memory in which the full model trains",
     "dearest_trained_budget_bytes": "least budget of the dearest task that any device trained; NaN if nobody trained",
     "mean_device_budget_bytes": "mean memory of the fleet's devices",
@@ -95,14 +101,15 @@ CELL_COLUMNS = {
 
 
 _IDENTITY = ("cell", "status", "method", "model", "width", "dataset", "tier", "seed", "gpu", "memory_only", "rounds")
-_USAGE = (*PEAK_STATISTICS, "held_bytes", "held_bytes_per_round")
+_MEMORY_OF_TRAINING = (*PEAK_STATISTICS, "held_bytes", "attempt", *HELD)
 
 
 def _field(column: str) -> Any:
+    default = None if column in _MEMORY_OF_TRAINING else ...
     if column.endswith(("_share", "_accuracy")):
-        return Annotated[float, Field(ge=0, le=1)] | None, ...
+        return Annotated[float, Field(ge=0, le=1)] | None, default
     signed = column.endswith(("_loss", "_per_round"))
-    return (float if signed else Annotated[float, Field(ge=0)]) | None, None if column in _USAGE else ...
+    return (float if signed else Annotated[float, Field(ge=0)]) | None, default
 
 
 _ROUND: Any = {name: _field(name) for name in ROUND_COLUMNS} | {
@@ -110,6 +117,7 @@ _ROUND: Any = {name: _field(name) for name in ROUND_COLUMNS} | {
     "phase": (str, ...),
     "tasks": (dict[str, int], ...),
     "usages": (list[dict[str, Any]], []),
+    "attempt": (Annotated[int, Field(ge=1)] | None, None),
 }
 _SUMMARY: Any = {name: _field(name) for name in CELL_COLUMNS if name not in _IDENTITY}
 _OBJECT = TypeAdapter(dict[str, Any])
@@ -120,6 +128,10 @@ _SUMMARY_FILE = TypeAdapter(create_model("Summary", **_SUMMARY))
 
 FOOTPRINT_KEY = ["method", "model", "width", "dataset", "task", "batch_size", "gpu"]
 """Columns that tell the rows of the footprints frame apart."""
+
+
+_GLANCE_SECONDS = 1
+"""More than long enough for whoever only looks whether a cell's lock is held."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +224,10 @@ class CellFolder:
         except FileNotFoundError:
             pass
         return False
+
+    def lock(self) -> FileLock:
+        """Return the lock that whoever works on the cell must hold; raises `filelock.Timeout` if another does."""
+        return FileLock(self.path / "cell.lock", timeout=_GLANCE_SECONDS)
 
     @property
     def attempted(self) -> bool:
@@ -352,9 +368,8 @@ class CellFolder:
             rows.write(as_json(row) + "\n")
             rows.flush()
             os.fsync(rows.fileno())
-        partial = self.path / "checkpoint.pt.partial"
-        torch.save(dict(checkpoint), partial)
-        os.replace(partial, self.path / "checkpoint.pt")
+        with replacing(self.path / "checkpoint.pt") as partial:
+            torch.save(dict(checkpoint), partial)
 
     def resume(self) -> dict[str, Any] | None:
         """Return the last checkpoint, or None, and drop rows of rounds after it.
@@ -386,7 +401,6 @@ class CellFolder:
 
     def fail(self, traceback: str) -> None:
         """Record a failure; what was finished stays."""
-        self.path.mkdir(parents=True, exist_ok=True)
         _replace(self.path / "error.txt", traceback)
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -401,14 +415,14 @@ class CellFolder:
         if not path.exists():
             return []
         lines = path.read_text(errors="replace").split("\n")
-        rows = []
+        rows, unknown = [], {name: None for name in ROUND_COLUMNS if name in _MEMORY_OF_TRAINING}
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 row = json.loads(line)
             except ValueError:
                 raise InputError(f"{path}, line {number} is not JSON: {self._remedy}") from None
             _check_form(row, _ROUND_ROW, f"{path}, line {number}", self.path)
-            rows.append(row)
+            rows.append({**unknown, **row})
         return rows
 
 
@@ -454,9 +468,8 @@ def _finite(value: Any) -> Any:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def cell_folders(run: Path) -> list[CellFolder]:
@@ -488,11 +501,16 @@ def read_run(path: Path) -> Run:
         footprints.extend({**shape, **_flat(entry)} for entry in record.footprints)
     return Run(
         path,
-        pd.DataFrame(cells).reindex(columns=list(CELL_COLUMNS)),
-        pd.DataFrame(rounds).reindex(columns=["cell", "method", "tier", "tasks", *ROUND_COLUMNS]),
+        _unknown_as_nan(pd.DataFrame(cells).reindex(columns=list(CELL_COLUMNS))),
+        _unknown_as_nan(pd.DataFrame(rounds).reindex(columns=["cell", "method", "tier", "tasks", *ROUND_COLUMNS])),
         pd.DataFrame(footprints, columns=None if footprints else FOOTPRINT_KEY).drop_duplicates(FOOTPRINT_KEY),
         records,
     )
+
+
+def _unknown_as_nan(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give columns in which nothing is known the dtype of numbers; None would make them columns of objects."""
+    return frame.astype({name: float for name in frame if frame[name].isna().all()})
 
 
 def check_one_recipe(run: Path, cells: Iterable[Cell]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from bench.cell import Cell
 from bench.config import method_of
@@ -119,10 +119,21 @@ class Listener(Protocol):
 
 
 class Outcome(NamedTuple):
-    """How a cell ended: with a summary, as ``bench.results`` describes it, or with an error in one line."""
+    """How a cell ended.
+
+    Parameters
+    ----------
+    summary
+        As ``bench.results`` describes it, if the cell is done.
+    error
+        What failed, in one line.
+    taken
+        Whether it was left to another sweep that is at it.
+    """
 
     summary: Mapping[str, Any] | None = None
     error: str | None = None
+    taken: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,13 +195,13 @@ def run_sweep(todo: Sequence[Cell], output: Path, workers: int, prober: Prober, 
         folder = folder_of(cell, output)
         folder.path.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(folder.path / "cell.lock", blocking=False):
+            with folder.lock():
                 folder.begin(cell.to_dict(), environment())
                 measured = measure(cell, prober)
                 folder.write_footprints(measured.entries(cell))
                 folder.write_timelines(measured.timelines())
         except Timeout:
-            listener.finished(cell, _taken(folder.path))
+            listener.finished(cell, Outcome(taken=True))
             continue
         except MeasurementFailed as error:
             folder.fail(traceback.format_exc())
@@ -242,20 +253,16 @@ def _run_here(job: Job, on_round: Callable[[Row], None]) -> Outcome:
     """Run one cell in this process, unless another sweep is at it."""
     folder = CellFolder(job.path)
     try:
-        with FileLock(job.path / "cell.lock", blocking=False), folder.attempt():
+        with folder.lock(), folder.attempt():
             if folder.status != "done":
                 run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, on_round)
     except Timeout:
-        return _taken(job.path)
+        return Outcome(taken=True)
     except Exception as error:
         with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
             folder.fail(traceback.format_exc())
         return Outcome(error=_one_line(error))
     return Outcome(folder.summary())
-
-
-def _taken(path: Path) -> Outcome:
-    return Outcome(error=f"another sweep is running this cell in {path.parent}: wait for it, or choose --output")
 
 
 def _one_line(error: Exception) -> str:

@@ -90,8 +90,9 @@ def train_locally(
         order = torch.randperm(len(targets), generator=generator)
         for batch in order.split(recipe.batch_size):
             pictures = augment(inputs[batch], generator) if augmented else inputs[batch]
-            loss = train_step(task, module, optimizer, pictures.to(device), targets[batch].to(device))
-            total += loss.cpu() * len(batch)
+            # No name for the loss: it would lie on the device throughout the next step.
+            mean = train_step(task, module, optimizer, pictures.to(device), targets[batch].to(device)).cpu()
+            total += mean * len(batch)
     return float(total) / (recipe.local_epochs * len(targets))
 
 

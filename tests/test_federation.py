@@ -29,7 +29,7 @@ def federation(cell: Cell, least_budgets: Mapping[str, int] | None = None) -> Fe
 
 
 def without_clock(rows: list[dict]) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in ("seconds", "attempt")} for row in rows]
 
 
 def run(cell: Cell, path: Path, stop_after: int | None = None) -> list[dict]:
@@ -56,11 +56,13 @@ def test_a_resumed_run_equals_a_fresh_one_to_the_bit(method: str, tmp_path: Path
     for stop in (3, 7):
         run(cell, tmp_path / "resumed", stop_after=stop)
     assert run(cell, tmp_path / "resumed") == fresh
+    attempts = [row["attempt"] for row in CellFolder(tmp_path / "resumed").rounds()]
+    assert attempts == [1] * 3 + [2] * 4 + [3] * (len(fresh) - 7)
 
 
 def test_rows_have_the_stated_columns_and_plausible_values():
     row = federation(small_cell("heterofl", "10..200MB")).run_round(5)
-    assert set(row) == {*ROUND_COLUMNS, "tasks", "usages"}
+    assert {*row, "attempt"} == {*ROUND_COLUMNS, "tasks", "usages"}
     assert row["participants"] == sum(row["tasks"].values()) == SMALL_RECIPE.participants
     assert 0 <= row["test_accuracy"] <= 1
     assert row["uploaded_bytes"] > 0

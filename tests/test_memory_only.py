@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -18,7 +20,7 @@ from bench.cell import Cell
 from bench.cli import main
 from bench.config import Config, Grid, cells, read_config
 from bench.errors import InputError
-from bench.fleet import format_bytes
+from bench.held import HELD
 from bench.memory.probe import Prober
 from bench.memory.usage import memory_usage
 from bench.report import closing_text, write_report
@@ -32,7 +34,7 @@ from tests.conftest import SMALL_RECIPE, small_cell
 from tests.test_sweep import Silent, bits
 
 ROUNDS = 12
-RECIPE = replace(SMALL_RECIPE, rounds=ROUNDS)
+RECIPE = replace(SMALL_RECIPE, rounds=ROUNDS, devices=30)  # three batches for each
 LEAKED_BYTES = 1 << 20
 
 
@@ -41,13 +43,14 @@ def memory_cell(method: str, tier: str = "100%", **more: object) -> Cell:
 
 
 @contextmanager
-def leaking() -> Iterator[None]:
-    """Let every local training keep a megabyte on the GPU."""
+def leaking(trainings: int | None) -> Iterator[None]:
+    """Let every local training, or the first ones, keep a megabyte on the GPU."""
     kept: list[torch.Tensor] = []
     train = bench.federation.train_locally
 
     def train_and_keep(*arguments, **named):
-        kept.append(torch.empty(LEAKED_BYTES, dtype=torch.uint8, device="cuda"))
+        if trainings is None or len(kept) < trainings:
+            kept.append(torch.empty(LEAKED_BYTES, dtype=torch.uint8, device="cuda"))
         return train(*arguments, **named)
 
     with patch.object(bench.federation, "train_locally", train_and_keep):
@@ -60,16 +63,33 @@ class LeakingRounds:
     """A cell whose training leaks, as a program for the worker that has the virtual GPU."""
 
     job: Job
+    trainings: int | None = None
+    stop_after: int | None = None
     key: str = "leaking rounds"
 
-    def run(self, device: torch.device, report: Callable[[object], None]) -> dict:
+    def run(self, device: torch.device, report: Callable[[object], None]) -> dict | None:
         folder = CellFolder(self.job.path)
         folder.begin(self.job.cell.to_dict(), {})
-        with leaking():
+
+        def on_round(row: dict) -> None:
+            if row["round"] == self.stop_after:
+                raise KeyboardInterrupt
+
+        with leaking(self.trainings), suppress(KeyboardInterrupt):
             bench.federation.run_cell(
-                self.job.cell, folder, self.job.least_budgets, self.job.full_model_bytes, lambda row: report(row)
+                self.job.cell, folder, self.job.least_budgets, self.job.full_model_bytes, on_round
             )
-        return folder.summary()
+        return None if self.stop_after else folder.summary()
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """A program that reports once."""
+
+    key: str = "reporting"
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> None:
+        report("here")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +117,7 @@ def test_every_round_tells_the_memory_of_its_participants(swept: tuple[Path, lis
             assert row["peak_reserved_bytes"] == max(usage["peak_reserved_bytes"] for usage in row["usages"])
             for usage in row["usages"]:
                 measured = footprints[usage["task"]].peak_requested_bytes
-                # A device frees its batch before the next, and so stays a little below the measured step.
+                # A device frees its batch before the next, and so never needs more than the measured step.
                 assert 0.9 * measured <= usage["peak_requested_bytes"] <= measured
                 assert usage["peak_requested_bytes"] <= usage["peak_allocated_bytes"] <= usage["peak_reserved_bytes"]
                 assert usage["peak_reserved_bytes"] <= max(budgets)
@@ -110,7 +130,7 @@ def test_nothing_is_claimed_about_accuracy(swept: tuple[Path, list[Cell]]):
     assert run.rounds[["train_loss", "test_loss", "test_accuracy"]].isna().all(axis=None)
     assert run.cells[["final_accuracy", "best_accuracy", "best_round"]].isna().all(axis=None)
     assert run.cells["memory_only"].all()
-    assert (run.cells["held_bytes_per_round"] == 0).all()
+    assert (run.cells[[*HELD]] == 0).all(axis=None)
     phases = run.rounds.loc[run.rounds["method"] == "profl", "phase"]
     assert phases.iloc[0] == "shrink 4/4"
     assert phases.iloc[-1] == "grow 4/4"
@@ -156,22 +176,77 @@ def test_the_number_of_workers_and_an_interruption_change_nothing(
     assert bits([cell], tmp_path) == bits([cell], output)
 
 
+LEAKY = memory_cell("exclusive", "unlimited")
+PER_ROUND = LEAKED_BYTES * RECIPE.participants
+
+
+def ready(path: Path, prober: Prober) -> Job:
+    """Return the leaky cell, measured into a run's folder."""
+    needs, folder = measure(LEAKY, prober), folder_of(LEAKY, path)
+    folder.path.mkdir(parents=True)
+    folder.write_footprints(needs.entries(LEAKY))
+    return Job(LEAKY, folder.path, needs.least_budgets, needs.full_model_bytes)
+
+
+def held_by_round(path: Path) -> list[int]:
+    return [row["held_bytes"] for row in folder_of(LEAKY, path).rounds()]
+
+
 def test_a_leak_shows_as_a_slope(tmp_path: Path, prober: Prober):
-    cell = memory_cell("exclusive", "unlimited")
-    needs = measure(cell, prober)
-    job = Job(cell, folder_of(cell, tmp_path).path, needs.least_budgets, needs.full_model_bytes)
-    folder_of(cell, tmp_path).path.mkdir(parents=True)
-    folder_of(cell, tmp_path).write_footprints(needs.entries(cell))
+    job = ready(tmp_path, prober)
     with Prober() as own:
-        summary = own.run(LeakingRounds(job), cell.gpu, lambda row: None)
-    held = [row["held_bytes"] for row in folder_of(cell, tmp_path).rounds()]
-    per_round = LEAKED_BYTES * RECIPE.participants
-    assert held == [per_round * number for number in range(1, ROUNDS + 1)]
-    assert summary["held_bytes_per_round"] == pytest.approx(per_round)
+        summary = own.run(LeakingRounds(job), LEAKY.gpu, lambda row: None)
+    assert held_by_round(tmp_path) == [PER_ROUND * number for number in range(1, ROUNDS + 1)]
+    assert summary["held_bytes_per_round"] == pytest.approx(PER_ROUND)
     run = read_run(tmp_path)
-    assert f"+{per_round:,} B a round" in closing_text(run)
+    assert "up to 36 MiB held, growing in 100% of rounds, +3,145,728 B a round" in " ".join(closing_text(run).split())
     (study,) = studies(run)
-    assert what_stayed(study).endswith(f"(a leak): exclusive at unlimited {format_bytes(per_round)}.")
+    assert "is a leak): exclusive at unlimited up to 36 MiB held, growing in 100% of rounds" in what_stayed(study)
+
+
+def test_a_leak_shows_as_the_same_slope_after_an_interruption(tmp_path: Path, prober: Prober):
+    job = ready(tmp_path, prober)
+    with Prober() as own:
+        own.run(LeakingRounds(job, stop_after=5), LEAKY.gpu, lambda row: None)
+    with Prober() as own:  # another process, with nothing on its GPU
+        summary = own.run(LeakingRounds(job), LEAKY.gpu, lambda row: None)
+    anew = [*range(1, 6), *range(1, ROUNDS - 4)]
+    assert held_by_round(tmp_path) == [PER_ROUND * number for number in anew]
+    assert summary["held_bytes_per_round"] == pytest.approx(PER_ROUND)
+    assert summary["most_held_bytes"] == PER_ROUND * (ROUNDS - 5)
+    assert summary["held_growth_share"] == 1
+
+
+def test_what_is_kept_once_is_held_but_no_leak(tmp_path: Path, prober: Prober):
+    job = ready(tmp_path, prober)
+    with Prober() as own:
+        own.run(LeakingRounds(job, trainings=1), LEAKY.gpu, lambda row: None)
+    assert held_by_round(tmp_path) == [LEAKED_BYTES] * ROUNDS
+    (study,) = studies(read_run(tmp_path))
+    assert what_stayed(study).endswith(": exclusive at unlimited up to 1 MiB held, not growing.")
+
+
+def test_when_nobody_reads_the_events_the_sweep_ends(tmp_path: Path):
+    words = "sweep --preset smoke --method exclusive --tier 100% --rounds 300 --memory-only --json --workers 1"
+    command = [str(Path(sys.executable).with_name("profl")), *words.split(), "--output", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sweep:
+        assert json.loads(sweep.stdout.readline())["event"] == "measured"
+        sweep.stdout.close()
+        told = sweep.stderr.read()
+    assert sweep.returncode == 130
+    assert "finished rounds are kept" in told
+    assert "Traceback" not in told
+    (cell,) = (tmp_path / "run" / "cells").iterdir()
+    assert CellFolder(cell).status == "stopped"
+    assert not (cell / "error.txt").exists()
+
+
+def test_an_error_of_whoever_listens_is_theirs(prober: Prober):
+    def on_report(report: object) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    with Prober() as own, pytest.raises(BrokenPipeError, match="nobody reads"):
+        own.run(Reporting(), LEAKY.gpu, on_report)
 
 
 def test_a_run_on_a_cpu_knows_no_gpu_memory():

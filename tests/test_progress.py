@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from bench.cell import Cell
+from bench.held import HELD
 from bench.progress import SweepEvents, SweepProgress
 from bench.sweep import Outcome
 from tests.conftest import small_cell
@@ -55,19 +56,29 @@ def test_a_file_gets_a_line_for_a_cell_that_is_over_and_now_and_then_one_for_a_r
 
 
 @pytest.mark.parametrize(
-    ("peak_bytes", "slope", "told"),
+    ("peak_bytes", "held", "told"),
     [
-        (30 << 20, 0.0, "peak reserved 30 MiB, nothing held"),
-        (30 << 20, 1536.0, "peak reserved 30 MiB, +1,536 bytes held a round"),
-        (30 << 20, None, "peak reserved 30 MiB, held: ?"),
-        (None, None, "nobody could train"),
+        (30 << 20, (0, 0.0, 0.0), "peak reserved 30 MiB, nothing held"),
+        (30 << 20, (1 << 20, 0.0, 0.0), "peak reserved 30 MiB, up to 1 MiB held, not growing"),
+        (30 << 20, (None, None, None), "peak reserved 30 MiB, held: ?"),
+        (None, (None, None, None), "nobody could train"),
     ],
 )
-def test_a_run_for_memory_alone_ends_with_its_memory(peak_bytes: int | None, slope: float | None, told: str):
+def test_a_run_for_memory_alone_ends_with_its_memory(peak_bytes: int | None, held: tuple[float | None, ...], told: str):
     cell = small_cell("heterofl", memory_only=True)
-    summary = {"final_accuracy": None, "peak_reserved_bytes": peak_bytes, "held_bytes_per_round": slope}
+    summary = {"final_accuracy": None, "peak_reserved_bytes": peak_bytes, **dict(zip(HELD, held, strict=True))}
     (line,) = shown(False, ("finished", cell, Outcome(summary))).splitlines()
     assert line.endswith(f": {told}")
+
+
+def test_a_cell_of_another_sweep_is_neither_done_nor_failed(capsys: pytest.CaptureFixture[str]):
+    (line,) = shown(False, ("finished", WIDE, Outcome(taken=True))).splitlines()
+    assert line.startswith("skipped (1 of 3) heterofl")
+    assert line.endswith(": another sweep is at it")
+    with SweepEvents() as events:
+        events.finished(WIDE, Outcome(taken=True))
+    assert json.loads(capsys.readouterr().out) == {"event": "skipped", "cell": WIDE.folder_name}
+    assert (events.taken, events.failures) == ([WIDE], [])
 
 
 def test_events_are_json_lines_in_which_unknown_is_null(capsys: pytest.CaptureFixture[str]):

@@ -43,6 +43,7 @@ def row(number: int, **more: object) -> dict:
         **dict.fromkeys(ROUND_COLUMNS, 0.0),
         "round": number,
         "phase": "train",
+        "attempt": 1,
         "tasks": {},
         "test_accuracy": 0.5,
         **more,

@@ -39,6 +39,8 @@ class Friendly(click.Group):
             raise click.ClickException(describe(error)) from error
         except (InputError, GpuUnavailable, MeasurementFailed) as error:
             raise click.ClickException(in_one_line(error)) from error
+        except BrokenPipeError:  # of `| head`, which click ends without a word
+            raise
         except OSError as error:
             raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
 

@@ -47,9 +47,11 @@ def chosen_workloads(
     """Return the steps that `task_options` chose, by method and task."""
     from bench.cell import Cell, Recipe
     from bench.fleet import UNLIMITED
-    from bench.registry import methods
+    from bench.registry import method_class, methods
     from bench.sweep import workloads
 
+    for name in method:
+        method_class(name)  # a wrong name is told before what another method refuses
     recipe = Recipe(rounds=rounds, batch_size=batch_size)
     return {
         (name, task): workload

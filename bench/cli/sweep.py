@@ -89,3 +89,8 @@ def sweep(
         raise click.ClickException(
             f"{len(progress.failures)} of {len(todo)} cells failed; see error.txt in their folders under {run}/cells"
         )
+    if progress.taken:
+        raise click.ClickException(
+            f"{len(progress.taken)} of {len(todo)} cells were left to another sweep in {run}: run the same command "
+            "when it is over, or choose another --output"
+        )

@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import Pipe, spawn
 from pathlib import Path
 from types import TracebackType
@@ -182,17 +182,25 @@ class _Worker:
         MeasurementFailed
             If the worker dies instead; the message ends with its last words.
         """
-        try:
+        with self._alive():
             self._connection.send(request)
-            answer: Answer | Progress
-            while isinstance(answer := self._connection.recv(), Progress):
-                on_report(answer.report)
+        while True:
+            with self._alive():
+                answer: Answer | Progress = self._connection.recv()
+            if isinstance(answer, Answer):
+                return answer
+            on_report(answer.report)
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Tell of the worker's death where the pipe to it breaks."""
+        try:
+            yield
         except (EOFError, BrokenPipeError, ConnectionResetError):
             status = self._process.wait()
             self._errors.seek(0)
             last = self._errors.read().decode(errors="replace")[-2000:].strip()
             raise MeasurementFailed(f"the worker process died with status {status}: {last or 'no message'}") from None
-        return answer
 
     def hang_up(self) -> None:
         """Close the pipe, whereupon the process ends."""

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from bench.fleet import format_bytes
+from bench.held import HELD, NOTHING_HELD, describe_held
 from bench.report.study import Study
 from bench.report.style import GREY, legend_above, looks, page, panels, say_empty
 
@@ -21,13 +21,15 @@ def memory_by_round(study: Study) -> Figure:
     """Draw the memory of local training over the rounds: a panel per tier, a line and a band per method."""
     styles, tiers = looks(study.methods), study.tiers
     curves = {(method, tier): curve(study, method, tier) for method in styles for tier in tiers}
-    leaking = any((drawn["held_bytes"] > 0).any() for drawn in curves.values())
+    holding = any((drawn["held_bytes"] > 0).any() for drawn in curves.values())
+    of_seeds = f", in any of {study.seeds} seeds" if study.seeds > 1 else ""
     notes = [
-        "Line: most that was reserved for any participant of the round. Band below it: down to the most that was"
-        " allocated; the rest is what the allocator rounds up, caches and cannot join. Every device starts with an"
+        f"Line: most that was reserved for any participant of the round{of_seeds}. Band below it: down to the most that"
+        " was allocated; the rest is what the allocator rounds up, caches and cannot join. Every device starts with an"
         " empty cache.",
         what_stayed(study),
-        *study.notes,
+        *study.bounds,
+        *study.gaps,
     ]
     title, names = "Memory of local training over the rounds", ("round", "memory (MiB)")
     height, legend = 0.2 + 2.1 * math.ceil(len(tiers) / 2), 0.05 + 0.2 * math.ceil(len(styles) / 7)
@@ -40,7 +42,7 @@ def memory_by_round(study: Study) -> Figure:
             allocated, reserved, held = (drawn[column] for column in COLUMNS)
             panel.fill_between(drawn.index, allocated, reserved, color=look.colour, alpha=0.18, lw=0, step="mid")
             panel.plot(reserved, color=look.colour, ls=look.dashes, lw=1.4, drawstyle="steps-mid")
-            if leaking:
+            if holding:
                 panel.plot(held, color=look.colour, ls=":", lw=1.4)
         if all(curves[method, tier].dropna().empty for method in styles):
             say_empty(panel)
@@ -48,32 +50,30 @@ def memory_by_round(study: Study) -> Figure:
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=look.colour, ls=look.dashes, lw=1.8, label=method) for method, look in styles.items()
     ]
-    if leaking:
+    if holding:
         handles.append(Line2D([], [], color=GREY, ls=":", lw=1.4, label="still held"))
     legend_above(figure, handles, columns=7)
     return figure
 
 
 def curve(study: Study, method: str, tier: str) -> pd.DataFrame:
-    """Return `COLUMNS` by round, the mean over the seeds; rounds without participants are NaN."""
+    """Return `COLUMNS` by round, the most of any seed; rounds without participants are NaN."""
     cells = study.cells_of(method, tier)["cell"]
-    return study.rounds.loc[study.rounds["cell"].isin(cells)].groupby("round")[COLUMNS].mean()
+    return study.rounds.loc[study.rounds["cell"].isin(cells)].groupby("round")[COLUMNS].max()
 
 
-def leak(slope: float) -> str:
-    """Say in a few words what a slope of held bytes over the rounds means; NaN is unknown."""
-    if math.isnan(slope):
-        return "held: ?"
-    return f"{slope:+,.0f} B a round" if slope else "nothing held"
+def held(study: Study, method: str, tier: str) -> str:
+    """Say what stayed on the GPU from round to round, in the worst of the seeds."""
+    return describe_held(*(study.figures(name)[method, tier].high for name in HELD))
 
 
 def what_stayed(study: Study) -> str:
-    """Say what stayed on the GPU from round to round."""
-    slopes = study.figures("held_bytes_per_round")
-    growing = {pair: slope.mean for pair, slope in slopes.items() if slope.known and slope.mean > 0}
-    if growing:
-        named = ", ".join(f"{method} at {tier} {format_bytes(mean)}" for (method, tier), mean in growing.items())
-        return f"Held from round to round, and growing in every one by (a leak): {named}."
-    if any(slope.known for slope in slopes.values()):
+    """Say what stayed on the GPU from round to round, in all that was run."""
+    told = {(method, tier): held(study, method, tier) for method in study.methods for tier in study.tiers}
+    known = {pair: text for pair, text in told.items() if study.figures(HELD[0])[pair].known}
+    holding = [f"{method} at {tier} {text}" for (method, tier), text in known.items() if text != NOTHING_HELD]
+    if holding:
+        return f"Still allocated after a round (what grows in most rounds is a leak): {'; '.join(holding)}."
+    if known:
         return "Nothing is held from round to round: no leak."
     return "Whether anything is held from round to round is not known yet."

@@ -178,16 +178,22 @@ class Study:
 
     @property
     def notes(self) -> list[str]:
-        """What every figure of results must add: the ideal bound, the meaning of ranges, missing results."""
-        notes = []
-        if IDEAL in self.methods:
-            notes.append(f"{IDEAL} is an ideal bound: every device trains, whatever its memory.")
-        if self.seeds > 1:
-            notes.append(f"Mean of {self.seeds} seeds, with the range from the lowest to the highest.")
-        if missing := self.unfinished:
-            shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-            notes.append(f"No result: {shown}.")
-        return notes
+        """What every figure of means must add: the ideal bound, the meaning of ranges, missing results."""
+        ranges = f"Mean of {self.seeds} seeds, with the range from the lowest to the highest."
+        return [*self.bounds, *([ranges] if self.seeds > 1 else []), *self.gaps]
+
+    @property
+    def bounds(self) -> list[str]:
+        """What to say of methods that are no rivals."""
+        ideal = f"{IDEAL} is an ideal bound: every device trains, whatever its memory."
+        return [ideal] if IDEAL in self.methods else []
+
+    @property
+    def gaps(self) -> list[str]:
+        """What to say of missing results."""
+        missing = self.unfinished
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        return [f"No result: {shown}."] if missing else []
 
 
 def studies(run: Run) -> Iterator[Study]:

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.growth import leak
+from bench.report.growth import held
 from bench.report.study import Study, studies
 from bench.report.style import IDEAL, mebibytes
 from bench.results import Run
@@ -64,7 +64,7 @@ def _table(study: Study) -> Group:
     seeds = f", mean of {study.seeds} seeds (lowest to highest)" if study.seeds > 1 else ""
     key = (
         "From top to bottom: most memory reserved in any round; share of devices that can train;\n"
-        "what stayed allocated from round to round, as its slope.  ? unknown.\n"
+        "what stayed allocated from round to round.  ? unknown.\n"
         if study.memory_only
         else f"From top to bottom: final test accuracy{seeds};\n"
         "share of devices that can train; least budget of the dearest trained task.\n"
@@ -79,9 +79,8 @@ def memory_entry(study: Study, method: str, tier: str) -> list[str]:
         return ["?", ", ".join(sorted(set(study.cells_of(method, tier)["status"])) or ["not run"])]
     if study.idle(method, tier):
         return ["nobody can train"]
-    names = ("peak_reserved_bytes", "participation_share", "held_bytes_per_round")
-    peak, share, slope = (study.figures(name)[method, tier] for name in names)
-    return [f"{mebibytes(peak.high)} MiB", f"{100 * share.mean:.0f}% of devices", leak(slope.high)]
+    peak, share = (study.figures(name)[method, tier] for name in ("peak_reserved_bytes", "participation_share"))
+    return [f"{mebibytes(peak.high)} MiB", f"{100 * share.mean:.0f}% of devices", held(study, method, tier)]
 
 
 def best_methods(study: Study) -> dict[str, list[str]]:

@@ -88,7 +88,7 @@ def summary(study: Study) -> Grid:
     note = f"★ the best of its tier, {IDEAL} aside. ? unknown.{seeds} Memory: least budget of the dearest trained task."
     caption = "Final test accuracy, share of devices that can train, and memory needed"
     if study.memory_only:
-        note = "The most reserved in any round, and the slope over the rounds of what stayed allocated. ? unknown."
+        note = "The most reserved in any round, and what stayed allocated from round to round. ? unknown."
         caption = "Memory reserved, share of devices that can train, and memory held"
     return Grid(caption, "method", _tiers(study), {"": rows}, note)
 
