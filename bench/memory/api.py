@@ -191,6 +191,7 @@ def recorded(
     # Read when PyTorch first names the functions of a stack: its other ways take minutes.
     os.environ.setdefault("TORCH_SYMBOLIZE_MODE", "dladdr")
 
+    from bench.memory.allocator_log import CudaLog
     from bench.memory.hooked import told_by_hooks
     from bench.memory.measurement import gpu_name, read_footprint
     from bench.memory.recorder import Recorder
@@ -198,13 +199,13 @@ def recorded(
     device = next((parameter.device for parameter in module.parameters() if parameter.is_cuda), None)
     if device is None:
         raise ValueError("no parameter of the module is on a GPU: move it there, or use measure on a virtual one")
-    recording = Recording()
-    with Recorder(device) as recorder:
+    recording, log = Recording(), CudaLog(device)
+    with Recorder(log) as recorder:
         recorder.prepared(module, optimizer, _tensors(inputs))
         with told_by_hooks(module, optimizer, recorder):
             yield recording
-    recording.footprint = read_footprint(recorder, key, gpu_name(device), timeline=True)
-    recording.snapshot = recorder.snapshot
+    recording.footprint = read_footprint(recorder, log, key, gpu_name(device), timeline=True)
+    recording.snapshot = log.snapshot
 
 
 def _tensors(inputs: object) -> tuple[torch.Tensor, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from bench.memory import attribution
+from bench.memory.allocator_log import AllocatorLog, CudaLog
 from bench.memory.budget import least_budget_bytes
 from bench.memory.event_log import History
 from bench.memory.footprint import Environment, Footprint, Timeline
@@ -19,7 +20,7 @@ from bench.memory.gpu.profile import PHYSICAL
 from bench.memory.limit import memory_limit
 from bench.memory.nvml import process_used_bytes
 from bench.memory.recorder import Recorder
-from bench.memory.workload import CATEGORIES, Unobserved, Workload
+from bench.memory.workload import CATEGORIES, Prepared, Unobserved, Workload
 
 _SETTINGS = (
     "PYTORCH_ALLOC_CONF",
@@ -66,17 +67,14 @@ def measure(
         If the bookkeeping does not agree with the allocator's statistics to the byte, or the workload leaves
         something on the GPU.
     """
-    with Recorder(device) as recorder:
-        prepared = workload.prepare(device)
-        recorder.prepared(prepared.module, prepared.optimizer, prepared.inputs)
-        for _ in range(steps):
-            prepared.step(recorder)
-            recorder.check_step_complete()
-    footprint = read_footprint(recorder, workload.key, gpu, timeline=timeline)
+    log = CudaLog(device)
+    with Recorder(log) as recorder:
+        prepared = run_recorded(workload, recorder, device, steps)
+    footprint = read_footprint(recorder, log, workload.key, gpu, timeline=timeline)
     del prepared
     _clean_up(workload, device)
     if snapshot:
-        snapshot.write_bytes(pickle.dumps(recorder.snapshot))
+        snapshot.write_bytes(pickle.dumps(log.snapshot))
     if not least_budget:
         return footprint
     least_bytes = least_budget_bytes(
@@ -89,11 +87,21 @@ def measure(
     return replace(footprint, least_budget_bytes=least_bytes)
 
 
-def read_footprint(recorder: Recorder, key: str, gpu: str, *, timeline: bool) -> Footprint:
-    """Return what ``recorder`` has recorded, as the footprint of ``key``; its least budget is unknown."""
-    environment = _environment(gpu, recorder.device)
-    uuid = str(torch.cuda.get_device_properties(recorder.device).uuid)
-    history, stats = recorder.history, recorder.stats
+def run_recorded(workload: Workload, recorder: Recorder, device: torch.device, steps: int) -> Prepared:
+    """Prepare the workload and run its steps while ``recorder`` observes; return what is then alive."""
+    prepared = workload.prepare(device)
+    recorder.prepared(prepared.module, prepared.optimizer, prepared.inputs)
+    for _ in range(steps):
+        prepared.step(recorder)
+        recorder.check_step_complete()
+    return prepared
+
+
+def read_footprint(recorder: Recorder, log: AllocatorLog, key: str, gpu: str, *, timeline: bool) -> Footprint:
+    """Return what ``recorder`` has made of ``log``, as the footprint of ``key``; its least budget is unknown."""
+    environment = _environment(gpu, log.device)
+    uuid = str(torch.cuda.get_device_properties(log.device).uuid)
+    history, stats = recorder.history, log.stats
     activation_bytes = history.live_bytes[:, CATEGORIES.index("activations")]
     stages = attribution.stages(history, recorder.stage_parameter_bytes)
     return Footprint(
@@ -113,7 +121,7 @@ def read_footprint(recorder: Recorder, key: str, gpu: str, *, timeline: bool) ->
         attribution=attribution.portions(history),
         stages=stages,
         peak_position=attribution.peak_position(history),
-        caveats=recorder.caveats,
+        caveats=log.caveats,
     )
 
 

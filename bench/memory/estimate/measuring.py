@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
@@ -23,10 +22,10 @@ from bench.memory.allocator import Alloc, AllocatorSettings, Free, Replay, repla
 from bench.memory.budget import least_budget_bytes
 from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from bench.memory.estimate.device import DEVICE, FakeGpu
-from bench.memory.event_log import Claim, Event, History, read_log
+from bench.memory.event_log import Event
 from bench.memory.footprint import Footprint
 from bench.memory.gpu.profile import VirtualGpu
-from bench.memory.measurement import TRIAL_STEPS, read_footprint
+from bench.memory.measurement import TRIAL_STEPS, read_footprint, run_recorded
 from bench.memory.recorder import Recorder
 from bench.memory.workload import Unobserved, Workload
 
@@ -54,26 +53,17 @@ def measure(
     depends on values. Only events of the allocator are in the snapshot.
     """
     with FakeGpu(estimated) as device, _knowing_only_shapes(workload):
-        with _Observer(device) as observer:
-            prepared = workload.prepare(DEVICE)
-            observer.prepared(prepared.module, prepared.optimizer, prepared.inputs)
-            for _ in range(steps):
-                prepared.step(observer)
-                observer.check_step_complete()
-        played = _play(device.events, estimated.total_bytes)
-        if played.out_of_memory_at is not None:
+        log = _FakeLog(device)
+        with Recorder(log) as recorder:
+            prepared = run_recorded(workload, recorder, DEVICE, steps)
+        if log.played.out_of_memory_at is not None:
             raise OutOfMemory(f"{workload.key} needs more than the {estimated.total_bytes} bytes of {estimated.name}")
-        observer.stats = {
-            "requested_bytes.all.peak": played.peak_requested_bytes,
-            "allocated_bytes.all.peak": played.peak_allocated_bytes,
-            "reserved_bytes.all.peak": played.peak_reserved_bytes,
-        }
-        footprint = read_footprint(observer, workload.key, gpu, timeline=timeline)
+        footprint = read_footprint(recorder, log, workload.key, gpu, timeline=timeline)
         del prepared
         _check_clean(workload, device)
     footprint = replace(footprint, environment=replace(footprint.environment, is_virtual=True))
     if snapshot:
-        snapshot.write_bytes(pickle.dumps(_snapshot(played)))
+        snapshot.write_bytes(pickle.dumps(_snapshot(log.played)))
     if not least_budget:
         return footprint
     trial = _trial(workload, estimated)
@@ -103,42 +93,38 @@ def run(program: object, estimated: VirtualGpu) -> NoReturn:
     raise GpuUnavailable(f"an estimate runs no programs, {estimated.name} neither: choose virtual:NAME or cuda")
 
 
-class _Observer(Recorder):
-    """A recorder that keeps the log of a fake GPU in place of PyTorch's allocator's."""
+class _FakeLog:
+    """The log of a fake GPU, replayed at its end; an `AllocatorLog`."""
+
+    device = DEVICE
 
     def __init__(self, gpu: FakeGpu) -> None:
-        super().__init__(DEVICE)
         self._gpu = gpu
 
-    def __enter__(self) -> Self:
-        return self
+    def begin(self) -> None: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._watched:
-            self._watched.trail.__exit__(kind, error, trace)
-            self._claim("gradients", self._watched.gradients())
-        self._end = self._moment()
-        self._gpu.clear_workspaces()
-        self._end_of_log = self._moment()
-        self.caveats = _caveats(self._gpu)
-        self._watched = None
-
-    @property
-    def history(self) -> History:
-        return read_log(self._gpu.events[: self._end_of_log], self.phases, self.claims, self._end)
-
-    def _moment(self) -> int:
+    def moment(self) -> int:
         return len(self._gpu.events)
 
-    def _claim(self, category: str, owned: Iterable[tuple[Tensor | None, str]]) -> None:
-        modules: dict[int, str] = {}
-        for tensor, module in owned:
-            address = None if tensor is None else self._gpu.address(tensor)
-            if address is not None:
-                modules.setdefault(address, module)
-        self.claims.append(Claim(self._moment(), category, modules))
+    def address(self, tensor: Tensor) -> int | None:
+        return self._gpu.address(tensor)
+
+    def end(self) -> None:
+        self._gpu.clear_workspaces()
+        self.events: list[Event] = list(self._gpu.events)
+        self.caveats = _caveats(self._gpu)
+        self.played = _play(self.events, self._gpu.gpu.total_bytes)
+
+    def close(self) -> None: ...
+
+    @property
+    def stats(self) -> Mapping[str, int]:
+        played = self.played
+        return {
+            "requested_bytes.all.peak": played.peak_requested_bytes,
+            "allocated_bytes.all.peak": played.peak_allocated_bytes,
+            "reserved_bytes.all.peak": played.peak_reserved_bytes,
+        }
 
 
 def _trial(workload: Workload, estimated: VirtualGpu) -> list[Event]:
