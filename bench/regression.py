@@ -16,6 +16,7 @@ from bench.cell import Cell
 from bench.config import Config, cells
 from bench.errors import InputError
 from bench.fleet import parse_bytes
+from bench.memory.budget import GRANULE_BYTES
 from bench.memory.footprint import Footprint
 from bench.memory.probe import Prober
 from bench.results import category_columns
@@ -164,7 +165,8 @@ def _entry(name: str, reference: Measurement, measured: Measurement, tolerance: 
         beyond = [text for text, tolerated in changes if not tolerated]
         parts = [side.get("portions", {}).get(name, {}) for side in (reference, measured)]
         if beyond:
-            yield Difference(name, "changed", (*beyond, *_largest_changes(*parts)), command)
+            hints = _hints(reference["metrics"][name], measured["metrics"][name])
+            yield Difference(name, "changed", (*beyond, *_largest_changes(*parts), *hints), command)
         elif changes:
             yield Difference(name, TOLERATED, tuple(text for text, _ in changes), command)
 
@@ -182,6 +184,16 @@ def _changes(
             tolerated = tolerance is not None and abs(actual - expected) <= allowed_bytes(tolerance, expected)
             growth = f" ({actual - expected:+,})"
         yield f"{metric} was {_shown(expected)}, is {_shown(actual)}{growth}", tolerated
+
+
+def _hints(reference: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[str]:
+    """Say where to look for what the parts of the requested peak cannot explain."""
+    change = {name: (measured.get(name) or 0) - (reference.get(name) or 0) for name in METRICS}
+    gaps = change["peak_reserved_bytes"] - change["peak_allocated_bytes"]
+    if gaps >= GRANULE_BYTES:
+        yield f"reserved grew by {gaps:,} bytes more than allocated: gaps that no block fits (fragmentation), or cached"
+    if change["least_budget_bytes"] > 0 and not any(change[name] for name in METRICS if name != "least_budget_bytes"):
+        yield "the recorded steps need the same: a later step or the smaller batch under a limit needs more"
 
 
 def _largest_changes(reference: Mapping[str, int], measured: Mapping[str, int]) -> list[str]:

@@ -22,7 +22,7 @@ from bench.config import Config, Grid, cells, read_config
 from bench.errors import InputError
 from bench.held import HELD
 from bench.memory.probe import Prober
-from bench.memory.usage import memory_usage
+from bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from bench.report import closing_text, write_report
 from bench.report.growth import curve, what_stayed
 from bench.report.page.reproduce import configurations
@@ -122,6 +122,37 @@ def test_every_round_tells_the_memory_of_its_participants(swept: tuple[Path, lis
                 assert usage["peak_requested_bytes"] <= usage["peak_allocated_bytes"] <= usage["peak_reserved_bytes"]
                 assert usage["peak_reserved_bytes"] <= max(budgets)
                 assert least[usage["task"]] <= max(budgets)
+
+
+def test_the_peaks_of_a_round_are_the_most_of_any_participant(tmp_path: Path, prober: Prober):
+    cell = memory_cell("heterofl", "20%..120%")
+    run_sweep([cell], tmp_path, 1, prober, Silent())
+    rows = [row for row in folder_of(cell, tmp_path).rounds() if row["usages"]]
+    for peak in PEAK_STATISTICS:
+        assert all(row[peak] == max(usage[peak] for usage in row["usages"]) for row in rows)
+        assert any(row[peak] > row["usages"][-1][peak] for row in rows)  # it is not that of the last
+
+
+@dataclass(frozen=True)
+class Dividing:
+    """A program that leaves a gap in a divided block, and then gives everything back."""
+
+    key: str = "dividing"
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> Usage:
+        with memory_usage(device) as usage:
+            parts = [torch.empty(4 << 20, dtype=torch.uint8, device=device) for _ in range(3)]
+            del parts[1]
+            parts.clear()
+        return usage
+
+
+def test_what_lay_unused_counts_though_it_is_used_again(prober: Prober):
+    usage = prober.run(Dividing(), "virtual:jetson-orin", lambda row: None)
+    assert usage.peak_requested_bytes == usage.peak_allocated_bytes == 12 << 20
+    assert usage.peak_reserved_bytes == 20 << 20  # what PyTorch asks for where less than 10 MiB is wanted
+    assert usage.peak_fragmented_bytes == 16 << 20  # after the first part
+    assert usage.held_bytes == 0
 
 
 def test_nothing_is_claimed_about_accuracy(swept: tuple[Path, list[Cell]]):

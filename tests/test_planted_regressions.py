@@ -64,6 +64,16 @@ def test_a_planted_regression_is_caught_and_its_culprit_named(plan: str, culprit
     assert " +" in grown[0]
 
 
+def test_what_is_compared_of_a_footprint(prober: Prober) -> None:
+    footprint = prober.measure(Planted("extra saved activation"), GPU)
+    compared = _metrics(footprint)
+    for name in ("requested", "allocated", "reserved", "activation"):
+        assert compared[f"peak_{name}_bytes"] == getattr(footprint, f"peak_{name}_bytes") > 0
+    assert compared["least_budget_bytes"] == footprint.least_budget_bytes is not None
+    assert compared["parameter_bytes"] == footprint.parameter_bytes > 0
+    assert sum(_portions(footprint).values()) == footprint.peak_requested_bytes
+
+
 @pytest.mark.parametrize("plan", HARMLESS)
 def test_a_harmless_change_passes(plan: str, prober: Prober) -> None:
     assert differences(prober, plan) == []

@@ -11,15 +11,18 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.config import cells, presets, read_config
 from bench.errors import InputError
+from bench.memory.footprint import Portion
 from bench.reference import Sweep, read_reference, reference_files, write_reference
 from bench.regression import (
     Difference,
     _command,
+    _portions,
     compare,
     github_annotation,
     verdict,
     write_junit,
 )
+from tests.test_results import MEASURED
 
 DEFAULT = Sweep(preset="default")
 REFERENCE = {
@@ -103,6 +106,35 @@ def test_a_tolerance_holds_in_another_environment(tolerance: str, grown: int, pa
     assert verdict(["a"], [environment, entry]) == f"1 entries, {of_entry}, environment tolerated"
 
 
+def test_a_tolerance_holds_on_a_physical_gpu_of_the_same_environment():
+    physical = {"torch": "2.14.1", "is_virtual": False}
+    for tolerance in ({"tolerance": "10%"}, {"tolerances": {"a": "1B"}}):
+        reference = {"environment": physical, "metrics": {"a": {"peak_requested_bytes": 10}}, **tolerance}
+        grown = {"environment": physical, "metrics": {"a": {"peak_requested_bytes": 11}}}
+        assert [found.kind for found in compare(reference, grown)] == ["tolerated"]
+        grown["metrics"] = {"a": {"peak_requested_bytes": 12}}
+        assert [found.kind for found in compare(reference, grown)] == ["changed"]
+
+
+@pytest.mark.parametrize(
+    ("reserved", "least", "hint"),
+    [
+        (30, 20, "reserved grew by 10,485,760 bytes more than allocated: gaps that no block fits"),
+        (20, 22, "the recorded steps need the same: a later step or the smaller batch"),
+        (20, 18, None),
+    ],
+)
+def test_what_the_parts_of_the_peak_cannot_explain_is_hinted_at(reserved: int, least: int, hint: str | None):
+    def entry(reserved: int, least: int) -> dict:
+        sizes = {"peak_requested_bytes": 10, "peak_allocated_bytes": 10, "peak_reserved_bytes": reserved}
+        sizes |= {"peak_activation_bytes": 5, "parameter_bytes": 1, "least_budget_bytes": least}
+        return {"environment": {}, "metrics": {"a": {name: size << 20 for name, size in sizes.items()}}}
+
+    (difference,) = compare(entry(20, 20), entry(reserved, least))
+    hints = [detail for detail in difference.details if " was " not in detail]
+    assert [found[: len(hint or "")] for found in hints] == ([hint] if hint else [])
+
+
 def test_a_tolerance_of_one_entry_is_for_it_alone():
     reference = {**REFERENCE, "tolerances": {"a": "1MiB"}}
     physical = {"torch": "2.14.1", "is_virtual": False}
@@ -139,6 +171,11 @@ def test_junit_has_a_case_per_entry_and_a_failure_per_difference(tmp_path: Path)
     assert [case.get("name") for case in one.iter("testcase")] == ["a", "b"]
     assert {case.get("classname") for case in two.iter("testcase")} == {"memory.two"}
     assert [failure.text for failure in one.iter("failure")] == [str(differences[0])]
+
+
+def test_saved_and_transient_activations_of_a_module_count_together():
+    parts = tuple(Portion("forward", "activations", "conv1", saved, size) for saved, size in ((True, 3), (False, 4)))
+    assert _portions(replace(MEASURED, attribution=parts)) == {"activations of conv1 in forward": 7}
 
 
 def test_an_annotation_is_one_line():

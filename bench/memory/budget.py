@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
+from itertools import takewhile
 
 GRANULE_BYTES = 2 << 20
 """Memory comes from the GPU in multiples of this, so a finer limit would change nothing."""
@@ -18,7 +20,8 @@ def least_budget_bytes(fits: Callable[[int], bool], peak_reserved_bytes: int, to
     workspace, so a workload may run below its usual peak; and where what is cached lies in an unlucky order, it may
     fail in more memory than it ran in elsewhere. The search therefore comes down from the reserved peak and stops
     at the first failure. Every budget from the answer to the reserved peak was tried, in steps of 2 MiB or 1/256 of
-    the peak, whichever is more; one step below the answer was tried and failed. Nothing is claimed about lower ones.
+    the peak, whichever is more, and none above the GPU's memory; one step below the answer was tried and failed.
+    Nothing is claimed about lower ones.
 
     Parameters
     ----------
@@ -32,19 +35,15 @@ def least_budget_bytes(fits: Callable[[int], bool], peak_reserved_bytes: int, to
     Returns
     -------
     int or None
-        Bytes, a multiple of 2 MiB; None if not even the whole GPU fits.
+        Bytes, a multiple of 2 MiB or the whole GPU; None if not even that fits.
     """
     step = GRANULE_BYTES * max(1, _ceil_divide(peak_reserved_bytes, RESOLUTION * GRANULE_BYTES))
-    budget = step * max(1, _ceil_divide(peak_reserved_bytes, step))
-    if fits(budget):
-        while budget > step and fits(budget - step):
-            budget -= step
-        return budget
-    while budget < total_bytes:
-        budget += step
-        if fits(budget):
-            return budget
-    return None
+    budgets = [*range(step, total_bytes, step), total_bytes]
+    start = bisect_left(budgets, min(peak_reserved_bytes, total_bytes))
+    if fits(budgets[start]):
+        fitting = takewhile(fits, reversed(budgets[:start]))
+        return min(fitting, default=budgets[start])
+    return next((budget for budget in budgets[start + 1 :] if fits(budget)), None)
 
 
 def _ceil_divide(number: int, divisor: int) -> int:

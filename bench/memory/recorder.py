@@ -98,8 +98,9 @@ class Recorder:
         self._claim("gradients", watched.gradients())
 
     def end(self) -> None:
-        """End the step: what the optimizer now keeps is its state."""
+        """End the step: what the optimizer now keeps is its state, and what the parameters hold may be new."""
         watched = self._follow("between")
+        self._claim("parameters", watched.parameters())
         self._claim("optimizer state", watched.optimizer_state())
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,20 @@ def test_large_peaks_are_searched_in_coarser_steps() -> None:
 
 def test_a_reserved_peak_that_fails_is_left_behind() -> None:
     assert least_budget_bytes(lambda budget_bytes: budget_bytes >= 900 << 20, 200 << 20, TOTAL_BYTES) == 900 << 20
+
+
+@pytest.mark.parametrize("reserved", [7000, 8191, 8192])
+def test_the_whole_gpu_is_tried_and_nothing_more(reserved: int) -> None:
+    """In steps of 28 or 32 MiB, which do not divide the GPU."""
+    total = (8192 << 20) + 512
+    tried: list[int] = []
+
+    def fits(budget_bytes: int) -> bool:
+        tried.append(budget_bytes)
+        return budget_bytes >= total
+
+    assert least_budget_bytes(fits, reserved << 20, total) == total
+    assert max(tried) == total
 
 
 def test_what_never_fits_has_no_least_budget() -> None:

@@ -203,6 +203,12 @@ def test_the_peak_by_phase_category_module_and_what_is_saved() -> None:
     )
 
 
+def test_a_peak_between_two_steps_is_of_the_step_that_comes_next() -> None:
+    history = read_log([*EVENTS, alloc(9, 500)], STEPS, CLAIMS, end=7)
+    assert attribution.peak_position(history) == PeakPosition(2, "between", None, None)
+    assert attribution.portions(history)[0] == Portion("between", "inputs", None, None, 500)
+
+
 def test_the_stages_have_peaks_of_their_own() -> None:
     later = [*EVENTS, {**alloc(5, 7), "user_metadata": "body.0"}, {**alloc(6, 7), "user_metadata": "body.0"}]
     history = read_log(later, [*STEPS, Phase(6, "forward", "activations")], CLAIMS, end=8)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -29,6 +32,38 @@ BUILD_AND_PRINT = "from bench.memory.gpu.build import build; print(build().drive
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PROFL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+# --- memory ---
+
+
+@dataclass(frozen=True)
+class Taking:
+    """A program that takes memory from the GPU past PyTorch; tells what is free after each amount, None: refused."""
+
+    sizes: tuple[int, ...]
+    key: str = "taking"
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> list[int | None]:
+        runtime, taken, free = ctypes.CDLL(None), [], []
+        for size in self.sizes:
+            pointer = ctypes.c_void_p()
+            refused = runtime.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(size))
+            taken.append(pointer)
+            free.append(None if refused else torch.cuda.mem_get_info(device)[0])
+        for pointer in taken:
+            runtime.cudaFree(pointer)
+        return free
+
+
+def test_memory_comes_in_pages_until_there_is_no_more(prober: Prober) -> None:
+    gpu, page = resolve("virtual:t4"), 2 << 20
+    assert gpu is not None
+    total = gpu.total_bytes // page * page
+    told = prober.run(Taking((1, page + 1, gpu.total_bytes - 2 * page, page)), "virtual:t4", lambda row: None)
+    rest = gpu.total_bytes - 4 * page
+    assert told == [gpu.total_bytes - page, gpu.total_bytes - 3 * page, None, rest]
+    assert total > 4 * page
 
 
 # --- names ---

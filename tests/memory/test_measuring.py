@@ -19,7 +19,7 @@ from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from bench.memory.footprint import Footprint
 from bench.memory.probe import Prober, _Worker, probe
 from bench.memory.workload import CATEGORIES
-from tests.memory.workloads import Convolution, Faulty, Linear, ResNet18
+from tests.memory.workloads import Convolution, Faulty, FreshBatches, Linear, Renewed, ResNet18
 
 GPU = "virtual:sm_90"
 WITH_WORKSPACES = "virtual:h100"
@@ -48,6 +48,29 @@ def test_every_byte_of_a_linear_layer_is_accounted_for(prober: Prober) -> None:
     sums = [sum(moment) for moment in zip(*footprint.timeline.live_bytes.values(), strict=True)]
     assert max(sums) == footprint.peak_requested_bytes
     assert tuple(at_peak) == tuple(footprint.timeline.live_bytes) == CATEGORIES
+
+
+def test_activations_have_a_peak_of_their_own(prober: Prober) -> None:
+    footprint = unbudgeted(prober, Linear(4096, 1024), timeline=True)
+    activations = footprint.kept_timeline.live_bytes["activations"]
+    assert footprint.peak_activation_bytes == max(activations) > footprint.categories_at_peak["activations"]
+
+
+def test_parameters_that_move_stay_parameters(prober: Prober) -> None:
+    footprint = unbudgeted(prober, Renewed(), timeline=True)
+    parameters = footprint.kept_timeline.live_bytes["parameters"]
+    assert footprint.parameter_bytes == 4 * (10 * 1024 + 10)
+    assert parameters[-1] == footprint.parameter_bytes
+    assert footprint.categories_at_peak["parameters"] == footprint.parameter_bytes
+
+
+def test_a_batch_that_comes_between_steps_is_input(prober: Prober) -> None:
+    footprint = unbudgeted(prober, FreshBatches(), timeline=True)
+    batch_bytes = 4 * FreshBatches.features * FreshBatches.batch_size
+    assert footprint.categories_at_peak["inputs"] == batch_bytes
+    assert ("between", "inputs", batch_bytes) in {
+        (each.phase, each.category, each.bytes) for each in footprint.attribution
+    }
 
 
 def test_frozen_stages_have_no_gradients_and_keep_no_activations(prober: Prober) -> None:

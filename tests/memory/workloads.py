@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,62 @@ class Linear(_Keyed):
         module.register_buffer("counts", torch.zeros(100, device=device))
         inputs = torch.zeros(self.batch_size, self.features, device=device)
         return classify(module, inputs, torch.zeros(self.batch_size, dtype=torch.int64, device=device))
+
+
+@dataclass(frozen=True)
+class FreshBatches(_Keyed):
+    """A layer trained on a batch that comes to the GPU with every step."""
+
+    features: ClassVar[int] = 2048
+    batch_size: ClassVar[int] = 512
+
+    def prepare(self, device: torch.device) -> Prepared:
+        module = nn.Linear(self.features, 1, device=device)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+
+        def step(observer: StepObserver) -> None:
+            inputs = torch.zeros(self.batch_size, self.features, device=device)
+            observer.forward()
+            loss = module(inputs).sum()
+            observer.backward(loss)
+            loss.backward()
+            observer.optimizer()
+            optimizer.step()
+            optimizer.zero_grad()
+            observer.end()
+
+        return Prepared(module, optimizer, (), step)
+
+
+@dataclass(frozen=True)
+class Renewed(_Keyed):
+    """A layer whose parameters move to other memory in every step."""
+
+    def prepare(self, device: torch.device) -> Prepared:
+        module = nn.Linear(1024, 10, device=device)
+        inputs = torch.zeros(64, 1024, device=device)
+        prepared = classify(module, inputs, torch.zeros(64, dtype=torch.int64, device=device))
+
+        def step(observer: StepObserver) -> None:
+            prepared.step(Renewing(observer, module))
+
+        return replace(prepared, step=step)
+
+
+@dataclass(frozen=True)
+class Renewing:
+    """Gives the parameters other memory before it tells ``observer`` that the step is over."""
+
+    observer: StepObserver
+    module: nn.Module
+
+    def __getattr__(self, phase: str) -> Any:
+        return getattr(self.observer, phase)
+
+    def end(self) -> None:
+        for parameter in self.module.parameters():
+            parameter.data = parameter.data.clone()
+        self.observer.end()
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,13 @@ def test_the_best_of_a_tier_is_marked_also_if_equal_but_never_the_ideal(run: Run
     assert best["100..500MiB"] == ["profl", "exclusive", "heterofl"]
 
 
+def test_the_best_is_so_on_average_over_the_seeds(make_run: Callable[..., Run]):
+    cells = [("exclusive", 0, 0.2), ("exclusive", 1, 0.8), ("heterofl", 0, 0.6), ("heterofl", 1, 0.6)]
+    made = [dict(zip(("method", "seed", "trained_to"), cell, strict=True), tier="50%", rounds=2) for cell in cells]
+    (study,) = studies(make_run(*made))
+    assert best_methods(study) == {"50%": ["heterofl"]}
+
+
 def test_nobody_is_best_where_nobody_trained(make_run: Callable[..., Run]):
     (study,) = studies(make_run({"method": "exclusive", "tier": "20%", "rounds": 2}))
     assert best_methods(study) == {"20%": []}
