@@ -6,8 +6,9 @@ from multiprocessing.connection import Connection
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole terminal; the parent decides, and its death ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and the like reach the whole group; the parent decides, and its death ends this process.
+    for request in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(request, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     try:
         sys.path[:] = connection.recv()

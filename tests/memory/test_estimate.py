@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.memory import BuiltStep, measure
 from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
-from bench.memory.estimate import best_available
+from bench.memory.estimate import best_available, device
 from bench.memory.footprint import Footprint
 from bench.memory.gpu.build import build
 from bench.memory.probe import Prober
@@ -298,3 +299,37 @@ def test_elsewhere_than_on_linux_there_is_an_estimate(monkeypatch: pytest.Monkey
 def test_an_unknown_gpu_lists_the_known_ones(prober: Prober, gpu: str) -> None:
     with pytest.raises(GpuUnavailable, match=rf"unknown GPU '{gpu}': choose one of cuda, .*estimate:NAME"):
         prober.fits(Linear(), gpu, 1 << 30)
+
+
+# --- without CUDA ---
+
+WITHOUT_CUDA = """
+import ctypes, torch
+from bench.memory.estimate import device, measuring
+from bench.memory.gpu.profile import resolve
+from tests.memory.built_steps import transformer
+from bench.memory import BuiltStep
+
+guards = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(torch._C.__file__), device._DEVICE_GUARDS)
+assert guards[1]
+guards[1] = None
+step, gpu = BuiltStep(transformer), "estimate:sm_90"
+options = {"gpu": gpu, "steps": 3, "least_budget": True, "timeline": False, "snapshot": None}
+footprint = measuring.measure(step, resolve(gpu), **options)
+print(footprint.peak_requested_bytes, footprint.peak_reserved_bytes, footprint.least_budget_bytes)
+"""
+
+
+def test_a_pytorch_that_knows_no_cuda_devices_estimates_the_same(prober: Prober) -> None:
+    """As the CPU-only builds, whose autograd finds nobody who switches to a device of CUDA."""
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_CUDA], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    expected = prober.measure(BuiltStep(transformer), "estimate:sm_90")
+    sizes = (expected.peak_requested_bytes, expected.peak_reserved_bytes, expected.least_budget_bytes)
+    assert tuple(map(int, ran.stdout.split())) == sizes
+
+
+def test_a_pytorch_without_a_table_of_guards_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_DEVICE_GUARDS", "no_such_table")
+    with pytest.raises(GpuUnavailable, match="cannot be used for estimates, which need Linux or macOS"):
+        device._lend_device_guard.__wrapped__()

@@ -257,3 +257,14 @@ def _runs(process: Path) -> bool:
         return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM])
+def test_what_asks_the_whole_group_to_end_is_the_parents_to_decide(
+    prober: Prober, request_to_end: signal.Signals
+) -> None:
+    before = unbudgeted(prober, Linear(512))
+    worker = prober._workers[GPU]._process
+    worker.send_signal(request_to_end)
+    assert unbudgeted(prober, Linear(513)).peak_requested_bytes > before.peak_requested_bytes
+    assert prober._workers[GPU]._process is worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from bench.memory.errors import GpuUnavailable
 from bench.memory.estimate import kernels
 from bench.memory.event_log import STEP
 from bench.memory.gpu.profile import VirtualGpu
@@ -32,6 +34,8 @@ DEVICE = torch.device("cuda", 0)
 # Where autograd's engine believes fake tensors to be: it would look up the streams of what is on a GPU, which takes a
 # driver. The index tells it from the meta device that a program uses.
 _SEEN_BY_ENGINE = torch.device("meta", 0)
+
+_DEVICE_GUARDS = "_ZN3c104impl26device_guard_impl_registryE"  # c10::impl::device_guard_impl_registry
 
 _TENSOR_FRAME = {"name": "at::detail::empty_cuda", "filename": ""}
 _SCRATCH_FRAME = {"name": "at::native::scratch", "filename": ""}
@@ -77,6 +81,7 @@ class FakeGpu:
         fake.fake_tensor_converter.set_tensor_memo = lambda t, v: None  # type: ignore[method-assign]
         foreach_types = [torch.Tensor, torch.nn.Parameter, FakeTensor]
         _hide_streams()
+        _lend_device_guard()
         with ExitStack() as stack:
             for owner, name, value in (
                 # What a program asks of the GPU.
@@ -210,6 +215,29 @@ def _hide_streams() -> None:
             _is_in_bad_fork=lambda: False,
         )
         _setup_privateuseone_for_python_backend("nowhere", backend)
+
+
+@cache
+def _lend_device_guard() -> None:
+    """Let C++ switch to a device that a PyTorch without CUDA does not know, for the rest of the process.
+
+    Autograd does so for every tensor. PyTorch keeps a table of who switches to which kind of device; that of meta
+    tensors does nothing, which is all that is wanted.
+
+    Raises
+    ------
+    GpuUnavailable
+        If this PyTorch has no such table where a program can reach it.
+    """
+    kinds = torch._C._autograd.DeviceType
+    try:
+        table = (ctypes.c_void_p * (kinds.Meta.value + 1)).in_dll(ctypes.CDLL(torch._C.__file__), _DEVICE_GUARDS)
+    except (OSError, ValueError):
+        raise GpuUnavailable(
+            f"PyTorch {torch.__version__} on {sys.platform} cannot be used for estimates, which need Linux or macOS"
+        ) from None
+    if not table[kinds.CUDA.value]:
+        table[kinds.CUDA.value] = table[kinds.Meta.value]
 
 
 class _Dispatch(TorchDispatchMode):
