@@ -245,7 +245,8 @@ def _excess(footprint: Footprint, limits: list[_Limit]) -> str:
                 _line(limit.limit_bytes, "limit"),
                 _line(size - limit.limit_bytes, "too much"),
             ]
-            raised = f'limit="{-(-size // 2**20)}MiB", quantity="{limit.quantity}"'
+            gpu = f', gpu="{limit.gpu}"' if limit.gpu else ""
+            raised = f'limit="{-(-size // 2**20)}MiB", quantity="{limit.quantity}"{gpu}'
             remedies += [f"If this growth is meant, raise the limit: @pytest.mark.peak_memory({raised})"]
     return "\n".join([*lines, *_peak_lines(footprint), *remedies]) if lines else ""
 

@@ -143,7 +143,7 @@ def compare(reference: Measurement, measured: Measurement) -> list[Difference]:
     then lets the environment differ too. Everywhere else one byte is a change.
     """
     environment = tuple(_changes(reference["environment"], measured["environment"]))
-    inexact = bool(environment) or not measured["environment"].get("is_virtual", True)
+    inexact = _is_inexact(reference, measured)
     tolerances = reference.get("tolerances", {}) if inexact else {}
     for_all = reference.get("tolerance") if inexact else None
     kind = TOLERATED if for_all else "changed"
@@ -151,6 +151,11 @@ def compare(reference: Measurement, measured: Measurement) -> list[Difference]:
     for name in sorted(reference["metrics"].keys() | measured["metrics"].keys()):
         found += _entry(name, reference, measured, tolerances.get(name, for_all))
     return found
+
+
+def _is_inexact(reference: Measurement, measured: Measurement) -> bool:
+    known = measured["environment"]
+    return reference["environment"] != known or not known.get("is_virtual", True)
 
 
 def _entry(name: str, reference: Measurement, measured: Measurement, tolerance: str | None) -> Iterator[Difference]:
@@ -209,13 +214,17 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "?" if value is None else str(value)
 
 
-def verdict(entries: Sequence[str], differences: Sequence[Difference]) -> str:
+def verdict(reference: Measurement, measured: Measurement, differences: Sequence[Difference]) -> str:
     """Say in one line how much of what was measured is as the reference has it."""
+    entries = measured["metrics"]
     if not differences:
         return f"{len(entries)} entries, all equal"
     kinds = Counter(difference.kind for difference in differences if difference.entry != ENVIRONMENT)
     environment = [f"environment {found.kind}" for found in differences if found.entry == ENVIRONMENT]
-    return ", ".join([f"{len(entries)} entries", *(f"{count} {kind}" for kind, count in kinds.items()), *environment])
+    told = [f"{len(entries)} entries", *(f"{count} {kind}" for kind, count in kinds.items()), *environment]
+    if (reference.get("tolerance") or reference.get("tolerances")) and not _is_inexact(reference, measured):
+        told += ["no tolerance applies where numbers can be exact: same environment, virtual GPU"]
+    return ", ".join(told)
 
 
 def write_junit(path: Path, checked: Mapping[str, tuple[Iterable[str], Sequence[Difference]]]) -> None:

@@ -43,7 +43,9 @@ def describe(error: ValidationError, source: str = "", kind: type | None = None)
     elif first["type"] == "unexpected_keyword_argument":
         problem = f"unknown key '{name}'" + _known(kind, place[:-1])
     elif first["type"] == "missing":
-        problem = f"{name} is missing"
+        missing = [".".join(map(str, found["loc"])) for found in error.errors() if found["type"] == "missing"]
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        problem = f"{', '.join(missing[:5])}{more} {'is' if len(missing) == 1 else 'are'} missing"
     else:
         problem = f"{name} cannot be {first['input']!r}: {first['msg'].lower()}".lstrip()
     return f"{source}: {problem}" if source else problem

@@ -103,7 +103,8 @@ def test_a_tolerance_holds_in_another_environment(tolerance: str, grown: int, pa
     assert (environment.entry, environment.fails) == ("environment", False)
     assert (entry.kind, entry.fails) == (("tolerated", False) if passes else ("changed", True))
     of_entry = "1 tolerated" if passes else "1 changed"
-    assert verdict(["a"], [environment, entry]) == f"1 entries, {of_entry}, environment tolerated"
+    told = verdict(reference, other, [environment, entry])
+    assert told == f"1 entries, {of_entry}, environment tolerated"
 
 
 def test_a_tolerance_holds_on_a_physical_gpu_of_the_same_environment():
@@ -150,7 +151,12 @@ def test_a_tolerance_of_one_entry_is_for_it_alone():
 def test_a_tolerance_does_not_blur_what_can_be_exact():
     reference = {**REFERENCE, "tolerance": "50%"}
     metrics = {**REFERENCE["metrics"], "b": {"peak_requested_bytes": 6}}
-    assert [found.entry for found in compare(reference, measured(metrics=metrics))] == ["b"]
+    (found,) = compare(reference, measured(metrics=metrics))
+    assert (found.entry, found.kind) == ("b", "changed")
+    told = verdict(reference, measured(metrics=metrics), [found])
+    assert told == (
+        "2 entries, 1 changed, no tolerance applies where numbers can be exact: same environment, virtual GPU"
+    )
 
 
 def test_tolerances_of_entries_that_are_gone_go_too(tmp_path: Path):
@@ -215,7 +221,7 @@ def test_a_folder_without_references_is_an_error_as_nothing_would_be_compared(tm
         ("[]", r"a\.json: .*cannot be \[\]"),
         ("null", r"a\.json: .*cannot be None"),
         ("{", "not readable JSON"),
-        ("{}", "sweep is missing"),
+        ("{}", "sweep, environment, metrics are missing"),
         (altered(sweep={}), "either a preset or a config"),
         (altered(sweep={"present": "default"}), "present"),
         (altered(sweep=[]), r"sweep cannot be \[\]"),

@@ -120,6 +120,7 @@ def test_unknown_options_are_refused():
     [
         ("gpu = ", "is not TOML"),
         ("gpu = 'cuda'", r"study\.toml: grid is missing"),
+        ("gpu = 'cuda'\ngrid = {method = ['profl']}", "grid.model, .*, grid.tier, grid.seed are missing"),
         (FILE + "colour = 1", "unknown key 'colour': choose one of grid, gpu, data"),
         (FILE.replace("{m", "{shape = [1], m"), "unknown key 'grid.shape': choose one of method, model, width"),
         (FILE.replace("tier", "teir"), "unknown key 'grid.teir': choose one of method, model, width"),

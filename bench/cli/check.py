@@ -70,9 +70,10 @@ def check(
                     click.echo(github_annotation(path, difference))
             if update:
                 write_reference(path, sweep, measured, known)
-            names = list(measured["metrics"])
-            click.echo(f"{path}: {f'{len(names)} entries, written' if update else verdict(names, differences)}")
-            result[path.name] = (names, differences)
+            entries = measured["metrics"]
+            told = verdict(known, measured, differences) if known and not update else f"{len(entries)} entries, written"
+            click.echo(f"{path}: {told}")
+            result[path.name] = (entries, differences)
     if junit:
         write_junit(junit, result)
     if not update and any(found.fails for _, differences in result.values() for found in differences):

@@ -72,7 +72,9 @@ def sweep(
     check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
-    console.print(f"{len(todo)} cells in {run}, {len(todo) - len(missing)} of them done already", highlight=False)
+    kept = f", and {finished} rounds of others" if finished else ""
+    done = len(todo) - len(missing)
+    console.print(f"{len(todo)} cells in {run}, {done} of them done already{kept}", highlight=False)
     listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
     with Prober() as prober, listener as progress:
         try:
