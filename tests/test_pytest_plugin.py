@@ -86,6 +86,7 @@ def test_a_failure_says_what_is_too_much_and_what_to_do(suite: Suite, prober: Pr
     assert f"requested memory is {peak_bytes / 2**20:.2f} MiB, above the limit of 1.00 MiB: tests.memory.bui" in shown
     raised_mib = int(shown.partition('raise the limit: @pytest.mark.peak_memory(limit="')[2].partition("MiB")[0])
     assert (raised_mib - 1) * 2**20 < peak_bytes <= raised_mib * 2**20
+    assert f'(limit="{raised_mib}MiB", quantity="requested", gpu="{GPU}")' in shown
 
 
 def test_a_marked_test_must_measure(suite: Suite):
