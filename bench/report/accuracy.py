@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from bench.report.coincidence import coincident, line_width, striped
 from bench.report.labels import Label, label_ends, label_points
 from bench.report.study import Study
 from bench.report.style import GREY, IDEAL, PALE, Look, legend_above, looks, page, panels, say_empty, settle
@@ -229,11 +230,9 @@ def learning_curves(study: Study) -> Figure:
     curves = {(method, tier): 100 * _curve(study, method, tier) for method in styles for tier in tiers}
     steps = {(method, tier): schedule(study, method, tier) for method in styles for tier in tiers}
     stepping = [method for method in styles if any(steps[method, tier] for tier in tiers)]
-    heaps = {tier: coincident({method: curves[method, tier]["mean"] for method in styles}) for tier in tiers}
-    notes = [*_chance_note(study), *study.notes]
-    if any(heaps.values()):
-        named = "; ".join(" = ".join(heap) + f" at {tier}" for tier in tiers for heap in heaps[tier])
-        notes.insert(0, f"One striped line, as they are nowhere more than {COINCIDENT:.0f} points apart: {named}.")
+    means = {tier: {method: curves[method, tier]["mean"] for method in styles} for tier in tiers}
+    heaps = {tier: coincident(means[tier], COINCIDENT) for tier in tiers}
+    notes = [*striped(heaps, f"{COINCIDENT:.0f} points"), *_chance_note(study), *study.notes]
     if stepping:
         seed = " (its first seed)" if study.seeds > 1 else ""
         notes.insert(
@@ -249,8 +248,7 @@ def learning_curves(study: Study) -> Figure:
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")
         for method, look in styles.items():
             curve = curves[method, tier]
-            heap = next((heap for heap in heaps[tier] if method in heap), [method])
-            width = 1.3 + 1.7 * (len(heap) - 1 - heap.index(method))  # the first is widest and lies below
+            width = line_width(method, heaps[tier])
             every = math.ceil(len(curve) / MOST_MARKERS) or 1
             line: dict[str, Any] = {"color": look.colour, "ls": look.dashes, "lw": width}
             panel.plot(curve.index, curve["mean"], markevery=every, **line, **_small_marker(look))
@@ -290,22 +288,6 @@ COINCIDENT = 2.0
 
 MOST_MARKERS = 12
 """On a curve."""
-
-
-def coincident(curves: Mapping[str, pd.Series]) -> list[list[str]]:
-    """Return groups of curves, two or more each, that are nowhere far from the group's first: see `COINCIDENT`."""
-    groups: list[list[str]] = []
-    for name, curve in curves.items():
-        near = [group for group in groups if _near(curve, curves[group[0]])]
-        if near:
-            near[0].append(name)
-        else:
-            groups.append([name])
-    return [group for group in groups if len(group) > 1]
-
-
-def _near(curve: pd.Series, other: pd.Series) -> bool:
-    return curve.index.equals(other.index) and bool((curve - other).abs().max() <= COINCIDENT)
 
 
 def _small_marker(look: Look) -> dict[str, Any]:

@@ -8,25 +8,34 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from bench.held import HELD, NOTHING_HELD, describe_held
+from bench.report.coincidence import coincident, line_width, striped
 from bench.report.study import Study
 from bench.report.style import GREY, legend_above, looks, page, panels, say_empty
 
 COLUMNS = ["peak_allocated_bytes", "peak_reserved_bytes", "held_bytes"]
 """What is drawn, of the rounds frame."""
 
+COINCIDENT = 0.01
+"""Share of the highest: of curves that are nowhere farther apart, one would hide another."""
+
 
 def memory_by_round(study: Study) -> Figure:
     """Draw the memory of local training over the rounds: a panel per tier, a line and a band per method."""
     styles, tiers = looks(study.methods), study.tiers
     curves = {(method, tier): curve(study, method, tier) for method in styles for tier in tiers}
+    reserved_bytes = {tier: {name: curves[name, tier]["peak_reserved_bytes"] for name in styles} for tier in tiers}
+    within = COINCIDENT * study.rounds["peak_reserved_bytes"].max()
+    heaps = {tier: coincident(reserved_bytes[tier], within) for tier in tiers}
     holding = any((drawn["held_bytes"] > 0).any() for drawn in curves.values())
     of_seeds = f", in any of {study.seeds} seeds" if study.seeds > 1 else ""
     notes = [
         f"Line: most that was reserved for any participant of the round{of_seeds}. Band below it: down to the most that"
         " was allocated; the rest is what the allocator rounds up, caches and cannot join. Every device starts with an"
         " empty cache.",
+        *striped(heaps, f"{COINCIDENT:.0%} of the highest"),
         what_stayed(study),
         *study.bounds,
         *study.gaps,
@@ -41,12 +50,14 @@ def memory_by_round(study: Study) -> Figure:
             drawn = curves[method, tier] / 2**20
             allocated, reserved, held = (drawn[column] for column in COLUMNS)
             panel.fill_between(drawn.index, allocated, reserved, color=look.colour, alpha=0.18, lw=0, step="mid")
-            panel.plot(reserved, color=look.colour, ls=look.dashes, lw=1.4, drawstyle="steps-mid")
+            width = line_width(method, heaps[tier])
+            panel.plot(reserved, color=look.colour, ls=look.dashes, lw=width, drawstyle="steps-mid")
             if holding:
                 panel.plot(held, color=look.colour, ls=":", lw=1.4)
         if all(curves[method, tier].dropna().empty for method in styles):
             say_empty(panel)
         panel.set_ylim(0, 1.08 * panel.get_ylim()[1])
+    axes[0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=look.colour, ls=look.dashes, lw=1.8, label=method) for method, look in styles.items()
     ]

@@ -15,7 +15,8 @@ from matplotlib.text import Text
 from bench.errors import InputError
 from bench.memory.workload import CATEGORIES
 from bench.report import write_report
-from bench.report.accuracy import Point, coincident, front_of, pareto_front, schedule
+from bench.report.accuracy import COINCIDENT, Point, front_of, pareto_front, schedule
+from bench.report.coincidence import coincident
 from bench.report.memory import CATEGORY_COLOURS
 from bench.report.study import Study, studies
 from bench.report.style import house_style, in_order, looks, mebibytes
@@ -316,8 +317,8 @@ def test_curves_that_hide_each_other_are_striped_and_named(study: Study, drawn: 
 def test_curves_coincide_if_they_are_nowhere_far_apart():
     flat = pd.Series([10.0, 10.0], index=[1, 2])
     curves = {"a": flat, "b": flat.add([0, 1.9]), "far": flat.add([0, 2.1]), "shorter": flat[:1], "none": flat[:0]}
-    assert coincident(curves) == [["a", "b"]]
-    assert coincident({"none": flat[:0], "nothing": flat[:0]}) == []
+    assert coincident(curves, COINCIDENT) == [["a", "b"]]
+    assert coincident({"none": flat[:0], "nothing": flat[:0]}, COINCIDENT) == []
 
 
 def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, drawn: dict[str, Figure]):
