@@ -101,7 +101,7 @@ def test_a_measured_run_compares_with_its_file(prober: Prober, tmp_path: Path) -
         (b"[" * 100_000, " is no JSON ("),
         (b"[]", " holds no measured runs: write such a file with 'profl measure --save FILE'"),
         (b'{"environment": {}, "metrics": {}}', " holds no measured runs: "),
-        (b'{"format": "profl measured runs"}', ": version is missing"),
+        (b'{"format": "profl measured runs"}', ": version, runs are missing"),
         (b'{"format": "profl measured runs", "version": 1, "runs": []}', ": runs cannot be []"),
     ],
     ids=["empty", "cut", "not text", "pickle", "nested", "list", "reference", "no version", "no runs"],
