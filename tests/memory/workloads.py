@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,20 +21,25 @@ class _Keyed:
         return repr(self)
 
 
+def train(observer: StepObserver, optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor]) -> None:
+    """Run one step, telling ``observer`` of its phases."""
+    observer.forward()
+    loss = loss_of()
+    observer.backward(loss)
+    loss.backward()
+    observer.optimizer()
+    optimizer.step()
+    optimizer.zero_grad()
+    observer.end()
+
+
 def classify(module: nn.Module, inputs: Tensor, targets: Tensor, momentum: float = 0.9) -> Prepared:
     """Return a step of SGD on the parameters that train."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trainable, lr=0.1, momentum=momentum)
 
     def step(observer: StepObserver) -> None:
-        observer.forward()
-        loss = functional.cross_entropy(module(inputs), targets)
-        observer.backward(loss)
-        loss.backward()
-        observer.optimizer()
-        optimizer.step()
-        optimizer.zero_grad()
-        observer.end()
+        train(observer, optimizer, lambda: functional.cross_entropy(module(inputs), targets))
 
     return Prepared(module, optimizer, (inputs, targets), step)
 
@@ -89,14 +95,7 @@ class FreshBatches(_Keyed):
 
         def step(observer: StepObserver) -> None:
             inputs = torch.zeros(self.batch_size, self.features, device=device)
-            observer.forward()
-            loss = module(inputs).sum()
-            observer.backward(loss)
-            loss.backward()
-            observer.optimizer()
-            optimizer.step()
-            optimizer.zero_grad()
-            observer.end()
+            train(observer, optimizer, lambda: module(inputs).sum())
 
         return Prepared(module, optimizer, (), step)
 
