@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from baselines.server import filled
-from baselines.width import RATES, WidthTask, parse_rates
-from bench.method import Method, Task, initial_state
-from bench.models import ModelSpec
+from profl.baselines.server import filled
+from profl.baselines.width import RATES, WidthTask, parse_rates
+from profl.bench.method import Method, Task, initial_state
+from profl.bench.models import ModelSpec
 
 
 class AllSmall(Method):

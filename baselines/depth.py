@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.aggregation import Update
-from bench.models import ModelSpec
+from profl.bench.aggregation import Update
+from profl.bench.models import ModelSpec
 
 NewExit = Callable[[Sequence[int], int], nn.Module]
 """Makes the exit behind a stage from that stage's channels and those of all later ones, and the classes."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from baselines.server import filled
-from bench.method import FullModel, Method, Task, initial_state
-from bench.models import ModelSpec
+from profl.baselines.server import filled
+from profl.bench.method import FullModel, Method, Task, initial_state
+from profl.bench.models import ModelSpec
 
 
 class Exclusive(Method):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from baselines.server import filled
-from baselines.width import RATES, leading_state, load_leading, parse_rates
-from bench.aggregation import Update
-from bench.method import LocalContext, Method, Task, initial_state
-from bench.models import ModelSpec
+from profl.baselines.server import filled
+from profl.baselines.width import RATES, leading_state, load_leading, parse_rates
+from profl.bench.aggregation import Update
+from profl.bench.method import LocalContext, Method, Task, initial_state
+from profl.bench.models import ModelSpec
 
 CLASSIFIER = "head.2"
 """Name of the last linear layer in a staged network."""

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.depth import MeanLogits, MultiExit, cut, deepest_exit, stage_count
-from baselines.server import filled
-from bench.aggregation import Update
-from bench.method import Method, Task
-from bench.models import ModelSpec, global_average_head
-from bench.randomness import initialised
+from profl.baselines.depth import MeanLogits, MultiExit, cut, deepest_exit, stage_count
+from profl.baselines.server import filled
+from profl.bench.aggregation import Update
+from profl.bench.method import Method, Task
+from profl.bench.models import ModelSpec, global_average_head
+from profl.bench.randomness import initialised
 
 
 class InclusiveFL(Method):

@@ -8,10 +8,10 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
-from bench.aggregation import State
-from bench.errors import InputError
-from bench.method import LocalContext, Task
-from bench.models import ModelSpec
+from profl.bench.aggregation import State
+from profl.bench.errors import InputError
+from profl.bench.method import LocalContext, Task
+from profl.bench.models import ModelSpec
 
 RATES = ("1", "1/2", "1/4", "1/8", "1/16")
 """Shares of the channels at HeteroFL's five levels of complexity, a to e; widest first."""

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
-from bench.errors import InputError
-from bench.fleet import Tier
-from bench.models import ModelSpec
-from bench.validation import checked
+from profl.bench.errors import InputError
+from profl.bench.fleet import Tier
+from profl.bench.models import ModelSpec
+from profl.bench.validation import checked
 
 EXACT = ConfigDict(extra="forbid")
 """Refuse keys that are not known."""
@@ -73,7 +73,7 @@ class Cell:
     Parameters
     ----------
     method, model, dataset, tier
-        Names as the registry, ``bench.data`` and ``bench.fleet`` know them.
+        Names as the registry, ``profl.bench.data`` and ``profl.bench.fleet`` know them.
     width
         Channels of the model's first stage.
     seed

@@ -13,15 +13,15 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
-from bench.cell import EXACT, Cell, Recipe, Seed, Width
-from bench.data import classes_of, takes_folder
-from bench.data.partition import parse_scheme
-from bench.errors import InputError
-from bench.fleet import UNLIMITED, Tier
-from bench.memory.gpu.profile import VIRTUAL, resolve
-from bench.method import Method
-from bench.registry import create_method, method_class, method_options, unknown
-from bench.validation import checked
+from profl.bench.cell import EXACT, Cell, Recipe, Seed, Width
+from profl.bench.data import classes_of, takes_folder
+from profl.bench.data.partition import parse_scheme
+from profl.bench.errors import InputError
+from profl.bench.fleet import UNLIMITED, Tier
+from profl.bench.memory.gpu.profile import VIRTUAL, resolve
+from profl.bench.method import Method
+from profl.bench.registry import create_method, method_class, method_options, unknown
+from profl.bench.validation import checked
 
 
 @validated(frozen=True, config=EXACT)
@@ -65,7 +65,7 @@ class Config:
 
 def presets() -> dict[str, Path]:
     """Return the configurations that come with the package, by name."""
-    folder = Path(str(files("bench") / "presets"))
+    folder = Path(str(files("profl.bench") / "presets"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 

@@ -10,14 +10,14 @@ from importlib.metadata import version
 
 import torch
 
-from bench.cell import Recipe
-from bench.memory.errors import GpuUnavailable
-from bench.memory.gpu.profile import PHYSICAL, profiles
-from bench.memory.probe import Prober
-from bench.method import FullModel
-from bench.models import ModelSpec
-from bench.registry import method_class, methods
-from bench.training import TrainingWorkload
+from profl.bench.cell import Recipe
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.gpu.profile import PHYSICAL, profiles
+from profl.bench.memory.probe import Prober
+from profl.bench.method import FullModel
+from profl.bench.models import ModelSpec
+from profl.bench.registry import method_class, methods
+from profl.bench.training import TrainingWorkload
 
 _SMALL = ModelSpec("resnet18", width=1, classes=2)
 

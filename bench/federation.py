@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.cell import Cell
-from bench.data import Dataset, load_dataset
-from bench.data.partition import parse_scheme, partition
-from bench.errors import InputError
-from bench.fleet import UNLIMITED, lost
-from bench.held import held_over_rounds
-from bench.memory.gpu.profile import PHYSICAL
-from bench.memory.limit import memory_limit
-from bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
-from bench.method import LocalContext, RoundSummary, Task, Update
-from bench.randomness import initialised, numpy_generator, torch_generator
-from bench.registry import create_method
-from bench.results import CellFolder
-from bench.training import RECALIBRATION_EXAMPLES, evaluate, recalibrate_batchnorm, train_locally
+from profl.bench.cell import Cell
+from profl.bench.data import Dataset, load_dataset
+from profl.bench.data.partition import parse_scheme, partition
+from profl.bench.errors import InputError
+from profl.bench.fleet import UNLIMITED, lost
+from profl.bench.held import held_over_rounds
+from profl.bench.memory.gpu.profile import PHYSICAL
+from profl.bench.memory.limit import memory_limit
+from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
+from profl.bench.method import LocalContext, RoundSummary, Task, Update
+from profl.bench.randomness import initialised, numpy_generator, torch_generator
+from profl.bench.registry import create_method
+from profl.bench.results import CellFolder
+from profl.bench.training import RECALIBRATION_EXAMPLES, evaluate, recalibrate_batchnorm, train_locally
 
 Row = dict[str, Any]
 
@@ -66,7 +66,7 @@ class Federation:
         self.method.settle([task for task in self.method.all_tasks() if self.least_budgets[task.key] <= smallest])
 
     def run_round(self, number: int) -> Row:
-        """Run round ``number`` (from 1); return its row, ``bench.results.ROUND_COLUMNS`` but for the attempt."""
+        """Run round ``number`` (from 1); return its row, ``profl.bench.results.ROUND_COLUMNS`` but for the attempt."""
         began = time.perf_counter()
         tasks, phase = list(self.method.tasks()), self.method.phase
         if unlisted := [task.key for task in tasks if task.key not in self.least_budgets]:

@@ -11,12 +11,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from bench.errors import InputError
-from bench.fleet import format_bytes, parse_bytes
-from bench.memory.errors import OutOfMemory
-from bench.memory.gpu.profile import resolve
-from bench.memory.probe import Prober
-from bench.training import TrainingWorkload
+from profl.bench.errors import InputError
+from profl.bench.fleet import format_bytes, parse_bytes
+from profl.bench.memory.errors import OutOfMemory
+from profl.bench.memory.gpu.profile import resolve
+from profl.bench.memory.probe import Prober
+from profl.bench.training import TrainingWorkload
 
 LOOKAHEAD = 8
 """How many batch sizes above the answer are tried one by one. Where batches fail between others that fit, these gaps

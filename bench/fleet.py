@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bench.errors import InputError
+from profl.bench.errors import InputError
 
 UNITS = {
     "B": 1,

@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import mean
 from typing import Any
 
-from bench.fleet import format_bytes
+from profl.bench.fleet import format_bytes
 
 HELD = ("most_held_bytes", "held_bytes_per_round", "held_growth_share")
 """The figures of a cell's summary about what its rounds left allocated."""
@@ -23,8 +23,8 @@ def held_over_rounds(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     Parameters
     ----------
     rows
-        As ``bench.results`` describes them. Memory begins anew with every ``attempt``, so that only rounds of the same
-        one are compared with each other.
+        As ``profl.bench.results`` describes them. Memory begins anew with every ``attempt``, so that only rounds of the
+        same one are compared with each other.
     """
     attempts: dict[int | None, list[tuple[int, int]]] = defaultdict(list)
     for row in rows:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.aggregation import State, Update, owner_mean
-from bench.models import ModelSpec
-from bench.randomness import initialised
+from profl.bench.aggregation import State, Update, owner_mean
+from profl.bench.models import ModelSpec
+from profl.bench.randomness import initialised
 
 
 @dataclass(frozen=True)

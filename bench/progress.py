@@ -22,13 +22,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from bench.cell import Cell
-from bench.federation import Row
-from bench.fleet import format_bytes
-from bench.held import HELD, describe_held
-from bench.registry import method_class
-from bench.results import as_json
-from bench.sweep import Outcome
+from profl.bench.cell import Cell
+from profl.bench.federation import Row
+from profl.bench.fleet import format_bytes
+from profl.bench.held import HELD, describe_held
+from profl.bench.registry import method_class
+from profl.bench.results import as_json
+from profl.bench.sweep import Outcome
 
 SILENCE_SECONDS = 30
 """How long a cell may run, where no bars are drawn, before a line says how far it is."""
@@ -156,7 +156,7 @@ class SweepEvents:
 
     Every object has ``event`` (``measured``, ``round``, ``finished``, ``failed``, or ``skipped`` if another sweep is at
     the cell) and ``cell``, its folder; then a round's row, a finished cell's summary, or the ``error``, as
-    ``bench.results`` describes them.
+    ``profl.bench.results`` describes them.
 
     When nobody reads any more (``| head``), the sweep ends as on Ctrl-C.
     """

@@ -14,9 +14,9 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.memory import Footprint, Prober
-    from bench.memory.api import Build
-    from bench.memory.workload import Workload
+    from profl.bench.memory import Footprint, Prober
+    from profl.bench.memory.api import Build
+    from profl.bench.memory.workload import Workload
 
 _DEFAULT_GPU = "virtual:h100"
 
@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def _memory_prober() -> Iterator[Prober]:
-    from bench.memory import Prober
+    from profl.bench.memory import Prober
 
     with Prober() as prober:
         yield prober
@@ -77,10 +77,10 @@ def _memory_prober() -> Iterator[Prober]:
 def memory_footprint(request: pytest.FixtureRequest, _memory_prober: Prober) -> Callable[..., Footprint]:
     """Function that measures the GPU memory of a training step in a worker process and returns its Footprint.
 
-    It takes what `bench.memory.measure` takes, or a `bench.memory.workload.Workload` in place of ``build``. The GPU is
-    that of the marker ``peak_memory`` unless another is given. The marker's limit holds for every step measured; the
-    least budget is searched for where it is limited. With pytest-benchmark's ``benchmark`` in the same test, the bytes
-    also land in its ``extra_info``; no timed pass is ever measured.
+    It takes what `profl.bench.memory.measure` takes, or a `profl.bench.memory.workload.Workload` in place of ``build``.
+    The GPU is that of the marker ``peak_memory`` unless another is given. The marker's limit holds for every step
+    measured; the least budget is searched for where it is limited. With pytest-benchmark's ``benchmark`` in the same
+    test, the bytes also land in its ``extra_info``; no timed pass is ever measured.
     """
     limits, default_gpu = _demand(request.node)
     request.node.stash[_MEASURED] = measured = list[Any]()  # anew where a failed test is run again
@@ -95,7 +95,7 @@ def memory_footprint(request: pytest.FixtureRequest, _memory_prober: Prober) -> 
         snapshot: Path | None = None,
     ) -> Footprint:
         __tracebackhide__ = True
-        from bench.memory import BuiltStep, GpuUnavailable, MeasurementFailed
+        from profl.bench.memory import BuiltStep, GpuUnavailable, MeasurementFailed
 
         workload: Any = build if hasattr(build, "prepare") else BuiltStep(build)
         try:
@@ -173,8 +173,8 @@ def _demand(item: pytest.Item) -> tuple[list[_Limit], str]:
 
 def peak_memory(limit: str | int, gpu: str | None = None, quantity: str = "requested") -> _Limit:
     """Read the marker's arguments; named like the marker, for Python's own messages about them."""
-    from bench.errors import InputError
-    from bench.fleet import parse_bytes
+    from profl.bench.errors import InputError
+    from profl.bench.fleet import parse_bytes
 
     metrics = {_quantity(metric): metric for metric in _metrics()}
     if quantity not in metrics:
@@ -190,7 +190,7 @@ def peak_memory(limit: str | int, gpu: str | None = None, quantity: str = "reque
 
 def _metrics() -> list[str]:
     """Return the names of the fields of `Footprint` that hold bytes."""
-    from bench.memory import Footprint
+    from profl.bench.memory import Footprint
 
     return [field.name for field in fields(Footprint) if field.name.endswith("_bytes")]
 

@@ -1,8 +1,8 @@
 """Reference files: the committed memory numbers of a sweep on a GPU, one JSON file each.
 
-A file holds what `bench.regression.Measurement` describes, and ``sweep``: ``preset`` (a name) or ``config`` (a TOML
-file, its path relative to the reference file), and ``gpu`` where it is another one than the sweep's. By hand may be
-added: ``tolerance`` (``2%`` or ``1MiB``) for all entries, ``tolerances`` for single ones. They apply where exact
+A file holds what `profl.bench.regression.Measurement` describes, and ``sweep``: ``preset`` (a name) or ``config`` (a
+TOML file, its path relative to the reference file), and ``gpu`` where it is another one than the sweep's. By hand may
+be added: ``tolerance`` (``2%`` or ``1MiB``) for all entries, ``tolerances`` for single ones. They apply where exact
 numbers cannot be expected: in another environment, or on a physical GPU. A file that differs from this in any way is
 refused, as what is not understood would not be compared.
 """
@@ -17,12 +17,12 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass as validated
 
-from bench.cell import EXACT
-from bench.config import Config, override, preset, read_config
-from bench.errors import InputError
-from bench.regression import PEAK, Measurement, allowed_bytes
-from bench.results import read_json, write_json
-from bench.validation import checked
+from profl.bench.cell import EXACT
+from profl.bench.config import Config, override, preset, read_config
+from profl.bench.errors import InputError
+from profl.bench.regression import PEAK, Measurement, allowed_bytes
+from profl.bench.results import read_json, write_json
+from profl.bench.validation import checked
 
 
 @validated(frozen=True, config=EXACT)

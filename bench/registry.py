@@ -9,10 +9,10 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import isabstract
 from typing import Any, NoReturn
 
-from bench.errors import InputError, in_one_line
-from bench.method import Method
-from bench.models import ModelSpec, StagedModel, resnet18, resnet34
-from bench.validation import checked
+from profl.bench.errors import InputError, in_one_line
+from profl.bench.method import Method
+from profl.bench.models import ModelSpec, StagedModel, resnet18, resnet34
+from profl.bench.validation import checked
 
 MODELS: Mapping[str, Callable[[ModelSpec], StagedModel]] = {"resnet18": resnet18, "resnet34": resnet34}
 
@@ -58,10 +58,12 @@ def method_class(name: str) -> type[Method]:
     except Exception as error:  # a plug-in's module may raise anything
         raise InputError(f"method '{name}' ({point.value}) cannot be imported: {in_one_line(error)}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-        raise InputError(f"method '{name}' ({point.value}) is not a subclass of bench.method.Method")
+        raise InputError(f"method '{name}' ({point.value}) is not a subclass of profl.bench.method.Method")
     if isabstract(loaded):
         lacking = ", ".join(sorted(loaded.__abstractmethods__))
-        raise InputError(f"method '{name}' ({point.value}) does not define {lacking}, as bench.method.Method asks")
+        raise InputError(
+            f"method '{name}' ({point.value}) does not define {lacking}, as profl.bench.method.Method asks"
+        )
     return loaded
 
 

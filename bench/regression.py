@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from bench.cell import Cell
-from bench.config import Config, cells
-from bench.errors import InputError
-from bench.fleet import parse_bytes
-from bench.memory.budget import GRANULE_BYTES
-from bench.memory.footprint import Footprint
-from bench.memory.probe import Prober
-from bench.results import category_columns
-from bench.sweep import workloads
+from profl.bench.cell import Cell
+from profl.bench.config import Config, cells
+from profl.bench.errors import InputError
+from profl.bench.fleet import parse_bytes
+from profl.bench.memory.budget import GRANULE_BYTES
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.probe import Prober
+from profl.bench.results import category_columns
+from profl.bench.sweep import workloads
 
 PEAK = "peak_requested_bytes"
 
@@ -44,7 +44,8 @@ LARGEST = 5
 
 Measurement = dict[str, Any]
 """What is compared: ``environment`` (flat), and by the footprint's name ``metrics`` (flat), ``portions`` (bytes at the
-peak by category, module and phase) and ``commands`` (how to measure it alone). See `bench.reference` for the file.
+peak by category, module and phase) and ``commands`` (how to measure it alone). See `profl.bench.reference` for the
+file.
 """
 
 

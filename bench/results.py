@@ -5,7 +5,7 @@ A run is a folder with one folder per cell::
     RUN/cells/CELL/cell.json         what was run: method, model, dataset, tier, seed, recipe
                    environment.json  where: versions, machine, torch threads
                    footprints.json   measured memory of every task of the method
-                   timelines.json    live bytes of every task over time, as `bench.memory.timelines` packs them
+                   timelines.json    live bytes of every task over time, as `profl.bench.memory.timelines` packs them
                    rounds.jsonl      one row per finished round, appended and flushed
                    checkpoint.pt     state after the last finished round, replaced atomically
                    summary.json      final figures; present exactly when the cell is done
@@ -31,14 +31,14 @@ import torch
 from filelock import FileLock
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 
-from bench.cell import Cell
-from bench.errors import InputError
-from bench.files import replacing
-from bench.held import HELD
-from bench.memory.footprint import Footprint
-from bench.memory.timelines import unpack
-from bench.memory.usage import PEAK_STATISTICS
-from bench.validation import describe
+from profl.bench.cell import Cell
+from profl.bench.errors import InputError
+from profl.bench.files import replacing
+from profl.bench.held import HELD
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.timelines import unpack
+from profl.bench.memory.usage import PEAK_STATISTICS
+from profl.bench.validation import describe
 
 ROUND_COLUMNS = {
     "round": "number of the round, from 1",
@@ -145,7 +145,7 @@ class Run:
     rounds
         One row per cell and round: ``cell``, ``method``, ``tier``, ``tasks`` and ``ROUND_COLUMNS``.
     footprints
-        One row per method and task: ``FOOTPRINT_KEY``, the flat fields of ``bench.memory.footprint.Footprint``
+        One row per method and task: ``FOOTPRINT_KEY``, the flat fields of ``profl.bench.memory.footprint.Footprint``
         and one column per category at the peak, named by `peak_column`. The same task of several cells appears once.
     records
         What the cells' folders hold, in the order of ``cells``.
@@ -335,7 +335,7 @@ class CellFolder:
         write_json(self.path / "footprints.json", entries)
 
     def write_timelines(self, packed: Mapping[str, Any]) -> None:
-        """Write what `bench.memory.timelines.pack` made of every task's timeline, by task."""
+        """Write what `profl.bench.memory.timelines.pack` made of every task's timeline, by task."""
         _replace(self.path / "timelines.json", as_json(packed) + "\n")
 
     def timelines(self) -> dict[str, Any]:

@@ -21,19 +21,19 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from filelock import Timeout
 
-from bench.cell import Cell
-from bench.config import method_of
-from bench.data import classes_of, load_dataset
-from bench.data.partition import partition
-from bench.errors import InputError, in_one_line
-from bench.federation import Row, run_cell
-from bench.memory.errors import MeasurementFailed
-from bench.memory.footprint import Footprint
-from bench.memory.probe import Prober
-from bench.memory.timelines import pack
-from bench.method import FullModel
-from bench.results import CellFolder
-from bench.training import TrainingWorkload
+from profl.bench.cell import Cell
+from profl.bench.config import method_of
+from profl.bench.data import classes_of, load_dataset
+from profl.bench.data.partition import partition
+from profl.bench.errors import InputError, in_one_line
+from profl.bench.federation import Row, run_cell
+from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.probe import Prober
+from profl.bench.memory.timelines import pack
+from profl.bench.method import FullModel
+from profl.bench.results import CellFolder
+from profl.bench.training import TrainingWorkload
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Outcome(NamedTuple):
     Parameters
     ----------
     summary
-        As ``bench.results`` describes it, if the cell is done.
+        As ``profl.bench.results`` describes it, if the cell is done.
     error
         What failed, in one line.
     taken

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.cell import Recipe
-from bench.data import augment
-from bench.memory.workload import Prepared, StepObserver
-from bench.method import Task
-from bench.models import INPUT_SHAPE, ModelSpec
+from profl.bench.cell import Recipe
+from profl.bench.data import augment
+from profl.bench.memory.workload import Prepared, StepObserver
+from profl.bench.method import Task
+from profl.bench.models import INPUT_SHAPE, ModelSpec
 
 EVALUATION_BATCH = 256
 """Examples per batch when testing: nothing is kept for backward, so this is not what limits a device."""

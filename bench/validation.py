@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.errors import InputError
+from profl.bench.errors import InputError
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.method import LocalContext, Task, Update
-from bench.models import ModelSpec
+from profl.bench.method import LocalContext, Task, Update
+from profl.bench.models import ModelSpec
 from profl.output_module import basic_layer
 
 FrozenBatchNorm = Literal["train", "eval"]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.randomness import numpy_generator
+from profl.bench.randomness import numpy_generator
 
 
 def effective_movement(weights: Sequence[Tensor]) -> float:

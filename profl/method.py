@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from bench.errors import InputError
-from bench.method import Method, RoundSummary, Task, initial_state
-from bench.models import ModelSpec
-from bench.randomness import initialised
+from profl.bench.errors import InputError
+from profl.bench.method import Method, RoundSummary, Task, initial_state
+from profl.bench.models import ModelSpec
+from profl.bench.randomness import initialised
 from profl.blocks import BlockModel, BlockTask, FrozenBatchNorm, block_parameters
 from profl.freezing import FreezingRule, MovementLog
 from profl.growing import GrowTask

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from bench.models import StagedModel
+from profl.bench.models import StagedModel
 
 BasicLayer = Callable[[StagedModel, int], nn.Module]
 """Makes the stand-in for one stage (index from 0) of a freshly built model, with its own initial values."""

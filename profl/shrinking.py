@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.models import ModelSpec
+from profl.bench.models import ModelSpec
 from profl.blocks import BlockModel, BlockTask, FrozenBatchNorm, pass_through
 
 TEACHER_HEAD = "teacher_head"

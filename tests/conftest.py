@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from bench.cell import Cell, Recipe
-from bench.memory.probe import Prober
+from profl.bench.cell import Cell, Recipe
+from profl.bench.memory.probe import Prober
 
 # The same examples every time, so that what passed once passes again.
 settings.register_profile("repeatable", derandomize=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.memory.workload import Prepared, StepObserver
+from profl.bench.memory.workload import Prepared, StepObserver
 
 
 class Network(nn.Module):

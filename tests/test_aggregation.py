@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.aggregation import Update, owner_mean
+from profl.bench.aggregation import Update, owner_mean
 from tests.oracles.naive_mean import naive_owner_mean
 
 

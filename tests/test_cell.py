@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from bench.cell import Cell, Recipe
-from bench.errors import InputError
-from bench.validation import checked
+from profl.bench.cell import Cell, Recipe
+from profl.bench.errors import InputError
+from profl.bench.validation import checked
 from tests.conftest import small_cell
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bench.cli import main
-from bench.memory.errors import GpuUnavailable
+from profl.bench.cli import main
+from profl.bench.memory.errors import GpuUnavailable
 
 SMALL = """
 gpu = "virtual:jetson-orin"
@@ -149,7 +149,7 @@ def test_two_recipes_in_one_run_are_refused_and_nothing_is_run(run: Path):
 
 
 def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bench.config.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("profl.bench.config.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     result = profl("sweep")
     assert result.exit_code == 130
     assert result.output == "stopped\n"
@@ -157,7 +157,7 @@ def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
 
 def test_being_told_to_end_is_like_ctrl_c(monkeypatch: pytest.MonkeyPatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("bench.config.presets", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("profl.bench.config.presets", lambda: os.kill(os.getpid(), signal.SIGTERM))
     result = profl("sweep")
     assert (result.exit_code, result.output) == (130, "stopped\n")
     assert signal.getsignal(signal.SIGTERM) is before
@@ -183,7 +183,7 @@ def test_where_a_virtual_gpu_cannot_run_its_memory_is_estimated_and_labelled(mon
     def no_compiler() -> None:
         raise GpuUnavailable("no C compiler")
 
-    monkeypatch.setattr("bench.memory.estimate.build", no_compiler)
+    monkeypatch.setattr("profl.bench.memory.estimate.build", no_compiler)
     shape = ["measure", "--method", "fedavg", "--width", 2, "--batch-size", 4, "--gpu", "virtual:sm_90"]
     told = profl(*shape)
     assert told.exit_code == 0, told.output

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from bench.cell import Cell, Recipe
-from bench.data import load_dataset
-from bench.federation import Federation
-from bench.memory.errors import OutOfMemory
-from bench.memory.probe import Prober
-from bench.memory.workload import Prepared, StepObserver
-from bench.sweep import measure
+from profl.bench.cell import Cell, Recipe
+from profl.bench.data import load_dataset
+from profl.bench.federation import Federation
+from profl.bench.memory.errors import OutOfMemory
+from profl.bench.memory.probe import Prober
+from profl.bench.memory.workload import Prepared, StepObserver
+from profl.bench.sweep import measure
 from tests.conftest import small_cell
 
 GPU = "virtual:jetson-orin"

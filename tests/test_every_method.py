@@ -6,12 +6,12 @@ from itertools import product
 import pytest
 import torch
 
-from bench.cell import Cell
-from bench.data import load_dataset
-from bench.federation import Federation
-from bench.memory.probe import Prober
-from bench.registry import MODELS, methods
-from bench.sweep import workloads
+from profl.bench.cell import Cell
+from profl.bench.data import load_dataset
+from profl.bench.federation import Federation
+from profl.bench.memory.probe import Prober
+from profl.bench.registry import MODELS, methods
+from profl.bench.sweep import workloads
 from tests.conftest import SMALL_RECIPE, small_cell
 
 EVERY = [pytest.param(*pair, id="-".join(pair)) for pair in product(sorted(methods()), sorted(MODELS))]

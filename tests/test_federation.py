@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.cell import Cell
-from bench.data import load_dataset
-from bench.errors import InputError
-from bench.federation import Federation, run_cell
-from bench.registry import create_method
-from bench.results import ROUND_COLUMNS, CellFolder
+from profl.bench.cell import Cell
+from profl.bench.data import load_dataset
+from profl.bench.errors import InputError
+from profl.bench.federation import Federation, run_cell
+from profl.bench.registry import create_method
+from profl.bench.results import ROUND_COLUMNS, CellFolder
 from tests.conftest import SMALL_RECIPE, small_cell
 
 MB = 10**6
@@ -214,7 +214,7 @@ def test_what_is_sent_back_is_counted_apart_from_what_is_received():
 @pytest.mark.parametrize(("method", "times"), [("heterofl", 1), ("fedavg", 0)])
 def test_statistics_are_estimated_anew_on_a_fixed_random_sample(method: str, times: int, monkeypatch):
     given: list[torch.Tensor] = []
-    monkeypatch.setattr("bench.federation.recalibrate_batchnorm", lambda model, inputs: given.append(inputs))
+    monkeypatch.setattr("profl.bench.federation.recalibrate_batchnorm", lambda model, inputs: given.append(inputs))
     fleet = federation(small_cell(method, "50MB"))
     fleet.run_round(5)
     assert len(given) == times

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import replacing
+from profl.bench.files import replacing
 
 
 def test_the_old_content_stays_until_the_new_is_whole(tmp_path: Path):

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench.errors import InputError
-from bench.fit import LOOKAHEAD, Fit, fit, fit_table, guarantee, largest_batch, read_budgets
-from bench.memory.errors import GpuUnavailable, OutOfMemory
-from bench.memory.footprint import Footprint
-from bench.memory.probe import Prober
-from bench.sweep import workloads
-from bench.training import TrainingWorkload
+from profl.bench.errors import InputError
+from profl.bench.fit import LOOKAHEAD, Fit, fit, fit_table, guarantee, largest_batch, read_budgets
+from profl.bench.memory.errors import GpuUnavailable, OutOfMemory
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.probe import Prober
+from profl.bench.sweep import workloads
+from profl.bench.training import TrainingWorkload
 
 from .conftest import SMALL_RECIPE, small_cell
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import InputError
-from bench.fleet import UNITS, Tier, eligibility, eligible_counts, format_bytes, lost, parse_bytes
+from profl.bench.errors import InputError
+from profl.bench.fleet import UNITS, Tier, eligibility, eligible_counts, format_bytes, lost, parse_bytes
 
 MB = 10**6
 MIB = 2**20

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.held import HELD, describe_held, held_over_rounds
+from profl.bench.held import HELD, describe_held, held_over_rounds
 
 MIB = 1 << 20
 

@@ -15,21 +15,21 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import bench.federation
-from bench.cell import Cell
-from bench.cli import main
-from bench.config import Config, Grid, cells, read_config
-from bench.errors import InputError
-from bench.held import HELD
-from bench.memory.probe import Prober
-from bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
-from bench.report import closing_text, write_report
-from bench.report.growth import curve, what_stayed
-from bench.report.page.reproduce import configurations
-from bench.report.study import studies
-from bench.report.style import mebibytes
-from bench.results import CellFolder, read_run
-from bench.sweep import Job, folder_of, measure, run_sweep
+import profl.bench.federation
+from profl.bench.cell import Cell
+from profl.bench.cli import main
+from profl.bench.config import Config, Grid, cells, read_config
+from profl.bench.errors import InputError
+from profl.bench.held import HELD
+from profl.bench.memory.probe import Prober
+from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
+from profl.bench.report import closing_text, write_report
+from profl.bench.report.growth import curve, what_stayed
+from profl.bench.report.page.reproduce import configurations
+from profl.bench.report.study import studies
+from profl.bench.report.style import mebibytes
+from profl.bench.results import CellFolder, read_run
+from profl.bench.sweep import Job, folder_of, measure, run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
 from tests.test_sweep import Silent, bits
 
@@ -46,14 +46,14 @@ def memory_cell(method: str, tier: str = "100%", **more: object) -> Cell:
 def leaking(trainings: int | None) -> Iterator[None]:
     """Let every local training, or the first ones, keep a megabyte on the GPU."""
     kept: list[torch.Tensor] = []
-    train = bench.federation.train_locally
+    train = profl.bench.federation.train_locally
 
     def train_and_keep(*arguments, **named):
         if trainings is None or len(kept) < trainings:
             kept.append(torch.empty(LEAKED_BYTES, dtype=torch.uint8, device="cuda"))
         return train(*arguments, **named)
 
-    with patch.object(bench.federation, "train_locally", train_and_keep):
+    with patch.object(profl.bench.federation, "train_locally", train_and_keep):
         yield
     kept.clear()
 
@@ -76,7 +76,7 @@ class LeakingRounds:
                 raise KeyboardInterrupt
 
         with leaking(self.trainings), suppress(KeyboardInterrupt):
-            bench.federation.run_cell(
+            profl.bench.federation.run_cell(
                 self.job.cell, folder, self.job.least_budgets, self.job.full_model_bytes, on_round
             )
         return None if self.stop_after else folder.summary()

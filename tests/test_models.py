@@ -3,8 +3,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from bench.errors import InputError
-from bench.models import ModelSpec
+from profl.bench.errors import InputError
+from profl.bench.models import ModelSpec
 from tests.oracles import parameter_counts
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}

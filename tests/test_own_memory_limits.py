@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.cell import Recipe
-from bench.memory import Footprint
-from bench.method import FullModel
-from bench.models import ModelSpec
-from bench.training import TrainingWorkload
+from profl.bench.cell import Recipe
+from profl.bench.memory import Footprint
+from profl.bench.method import FullModel
+from profl.bench.models import ModelSpec
+from profl.bench.training import TrainingWorkload
 from profl.growing import GrowTask
 
 GPU = "virtual:jetson-orin"

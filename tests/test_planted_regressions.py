@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import pytest
 
-from bench.memory.probe import Prober
-from bench.regression import Difference, Measurement, _metrics, _portions, compare
+from profl.bench.memory.probe import Prober
+from profl.bench.regression import Difference, Measurement, _metrics, _portions, compare
 from tests.planted import Planted
 
 GPU = "virtual:jetson-orin"

@@ -9,10 +9,10 @@ import math
 import pytest
 from rich.console import Console
 
-from bench.cell import Cell
-from bench.held import HELD
-from bench.progress import SweepEvents, SweepProgress
-from bench.sweep import Outcome
+from profl.bench.cell import Cell
+from profl.bench.held import HELD
+from profl.bench.progress import SweepEvents, SweepProgress
+from profl.bench.sweep import Outcome
 from tests.conftest import small_cell
 
 WIDE, NARROW, IDEAL = small_cell("heterofl", "80%"), small_cell("allsmall", "60%"), small_cell("fedavg")
@@ -49,7 +49,7 @@ def test_a_file_gets_a_line_for_a_cell_that_is_over_and_now_and_then_one_for_a_r
     events = [("round", WIDE, {"round": 3}), ("finished", WIDE, Outcome(error="it broke"))]
     (line,) = shown(False, *events).splitlines()
     assert line == "failed (1 of 3) heterofl on digits, resnet18 width 2, tier 80%, seed 0: it broke"
-    monkeypatch.setattr("bench.progress.SILENCE_SECONDS", -1)
+    monkeypatch.setattr("profl.bench.progress.SILENCE_SECONDS", -1)
     told, _ = shown(False, *events).splitlines()
     assert told.startswith("round 3 of 10 of heterofl on digits")
     assert told.endswith("(1 running, 0 done, 0 failed)")

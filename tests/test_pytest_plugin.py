@@ -9,17 +9,17 @@ from functools import partial
 
 import pytest
 
-from bench.memory import BuiltStep, Footprint, Prober, measure
+from profl.bench.memory import BuiltStep, Footprint, Prober, measure
 from tests.memory import built_steps
 
 pytest_plugins = ["pytester"]
 
 GPU = "virtual:t4"
-PLUGINS = ["-p", "bench.pytest_plugin", "-p", "no:hypothesispytest", "-p", "no:cov"]
+PLUGINS = ["-p", "profl", "-p", "no:hypothesispytest", "-p", "no:cov"]
 IMPORTS = """
 from functools import partial
 import pytest
-from bench.memory import GpuUnavailable
+from profl.bench.memory import GpuUnavailable
 from tests.memory.built_steps import chain, incomplete
 from tests.memory.workloads import Linear
 """
@@ -38,7 +38,7 @@ class Suite:
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester, prober: Prober, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    monkeypatch.setattr("bench.memory.Prober", lambda: nullcontext(prober))
+    monkeypatch.setattr("profl.bench.memory.Prober", lambda: nullcontext(prober))
     return Suite(pytester)
 
 
@@ -277,7 +277,8 @@ def test_a_run_that_measures_nothing_pays_nothing(pytester: pytest.Pytester):
         import sys
 
         def test_imports():
-            assert {name for name in sys.modules if name.startswith("bench")} <= {"bench", "bench.pytest_plugin"}
+            ours = {name for name in sys.modules if name.partition(".")[0] == "profl"}
+            assert ours <= {"profl", "profl.bench", "profl.bench.pytest_plugin"}
             assert not {"torch", "pandas", "numpy"} & set(sys.modules)
         """
     )
@@ -287,6 +288,6 @@ def test_a_run_that_measures_nothing_pays_nothing(pytester: pytest.Pytester):
 
 
 def test_the_default_gpu_is_that_of_measure():
-    from bench import pytest_plugin
+    from profl.bench import pytest_plugin
 
     assert inspect.signature(measure).parameters["gpu"].default == pytest_plugin._DEFAULT_GPU

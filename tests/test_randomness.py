@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.randomness import initialised, named_seed, numpy_generator, torch_generator
+from profl.bench.randomness import initialised, named_seed, numpy_generator, torch_generator
 
 
 def test_seed_never_changes():

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import bench.registry as registry
-from bench.errors import InputError
-from bench.models import ModelSpec
-from bench.registry import create_method, method_class, model_builder
+import profl.bench.registry as registry
+from profl.bench.errors import InputError
+from profl.bench.models import ModelSpec
+from profl.bench.registry import create_method, method_class, model_builder
 
 MODEL = ModelSpec("resnet18", 2, 10)
 
@@ -43,7 +43,7 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_a_plugged_in_name_that_is_no_method_is_refused(monkeypatch: pytest.MonkeyPatch):
-    point = EntryPoint("mine", "bench.models:ModelSpec", "profl.methods")
+    point = EntryPoint("mine", "profl.bench.models:ModelSpec", "profl.methods")
     monkeypatch.setattr(registry, "methods", lambda: {"mine": point})
     with pytest.raises(InputError, match="not a subclass"):
         method_class("mine")
@@ -55,7 +55,10 @@ def test_a_plugged_in_name_that_is_no_method_is_refused(monkeypatch: pytest.Monk
         ("class Mine(", r"cannot be imported: .*'\(' was never closed"),
         ("import nothing_like_this", "cannot be imported: No module named 'nothing_like_this'"),
         ("Yours = 1", "cannot be imported: module 'plugged' has no attribute 'Mine'"),
-        ("from bench.method import Method\nclass Mine(Method): ...", "does not define all_tasks, global_model, tasks"),
+        (
+            "from profl.bench.method import Method\nclass Mine(Method): ...",
+            "does not define all_tasks, global_model, tasks",
+        ),
     ],
 )
 def test_a_plugged_in_method_that_is_broken_is_named(

@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from bench.cli import main
-from bench.config import cells, presets, read_config
-from bench.errors import InputError
-from bench.memory.footprint import Portion
-from bench.reference import Sweep, read_reference, reference_files, write_reference
-from bench.regression import (
+from profl.bench.cli import main
+from profl.bench.config import cells, presets, read_config
+from profl.bench.errors import InputError
+from profl.bench.memory.footprint import Portion
+from profl.bench.reference import Sweep, read_reference, reference_files, write_reference
+from profl.bench.regression import (
     Difference,
     _command,
     _portions,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-from bench.cell import Cell
-from bench.errors import InputError
-from bench.memory.footprint import Block, Environment, Footprint
-from bench.results import CELL_COLUMNS, ROUND_COLUMNS, CellFolder, check_one_recipe, read_run, write_json
+from profl.bench.cell import Cell
+from profl.bench.errors import InputError
+from profl.bench.memory.footprint import Block, Environment, Footprint
+from profl.bench.results import CELL_COLUMNS, ROUND_COLUMNS, CellFolder, check_one_recipe, read_run, write_json
 from tests.conftest import small_cell
 
 MEASURED = Footprint(

@@ -9,15 +9,15 @@ import pytest
 import torch
 from filelock import FileLock
 
-import bench.sweep as sweeping
-from bench.cell import Cell
-from bench.config import Config, Grid, cells, override, presets, read_config
-from bench.errors import InputError
-from bench.fleet import UNLIMITED
-from bench.memory.errors import GpuUnavailable
-from bench.memory.probe import Prober
-from bench.results import CellFolder
-from bench.sweep import Outcome, folder_of, run_sweep
+import profl.bench.sweep as sweeping
+from profl.bench.cell import Cell
+from profl.bench.config import Config, Grid, cells, override, presets, read_config
+from profl.bench.errors import InputError
+from profl.bench.fleet import UNLIMITED
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.probe import Prober
+from profl.bench.results import CellFolder
+from profl.bench.sweep import Outcome, folder_of, run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
 
 GRID = {
@@ -279,7 +279,7 @@ def test_footprints_are_written_for_every_task(tmp_path: Path, prober: Prober):
     cell = small_cell("heterofl", "50%", recipe=CONFIG.recipe)
     run_sweep([cell], tmp_path, 1, prober, Silent())
     run = sweeping.folder_of(cell, tmp_path)
-    from bench.results import read_json
+    from profl.bench.results import read_json
 
     entries = read_json(run.path / "footprints.json")
     assert [entry["task"] for entry in entries] == [

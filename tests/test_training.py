@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.cell import Recipe
-from bench.method import FullModel
-from bench.models import ModelSpec
-from bench.training import (
+from profl.bench.cell import Recipe
+from profl.bench.method import FullModel
+from profl.bench.models import ModelSpec
+from profl.bench.training import (
     TrainingWorkload,
     evaluate,
     local_optimizer,

@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from bench.cli.check import check
-from bench.cli.doctor import doctor
-from bench.cli.fit import fit
-from bench.cli.list import list_names
-from bench.cli.measure import measure
-from bench.cli.report import report
-from bench.cli.survey import survey
-from bench.cli.sweep import sweep
-from bench.errors import InputError, in_one_line
+from profl.bench.cli.check import check
+from profl.bench.cli.doctor import doctor
+from profl.bench.cli.fit import fit
+from profl.bench.cli.list import list_names
+from profl.bench.cli.measure import measure
+from profl.bench.cli.report import report
+from profl.bench.cli.survey import survey
+from profl.bench.cli.sweep import sweep
+from profl.bench.errors import InputError, in_one_line
 
 
 class Friendly(click.Group):
@@ -26,8 +26,8 @@ class Friendly(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from pydantic import ValidationError
 
-        from bench.memory.errors import GpuUnavailable, MeasurementFailed
-        from bench.validation import describe
+        from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
+        from profl.bench.validation import describe
 
         try:
             with _terminated_like_ctrl_c():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import tracked
+from profl.bench.cli.options import tracked
 
 
 @click.command()
@@ -41,9 +41,9 @@ def check(
       profl check --update --preset default --gpu virtual:h100
       profl check --update --config my-study.toml --reference my-reference/
     """
-    from bench.memory.probe import Prober
-    from bench.reference import Sweep, read_reference, reference_files, write_reference
-    from bench.regression import ENVIRONMENT, compare, github_annotation, measure_all, verdict, write_junit
+    from profl.bench.memory.probe import Prober
+    from profl.bench.reference import Sweep, read_reference, reference_files, write_reference
+    from profl.bench.regression import ENVIRONMENT, compare, github_annotation, measure_all, verdict, write_junit
 
     chosen = preset is not None or config is not None
     if (chosen and not update) or (preset and config) or (gpu and not chosen):

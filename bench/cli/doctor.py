@@ -15,7 +15,7 @@ def doctor() -> None:
     Example:
       profl doctor
     """
-    from bench.doctor import examine
+    from profl.bench.doctor import examine
 
     table = Table("part", "state", "remedy", title="profl doctor")
     whole = True

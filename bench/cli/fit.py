@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench.cli.options import available, chosen_workloads, several, task_options, tracked
+from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
 
 
 @click.command()
@@ -38,9 +38,9 @@ def fit(
       profl fit --budget 64MiB --budget 256MiB --method profl --method heterofl --model resnet34
       profl fit --budget 2GiB --batch-size 1024 --json > fit.json
     """
-    from bench.fit import fit as fit_task
-    from bench.fit import fit_table, guarantee, read_budgets
-    from bench.memory.probe import Prober
+    from profl.bench.fit import fit as fit_task
+    from profl.bench.fit import fit_table, guarantee, read_budgets
+    from profl.bench.memory.probe import Prober
 
     gpu = available(gpu)
     budgets = read_budgets(budget, gpu)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import click
 
-from bench.memory.gpu.profile import Profile
+from profl.bench.memory.gpu.profile import Profile
 
 
 @click.command(name="list")
@@ -19,10 +19,10 @@ def list_names(kind: str | None) -> None:
       profl list
       profl list gpus
     """
-    from bench.config import presets
-    from bench.data import DATASETS
-    from bench.memory.gpu.profile import known_gpus, profiles
-    from bench.registry import MODELS, methods
+    from profl.bench.config import presets
+    from profl.bench.data import DATASETS
+    from profl.bench.memory.gpu.profile import known_gpus, profiles
+    from profl.bench.registry import MODELS, methods
 
     names: dict[str, Iterable[str]] = {
         "methods": methods(),

@@ -17,15 +17,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.cli.options import available, chosen_workloads, several, task_options, tracked
-from bench.memory.allocator_settings import AllocatorSettings
-from bench.memory.footprint import PEAKS, Footprint
-from bench.memory.gpu.profile import ESTIMATE
-from bench.memory.workload import CATEGORIES
+from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
+from profl.bench.memory.allocator_settings import AllocatorSettings
+from profl.bench.memory.footprint import PEAKS, Footprint
+from profl.bench.memory.gpu.profile import ESTIMATE
+from profl.bench.memory.workload import CATEGORIES
 
 if TYPE_CHECKING:
-    from bench.memory.against import Comparison
-    from bench.memory.measured_run import MeasuredRun
+    from profl.bench.memory.against import Comparison
+    from profl.bench.memory.measured_run import MeasuredRun
 
 T = TypeVar("T")
 TASKS_PER_TABLE = 5
@@ -73,13 +73,13 @@ def measure(
       profl measure --method profl --gpu virtual:h100 --against my-card.json.gz
       profl measure --method profl --json > footprints.json
     """
-    from bench.cli.against import described, other_run
-    from bench.memory.against import Comparison
-    from bench.memory.measured_run import recorded_run
-    from bench.memory.plot import write_timeline
-    from bench.memory.probe import Prober
-    from bench.memory.run_file import check_writable, write_runs
-    from bench.registry import unknown
+    from profl.bench.cli.against import described, other_run
+    from profl.bench.memory.against import Comparison
+    from profl.bench.memory.measured_run import recorded_run
+    from profl.bench.memory.plot import write_timeline
+    from profl.bench.memory.probe import Prober
+    from profl.bench.memory.run_file import check_writable, write_runs
+    from profl.bench.registry import unknown
 
     gpu = available(gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
@@ -153,7 +153,7 @@ class Result:
 
 def _print(heading: str, results: list[Result]) -> None:
     """Print tables of the footprints, or of what they are compared with, and remarks."""
-    from bench.cli.against import print_comparison
+    from profl.bench.cli.against import print_comparison
 
     console = Console()
     console.print(heading, highlight=False)
@@ -184,7 +184,7 @@ def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:
 
 def _peaks_under(settings: Mapping[str, AllocatorSettings], snapshot: Path) -> dict[str, int]:
     """Return what a recorded task would have reserved under other allocator settings, by the table's row."""
-    from bench.memory.allocator import recorded_trace, replay
+    from profl.bench.memory.allocator import recorded_trace, replay
 
     trace = recorded_trace(pickle.loads(snapshot.read_bytes())["device_traces"])
     return {f"reserved if {text}": replay(trace, chosen).peak_reserved_bytes for text, chosen in settings.items()}

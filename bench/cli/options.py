@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 if TYPE_CHECKING:
-    from bench.training import TrainingWorkload
+    from profl.bench.training import TrainingWorkload
 
 T = TypeVar("T")
 
@@ -45,10 +45,10 @@ def chosen_workloads(
     method: tuple[str, ...], rounds: int, batch_size: int, **shape: Any
 ) -> dict[tuple[str, str], TrainingWorkload]:
     """Return the steps that `task_options` chose, by method and task."""
-    from bench.cell import Cell, Recipe
-    from bench.fleet import UNLIMITED
-    from bench.registry import method_class, methods
-    from bench.sweep import workloads
+    from profl.bench.cell import Cell, Recipe
+    from profl.bench.fleet import UNLIMITED
+    from profl.bench.registry import method_class, methods
+    from profl.bench.sweep import workloads
 
     for name in method:
         method_class(name)  # a wrong name is told before what another method refuses
@@ -62,7 +62,7 @@ def chosen_workloads(
 
 def available(gpu: str) -> str:
     """Return the GPU to measure on: this one, or its estimate where it cannot run, as a line on stderr then says."""
-    from bench.memory.estimate import best_available
+    from profl.bench.memory.estimate import best_available
 
     usable, notice = best_available(gpu)
     if notice is not None:

@@ -22,8 +22,8 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
       profl report results/mine --output figures/
       profl report results/torch-2.14 results/torch-2.15
     """
-    from bench.report import closing_table, write_comparison, write_report
-    from bench.results import read_run
+    from profl.bench.report import closing_table, write_comparison, write_report
+    from profl.bench.results import read_run
 
     if len(runs) > 1:
         page = (output or runs[-1] / "report") / "comparison.html"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.cli.options import available, several
+from profl.bench.cli.options import available, several
 
 RESULTS = Path("results/survey")
 SHOWN = {
@@ -70,9 +70,9 @@ def models(
       profl survey models --model resnet50 --model vit_b_16 --gpu virtual:l4 --batch-size 32 --output mine.csv
       profl survey models --precision bfloat16 --gpu virtual:h100 --gpu estimate:h100
     """
-    from bench.survey.models import GPUS, MODELS, USUAL_PRECISIONS, entries, identity, missing
-    from bench.survey.models import survey as measure_all
-    from bench.survey.table import Row, as_frame, errors, identity_of, read_table
+    from profl.bench.survey.models import GPUS, MODELS, USUAL_PRECISIONS, entries, identity, missing
+    from profl.bench.survey.models import survey as measure_all
+    from profl.bench.survey.table import Row, as_frame, errors, identity_of, read_table
 
     gpus = [available(name) for name in gpu or GPUS]
     wanted = entries(model or MODELS, gpus, precision or USUAL_PRECISIONS, batch_size, image_size)
@@ -131,8 +131,8 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
       profl survey recorders
       profl survey recorders --subject "resnet18, 8 x 224x224" --output mine.csv
     """
-    from bench.registry import unknown
-    from bench.survey.recorders import SUBJECTS, compare
+    from profl.bench.registry import unknown
+    from profl.bench.survey.recorders import SUBJECTS, compare
 
     for name in subject:
         if name not in SUBJECTS:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench.cli.options import available, several
+from profl.bench.cli.options import available, several
 
 
 @click.command()
@@ -50,13 +50,13 @@ def sweep(
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
-    from bench.config import GRID, cells, override, read_config
-    from bench.config import preset as preset_file
-    from bench.memory.probe import Prober
-    from bench.progress import SweepEvents, SweepProgress
-    from bench.report import closing_table, write_report
-    from bench.results import cell_folders, check_one_recipe, read_run
-    from bench.sweep import folder_of, run_sweep
+    from profl.bench.config import GRID, cells, override, read_config
+    from profl.bench.config import preset as preset_file
+    from profl.bench.memory.probe import Prober
+    from profl.bench.progress import SweepEvents, SweepProgress
+    from profl.bench.report import closing_table, write_report
+    from profl.bench.results import cell_folders, check_one_recipe, read_run
+    from profl.bench.sweep import folder_of, run_sweep
 
     if preset and config:
         raise click.UsageError("give either --preset or --config")

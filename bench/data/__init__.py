@@ -1,4 +1,4 @@
-"""Datasets as tensors; their partitions over clients are in `bench.data.partition`."""
+"""Datasets as tensors; their partitions over clients are in `profl.bench.data.partition`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.data import cifar, digits, imagefolder
-from bench.data.augmentation import augment
-from bench.data.dataset import Dataset
-from bench.errors import InputError
+from profl.bench.data import cifar, digits, imagefolder
+from profl.bench.data.augmentation import augment
+from profl.bench.data.dataset import Dataset
+from profl.bench.errors import InputError
 
 __all__ = ["DATASETS", "Dataset", "augment", "classes_of", "load_dataset", "takes_folder"]
 

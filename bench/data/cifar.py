@@ -10,8 +10,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from bench.data.dataset import Dataset, normalised
-from bench.errors import InputError
+from profl.bench.data.dataset import Dataset, normalised
+from profl.bench.errors import InputError
 
 CLASSES = {"cifar10": 10, "cifar100": 100}
 

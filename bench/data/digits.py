@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from bench.data.dataset import SIDE, Dataset, normalised
+from profl.bench.data.dataset import SIDE, Dataset, normalised
 
 CLASSES = 10
 

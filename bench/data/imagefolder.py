@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.data.dataset import SIDE, Dataset, normalised
-from bench.errors import InputError
+from profl.bench.data.dataset import SIDE, Dataset, normalised
+from profl.bench.errors import InputError
 
 REMEDY = "put the pictures into train/<class>/ and test/<class>/, with the same classes in both"
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.errors import InputError
+from profl.bench.errors import InputError
 
 Indices = NDArray[np.int64]
 

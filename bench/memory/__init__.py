@@ -1,9 +1,9 @@
 """How much GPU memory a training step needs: measured by PyTorch's allocator, on a real or a virtual GPU."""
 
-from bench.memory.api import BuiltStep, Recording, measure, recorded
-from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
-from bench.memory.footprint import Footprint
-from bench.memory.probe import Prober
+from profl.bench.memory.api import BuiltStep, Recording, measure, recorded
+from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.probe import Prober
 
 __all__ = [
     "BuiltStep",

@@ -14,10 +14,10 @@ from itertools import zip_longest
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from bench.memory.footprint import PEAKS, Environment, Footprint
-from bench.memory.gpu.matching import caveat
-from bench.memory.measured_run import Event, MeasuredRun
-from bench.memory.workload import CATEGORIES
+from profl.bench.memory.footprint import PEAKS, Environment, Footprint
+from profl.bench.memory.gpu.matching import caveat
+from profl.bench.memory.measured_run import Event, MeasuredRun
+from profl.bench.memory.workload import CATEGORIES
 
 _AROUND = 3  # events on each side
 _SOFTWARE = ("torch", "cuda", "cudnn", "allocator_settings")
@@ -49,7 +49,7 @@ class Comparison:
 
     @cached_property
     def peaks(self) -> Mapping[str, Pair]:
-        """By the names of `bench.memory.footprint.PEAKS`."""
+        """By the names of `profl.bench.memory.footprint.PEAKS`."""
         return {name: self._both(attrgetter(attribute)) for name, attribute in PEAKS.items()}
 
     @cached_property

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bench.errors import InputError
-from bench.memory.allocator_settings import GRANULE_BYTES, MIB, UNLIMITED_BYTES, AllocatorSettings, round_up
+from profl.bench.errors import InputError
+from profl.bench.memory.allocator_settings import GRANULE_BYTES, MIB, UNLIMITED_BYTES, AllocatorSettings, round_up
 
 __all__ = ["Alloc", "AllocatorSettings", "Event", "Free", "Replay", "Trace", "recorded_trace", "replay"]
 

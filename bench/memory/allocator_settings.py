@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import Self
 
-from bench.errors import InputError
+from profl.bench.errors import InputError
 
 MIB = 1 << 20
 GRANULE_BYTES = 512

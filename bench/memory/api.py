@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.memory.footprint import Footprint
-from bench.memory.probe import probe
-from bench.memory.workload import Prepared, StepObserver
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.probe import probe
+from profl.bench.memory.workload import Prepared, StepObserver
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def measure(
 
     >>> import torch
     >>> from torch import nn
-    >>> from bench.memory import measure
+    >>> from profl.bench.memory import measure
     >>>
     >>> def build(device, batch_size=64):
     ...     module = nn.Sequential(nn.Linear(1024, 256), nn.ReLU(), nn.Linear(256, 10)).to(device)
@@ -106,7 +106,7 @@ def measure(
 
 @dataclass(frozen=True)
 class BuiltStep:
-    """A training step as `measure` takes it, for `bench.memory.probe.Prober`, which measures many in one process."""
+    """A training step as `measure` takes it, for a `profl.bench.memory.Prober`, which measures many in one process."""
 
     build: Build
 
@@ -123,7 +123,7 @@ class BuiltStep:
         TypeError
             If ``build`` returns anything else than four things.
         """
-        from bench.memory.hooked import told_by_hooks
+        from profl.bench.memory.hooked import told_by_hooks
 
         built = self.build(device)
         if not isinstance(built, tuple) or len(built) != 4:
@@ -191,10 +191,10 @@ def recorded(
     # Read when PyTorch first names the functions of a stack: its other ways take minutes.
     os.environ.setdefault("TORCH_SYMBOLIZE_MODE", "dladdr")
 
-    from bench.memory.allocator_log import CudaLog
-    from bench.memory.hooked import told_by_hooks
-    from bench.memory.measurement import gpu_name, read_footprint
-    from bench.memory.recorder import Recorder
+    from profl.bench.memory.allocator_log import CudaLog
+    from profl.bench.memory.hooked import told_by_hooks
+    from profl.bench.memory.measurement import gpu_name, read_footprint
+    from profl.bench.memory.recorder import Recorder
 
     device = next((parameter.device for parameter in module.parameters() if parameter.is_cuda), None)
     if device is None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.memory.workload import CATEGORIES
+from profl.bench.memory.workload import CATEGORIES
 
 Event = Mapping[str, Any]
 

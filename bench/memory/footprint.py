@@ -166,7 +166,7 @@ class Footprint:
         What the allocator took from the GPU with plenty of memory left: blocks, and the gaps between them.
     least_budget_bytes
         The least memory from which on ten steps ran under every real limit: below the reserved peak, and where
-        cuDNN has plans with less workspace even below the allocated one. See `bench.memory.budget` for what is
+        cuDNN has plans with less workspace even below the allocated one. See `profl.bench.memory.budget` for what is
         guaranteed. None: not searched for.
     parameter_bytes
         Of the module's parameters, trained and frozen.
@@ -288,7 +288,7 @@ class Footprint:
         ValueError
             If the footprint was measured without its timeline.
         """
-        from bench.memory.plot import write_timeline
+        from profl.bench.memory.plot import write_timeline
 
         write_timeline(self, Path(path))
 
@@ -300,7 +300,7 @@ class Footprint:
         ValueError
             If the footprint was measured without its timeline.
         """
-        from bench.memory.trace import write_trace
+        from profl.bench.memory.trace import write_trace
 
         write_trace(self, Path(path))
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.memory.workload import StepObserver
+from profl.bench.memory.workload import StepObserver
 
 
 @contextmanager

@@ -13,13 +13,13 @@ def main() -> None:
     try:
         sys.path[:] = connection.recv()
         stage = connection.recv()
-        from bench.memory.protocol import Estimate, Stage
+        from profl.bench.memory.protocol import Estimate, Stage
 
         if isinstance(stage, Stage):
-            from bench.memory.gpu.driver import load
+            from profl.bench.memory.gpu.driver import load
 
             load(stage)
-        from bench.memory.worker import serve
+        from profl.bench.memory.worker import serve
 
         serve(connection, stage.gpu if isinstance(stage, Estimate) else None)
     except (EOFError, BrokenPipeError):

@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from bench.memory.event_log import Phase, changes, read_log
-from bench.memory.footprint import Footprint
+from profl.bench.memory.event_log import Phase, changes, read_log
+from profl.bench.memory.footprint import Footprint
 
 if TYPE_CHECKING:
-    from bench.memory.probe import Prober
-    from bench.memory.workload import Workload
+    from profl.bench.memory.probe import Prober
+    from profl.bench.memory.workload import Workload
 
 Description = Mapping[str, str | int | float | bool | None]
 """What was measured, in the words of whoever did: enough to build the same step elsewhere."""
@@ -37,7 +37,7 @@ class Event(NamedTuple):
     phase
         Of the step: ``prepare``, ``between`` (two steps), ``forward``, ``backward``, ``optimizer``.
     module, operator
-        That allocated the block, as in `bench.memory.footprint.PeakPosition`. None: unknown.
+        That allocated the block, as in `profl.bench.memory.footprint.PeakPosition`. None: unknown.
     """
 
     action: Literal["alloc", "free"]

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bench.memory.footprint import Footprint, Timeline
-from bench.memory.workload import CATEGORIES
+from profl.bench.memory.footprint import Footprint, Timeline
+from profl.bench.memory.workload import CATEGORIES
 
 MEBIBYTE = 1 << 20
 _WIDTH_INCHES, _HEIGHT_INCHES = 850 / 96, 420 / 96

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
-from bench.memory.footprint import Footprint
-from bench.memory.gpu.build import build
-from bench.memory.gpu.installation import find_installation
-from bench.memory.gpu.profile import ESTIMATE, resolve
-from bench.memory.protocol import Answer, Estimate, Progress, Request, Stage
-from bench.memory.workload import Program, Workload
+from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.gpu.build import build
+from profl.bench.memory.gpu.installation import find_installation
+from profl.bench.memory.gpu.profile import ESTIMATE, resolve
+from profl.bench.memory.protocol import Answer, Estimate, Progress, Request, Stage
+from profl.bench.memory.workload import Program, Workload
 
 __all__ = ["GpuUnavailable", "MeasurementFailed", "OutOfMemory", "Prober", "probe"]
 
@@ -95,7 +95,7 @@ class Prober:
         Parameters
         ----------
         gpu
-            ``cuda``, or a virtual or estimated GPU as `bench.memory.gpu.profile.resolve` names them.
+            ``cuda``, or a virtual or estimated GPU as `profl.bench.memory.gpu.profile.resolve` names them.
         steps
             Training steps to run; momentum and the like exist from the second on.
         least_budget

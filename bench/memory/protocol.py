@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.memory.gpu.build import Libraries
-from bench.memory.gpu.profile import VirtualGpu
+from profl.bench.memory.gpu.build import Libraries
+from profl.bench.memory.gpu.profile import VirtualGpu
 
 
 @dataclass(frozen=True)

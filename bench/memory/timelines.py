@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
-from bench.memory.footprint import Timeline
-from bench.memory.workload import CATEGORIES
+from profl.bench.memory.footprint import Timeline
+from profl.bench.memory.workload import CATEGORIES
 
 
 def pack(timeline: Timeline) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.memory.footprint import Footprint, Timeline
+from profl.bench.memory.footprint import Footprint, Timeline
 
 _PROCESS = 1
 _STEPS, _PHASES = 1, 2

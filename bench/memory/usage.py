@@ -18,7 +18,7 @@ class Usage:
     Parameters
     ----------
     peak_requested_bytes, peak_allocated_bytes, peak_reserved_bytes
-        The most while it ran, what was there before included; as in `bench.memory.footprint.Footprint`.
+        The most while it ran, what was there before included; as in `profl.bench.memory.footprint.Footprint`.
     peak_fragmented_bytes
         The most that lay unused in the rest of blocks that PyTorch had divided.
     held_bytes

@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from bench.memory import measurement
-from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
-from bench.memory.gpu.profile import VirtualGpu
-from bench.memory.protocol import Answer, Progress, Request
+from profl.bench.memory import measurement
+from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from profl.bench.memory.gpu.profile import VirtualGpu
+from profl.bench.memory.protocol import Answer, Progress, Request
 
 Jobs = Mapping[str, Callable[..., object]]
 
@@ -45,7 +45,7 @@ def serve(connection: Connection, estimated: VirtualGpu | None) -> None:
     if estimated is None:
         answer = partial(_answer, jobs=jobs)
     else:
-        from bench.memory.estimate import measuring
+        from profl.bench.memory.estimate import measuring
 
         estimates: Jobs = {"measure": measuring.measure, "fits": measuring.fits, "run": measuring.run}
         answer = partial(_estimate, jobs=_given(estimates, estimated=estimated))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from bench.models.staged import INPUT_SHAPE, ModelSpec, StagedModel, global_average_head
+from profl.bench.models.staged import INPUT_SHAPE, ModelSpec, StagedModel, global_average_head
 
 
 def resnet18(spec: ModelSpec) -> StagedModel:

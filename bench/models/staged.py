@@ -98,9 +98,9 @@ class ModelSpec:
 
         Raises
         ------
-        bench.errors.InputError
+        profl.bench.errors.InputError
             If no model has this name.
         """
-        from bench.registry import model_builder
+        from profl.bench.registry import model_builder
 
         return model_builder(self.name)(self)

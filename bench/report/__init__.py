@@ -1,7 +1,7 @@
 """Figures and tables, from result files alone."""
 
-from bench.report.comparison import write_comparison
-from bench.report.tables import closing_table, closing_text
-from bench.report.writing import write_report
+from profl.bench.report.comparison import write_comparison
+from profl.bench.report.tables import closing_table, closing_text
+from profl.bench.report.writing import write_report
 
 __all__ = ["closing_table", "closing_text", "write_comparison", "write_report"]

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.report.coincidence import coincident, line_width, striped
-from bench.report.labels import Label, label_ends, label_points
-from bench.report.study import Study
-from bench.report.style import GREY, IDEAL, PALE, Look, legend_above, looks, page, panels, say_empty, settle
+from profl.bench.report.coincidence import coincident, line_width, striped
+from profl.bench.report.labels import Label, label_ends, label_points
+from profl.bench.report.study import Study
+from profl.bench.report.style import GREY, IDEAL, PALE, Look, legend_above, looks, page, panels, say_empty, settle
 
 DODGE = 0.035
 """Methods stand side by side by a hair, as equal results must not hide each other."""

@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from bench.errors import InputError
-from bench.fleet import format_bytes
-from bench.memory.workload import CATEGORIES
-from bench.report.page.grids import Entry, Grid, Row
-from bench.report.page.records import environments, recipes
-from bench.report.page.writing import data_uri, render
-from bench.report.style import in_order, mebibytes
-from bench.results import FOOTPRINT_KEY, Run, peak_column
+from profl.bench.errors import InputError
+from profl.bench.fleet import format_bytes
+from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report.page.grids import Entry, Grid, Row
+from profl.bench.report.page.records import environments, recipes
+from profl.bench.report.page.writing import data_uri, render
+from profl.bench.report.style import in_order, mebibytes
+from profl.bench.results import FOOTPRINT_KEY, Run, peak_column
 
 QUANTITIES = {"peak requested": "peak_requested_bytes", "least budget": "least_budget_bytes"}
 """What is compared of a footprint, and its column."""

@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from bench.held import HELD, NOTHING_HELD, describe_held
-from bench.report.coincidence import coincident, line_width, striped
-from bench.report.study import Study
-from bench.report.style import GREY, legend_above, looks, page, panels, say_empty
+from profl.bench.held import HELD, NOTHING_HELD, describe_held
+from profl.bench.report.coincidence import coincident, line_width, striped
+from profl.bench.report.study import Study
+from profl.bench.report.style import GREY, legend_above, looks, page, panels, say_empty
 
 COLUMNS = ["peak_allocated_bytes", "peak_reserved_bytes", "held_bytes"]
 """What is drawn, of the rounds frame."""

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from bench.memory.plot import CATEGORY_COLOURS
-from bench.report.study import Study
-from bench.report.style import GREY, IDEAL, PALE, in_order, legend_above, mebibytes, page, say_empty
-from bench.results import peak_column
+from profl.bench.memory.plot import CATEGORY_COLOURS
+from profl.bench.report.study import Study
+from profl.bench.report.style import GREY, IDEAL, PALE, in_order, legend_above, mebibytes, page, say_empty
+from profl.bench.results import peak_column
 
 ROW = 0.195
 """Inches per bar."""

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.cell import Cell
-from bench.data import classes_of
-from bench.errors import InputError
-from bench.fleet import UNLIMITED
-from bench.memory.gpu.profile import ESTIMATE
-from bench.report.style import IDEAL, in_order, mebibytes
-from bench.results import Run
+from profl.bench.cell import Cell
+from profl.bench.data import classes_of
+from profl.bench.errors import InputError
+from profl.bench.fleet import UNLIMITED
+from profl.bench.memory.gpu.profile import ESTIMATE
+from profl.bench.report.style import IDEAL, in_order, mebibytes
+from profl.bench.results import Run
 
 
 class Spread(NamedTuple):

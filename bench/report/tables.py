@@ -12,16 +12,16 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.growth import held
-from bench.report.study import Study, studies
-from bench.report.style import IDEAL, mebibytes
-from bench.results import Run
+from profl.bench.report.growth import held
+from profl.bench.report.study import Study, studies
+from profl.bench.report.style import IDEAL, mebibytes
+from profl.bench.results import Run
 
 
 def write_tables(run: Run, folder: Path) -> list[Path]:
     """Write ``cells``, ``rounds``, ``footprints`` as CSV and Parquet; the same run gives the same bytes.
 
-    Columns as `bench.results.Run` states them; the counts by task are JSON text, such as ``{"grow 1": 5}``.
+    Columns as `profl.bench.results.Run` states them; the counts by task are JSON text, such as ``{"grow 1": 5}``.
     """
     # They differ in their keys from row to row, which no column type holds.
     counts = run.rounds["tasks"].map(lambda value: json.dumps(value, sort_keys=True), na_action="ignore")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.report.accuracy import accuracy_by_budget, accuracy_by_tier, learning_curves
-from bench.report.growth import memory_by_round
-from bench.report.memory import participation, peak_memory
-from bench.report.page import write_page
-from bench.report.study import Study, studies
-from bench.report.style import house_style, save
-from bench.report.tables import write_tables
-from bench.results import Run
+from profl.bench.report.accuracy import accuracy_by_budget, accuracy_by_tier, learning_curves
+from profl.bench.report.growth import memory_by_round
+from profl.bench.report.memory import participation, peak_memory
+from profl.bench.report.page import write_page
+from profl.bench.report.study import Study, studies
+from profl.bench.report.style import house_style, save
+from profl.bench.report.tables import write_tables
+from profl.bench.results import Run
 
 FIGURES: dict[str, Callable[[Study], Figure]] = {
     "accuracy_by_tier": accuracy_by_tier,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import InputError
-from bench.memory.workload import Prepared, StepObserver
-from bench.registry import unknown
+from profl.bench.errors import InputError
+from profl.bench.memory.workload import Prepared, StepObserver
+from profl.bench.registry import unknown
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def known_models() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A step of SGD with momentum on one full batch; a workload as `bench.memory.probe.Prober` measures it.
+    """A step of SGD with momentum on one full batch; a workload as `profl.bench.memory.probe.Prober` measures it.
 
     Parameters
     ----------

@@ -11,12 +11,12 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from bench.errors import in_one_line
-from bench.memory.errors import MeasurementFailed
-from bench.memory.gpu.profile import resolve
-from bench.memory.probe import Prober
-from bench.survey.classifier import IMAGE_SIDES, PRECISIONS, USUAL_IMAGE_SIDE, Classifier
-from bench.survey.table import IDENTITY, PEAKS, Identity, Row, identity_of, read_table, write_table
+from profl.bench.errors import in_one_line
+from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.gpu.profile import resolve
+from profl.bench.memory.probe import Prober
+from profl.bench.survey.classifier import IMAGE_SIDES, PRECISIONS, USUAL_IMAGE_SIDE, Classifier
+from profl.bench.survey.table import IDENTITY, PEAKS, Identity, Row, identity_of, read_table, write_table
 
 # fmt: off
 MODELS = (
@@ -94,7 +94,7 @@ def survey(todo: Sequence[Entry], path: Path, workers: int, on_row: Callable[[Ro
     Parameters
     ----------
     path
-        The table, as `bench.survey.table` describes it; rows of other entries in it stay.
+        The table, as `profl.bench.survey.table` describes it; rows of other entries in it stay.
     workers
         GPUs that are measured at a time, each by a warm process of its own.
     on_row
@@ -157,7 +157,7 @@ def identity(entry: Entry) -> Identity:
     """Return what the row of ``entry`` holds in the columns of `IDENTITY`, measured in this environment."""
     import torch
 
-    from bench.memory.measurement import allocator_settings
+    from profl.bench.memory.measurement import allocator_settings
 
     one = entry.classifier
     cudnn = str(torch.backends.cudnn.version())

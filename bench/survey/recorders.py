@@ -26,15 +26,15 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from bench.cell import Recipe
-from bench.errors import in_one_line
-from bench.memory.errors import MeasurementFailed
-from bench.memory.probe import Prober
-from bench.memory.workload import Prepared, Unobserved, Workload
-from bench.method import FullModel
-from bench.models import ModelSpec
-from bench.survey.classifier import Classifier
-from bench.training import TrainingWorkload
+from profl.bench.cell import Recipe
+from profl.bench.errors import in_one_line
+from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.probe import Prober
+from profl.bench.memory.workload import Prepared, Unobserved, Workload
+from profl.bench.method import FullModel
+from profl.bench.models import ModelSpec
+from profl.bench.survey.classifier import Classifier
+from profl.bench.training import TrainingWorkload
 
 if TYPE_CHECKING:
     import pandas as pd

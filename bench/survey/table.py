@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.errors import InputError
-from bench.files import replacing
+from profl.bench.errors import InputError
+from profl.bench.files import replacing
 
 IDENTITY = (
     "model",
@@ -32,7 +32,7 @@ PEAKS = (
     "peak_reserved_bytes",
     "least_budget_bytes",
 )
-"""Columns that hold bytes, as `bench.memory.footprint.Footprint` defines them."""
+"""Columns that hold bytes, as `profl.bench.memory.footprint.Footprint` defines them."""
 
 COLUMNS = {
     **{name: "Int64" if name.endswith("_size") else "string" for name in IDENTITY},

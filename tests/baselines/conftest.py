@@ -3,10 +3,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.aggregation import Update
-from bench.method import LocalContext, Method, Task
-from bench.models import ModelSpec
-from bench.registry import create_method
+from profl.bench.aggregation import Update
+from profl.bench.method import LocalContext, Method, Task
+from profl.bench.models import ModelSpec
+from profl.bench.registry import create_method
 
 CLASSES = 10
 

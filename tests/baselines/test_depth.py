@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.depth import MeanLogits, deepest_exit
-from baselines.depthfl import AttentionGate, ExitsTask, distillation_weight, divergence, separable
-from bench.aggregation import Update
-from bench.errors import InputError
-from bench.method import RoundSummary
-from bench.models import ModelSpec
-from bench.registry import create_method
+from profl.baselines.depth import MeanLogits, deepest_exit
+from profl.baselines.depthfl import AttentionGate, ExitsTask, distillation_weight, divergence, separable
+from profl.bench.aggregation import Update
+from profl.bench.errors import InputError
+from profl.bench.method import RoundSummary
+from profl.bench.models import ModelSpec
+from profl.bench.registry import create_method
 from tests.oracles import parameter_counts
 from tests.oracles.mutual_distillation import depthfl_loss
 

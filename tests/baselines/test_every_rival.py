@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from bench.method import RoundSummary
+from profl.bench.method import RoundSummary
 
 RIVALS = ["fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from baselines.heterofl import SubnetworkTask
-from baselines.width import WidthTask, leading
+from profl.baselines.heterofl import SubnetworkTask
+from profl.baselines.width import WidthTask, leading
 
 HALF = Fraction(1, 2)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.width import load_leading, parse_rates
-from bench.errors import InputError
-from bench.method import FullModel
-from bench.models import ModelSpec
+from profl.baselines.width import load_leading, parse_rates
+from profl.bench.errors import InputError
+from profl.bench.method import FullModel
+from profl.bench.models import ModelSpec
 from tests.oracles import parameter_counts
 
 

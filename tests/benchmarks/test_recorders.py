@@ -9,9 +9,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.memory.probe import Prober
-from bench.survey.classifier import Classifier
-from bench.survey.recorders import cpu_step_seconds
+from profl.bench.memory.probe import Prober
+from profl.bench.survey.classifier import Classifier
+from profl.bench.survey.recorders import cpu_step_seconds
 from tests.benchmarks.test_speed import seconds
 
 

@@ -12,14 +12,14 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn import functional
 
-from bench.cell import Recipe
-from bench.data import load_dataset
-from bench.federation import Federation
-from bench.memory.probe import Prober
-from bench.method import FullModel
-from bench.models import ModelSpec
-from bench.randomness import torch_generator
-from bench.training import TrainingWorkload
+from profl.bench.cell import Recipe
+from profl.bench.data import load_dataset
+from profl.bench.federation import Federation
+from profl.bench.memory.probe import Prober
+from profl.bench.method import FullModel
+from profl.bench.models import ModelSpec
+from profl.bench.randomness import torch_generator
+from profl.bench.training import TrainingWorkload
 from tests.conftest import small_cell
 
 RECIPE = Recipe(rounds=10**6, devices=90, participants=10, partition="iid", batch_size=16, evaluate_every=10**6)

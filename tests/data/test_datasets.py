@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data import DATASETS, augment, classes_of, load_dataset
-from bench.data.dataset import normalised
-from bench.errors import InputError
+from profl.bench.data import DATASETS, augment, classes_of, load_dataset
+from profl.bench.data.dataset import normalised
+from profl.bench.errors import InputError
 
 
 def check_form(dataset, train, test):
@@ -137,7 +137,7 @@ def test_cifar_is_read(tmp_path, name, folder, key, classes, train):
 @pytest.mark.usefixtures("any_checksum", "no_network")
 def test_cifar_channels_stay_in_order(tmp_path, monkeypatch):
     write_cifar(tmp_path / "cifar-10-batches-py", [0], "labels")
-    monkeypatch.setattr("bench.data.cifar.normalised", lambda train, test: (train, test))
+    monkeypatch.setattr("profl.bench.data.cifar.normalised", lambda train, test: (train, test))
     pictures = load_dataset("cifar10", tmp_path).train_inputs
     assert pictures.shape == (5, 3, 32, 32)
     assert pictures[:, 0].min() >= 200
@@ -193,7 +193,7 @@ def test_imagefolder(tree):
 
 
 def test_imagefolder_keeps_pixels_and_repeats_grey(tree, monkeypatch):
-    monkeypatch.setattr("bench.data.imagefolder.normalised", lambda train, test: (train, test))
+    monkeypatch.setattr("profl.bench.data.imagefolder.normalised", lambda train, test: (train, test))
     pictures = load_dataset("imagefolder", tree).train_inputs
     original = np.asarray(Image.open(tree / "train" / "cat" / "0.png"))
     assert torch.equal(pictures[0], torch.tensor(original).permute(2, 0, 1))

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.data.partition import Dirichlet, Iid, Shards, parse_scheme, partition
-from bench.errors import InputError
+from profl.bench.data.partition import Dirichlet, Iid, Shards, parse_scheme, partition
+from profl.bench.errors import InputError
 
 SCHEMES = ["iid", "dirichlet:0.3", "dirichlet:100", "shards:1", "shards:2"]
 
@@ -117,7 +117,7 @@ def test_minimum_is_kept_by_drawing_again():
 
 
 def test_drawing_again_ends(monkeypatch):
-    monkeypatch.setattr("bench.data.partition.TRIES", 50)
+    monkeypatch.setattr("profl.bench.data.partition.TRIES", 50)
     message = r"'dirichlet:0.01': in 50 draws .* 50 clients .*fewer than 2;.*larger alpha"
     with pytest.raises(InputError, match=message):
         partition(balanced(200), 50, "dirichlet:0.01", seed=0, minimum=2)

@@ -34,7 +34,7 @@ class RealAllocator:
     """PyTorch's allocator, in a process of its own; empty before every trace."""
 
     def __init__(self) -> None:
-        from bench.memory.probe import _stage
+        from profl.bench.memory.probe import _stage
 
         stage, variables = _stage("virtual:sm_90")
         self._connection, other_end = Pipe()
@@ -154,7 +154,7 @@ def _main() -> None:
     with suppress(EOFError, BrokenPipeError):
         sys.path[:] = connection.recv()
         stage = connection.recv()
-        from bench.memory.gpu.driver import load
+        from profl.bench.memory.gpu.driver import load
 
         load(stage)
         # Under its own name, by which the other end knows what is sent.

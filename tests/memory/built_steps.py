@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from bench.memory import recorded
-from bench.memory.workload import Prepared, StepObserver, Workload
+from profl.bench.memory import recorded
+from profl.bench.memory.workload import Prepared, StepObserver, Workload
 
 Built = tuple[nn.Module, torch.optim.Optimizer, Any, Callable[[], object]]
 Build = Callable[[torch.device], Built]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.memory import BuiltStep, Footprint, MeasurementFailed, Prober, measure
+from profl.bench.memory import BuiltStep, Footprint, MeasurementFailed, Prober, measure
 from tests.memory import built_steps
 from tests.memory.built_steps import RecordedInPlace
 from tests.memory.workloads import Linear
@@ -120,7 +120,7 @@ def test_the_example_of_the_documentation_runs_as_a_script(tmp_path: Path) -> No
 
 def test_a_script_that_measures_when_it_is_imported_is_told_so(tmp_path: Path) -> None:
     script = (
-        "from bench.memory import measure\n"
+        "from profl.bench.memory import measure\n"
         "from tests.memory.built_steps import chain\n"
         "def build(device):\n"
         "    return chain(device)\n"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.memory import BuiltStep, Footprint, Prober
-from bench.memory.event_log import Life, Phase, changes, read_log
-from bench.memory.workload import Workload
+from profl.bench.memory import BuiltStep, Footprint, Prober
+from profl.bench.memory.event_log import Life, Phase, changes, read_log
+from profl.bench.memory.workload import Workload
 from tests.memory import built_steps
 from tests.memory.built_steps import FEATURES, BeforeAttribution
 from tests.memory.workloads import Linear, ResNet18

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.memory import BuiltStep, measure
-from bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
-from bench.memory.estimate import best_available, device
-from bench.memory.footprint import Footprint
-from bench.memory.gpu.build import build
-from bench.memory.probe import Prober
-from bench.memory.workload import Prepared, Workload
+from profl.bench.memory import BuiltStep, measure
+from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
+from profl.bench.memory.estimate import best_available, device
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.gpu.build import build
+from profl.bench.memory.probe import Prober
+from profl.bench.memory.workload import Prepared, Workload
 from tests.memory.built_steps import transformer
 from tests.memory.training_steps import Layer, Recipe, Torchvision
 from tests.memory.workloads import Convolution, Faulty, Linear, ResNet18
@@ -229,7 +229,7 @@ def test_numbers_read_are_zero_and_told_with_the_place(prober: Prober) -> None:
 def test_a_snapshot_can_be_replayed(prober: Prober, tmp_path: Path) -> None:
     import pickle
 
-    from bench.memory.allocator import recorded_trace, replay
+    from profl.bench.memory.allocator import recorded_trace, replay
 
     estimated = prober.measure(Linear(), "estimate:h100", least_budget=False, snapshot=tmp_path / "log")
     traces = pickle.loads((tmp_path / "log").read_bytes())["device_traces"]
@@ -305,10 +305,10 @@ def test_an_unknown_gpu_lists_the_known_ones(prober: Prober, gpu: str) -> None:
 
 WITHOUT_CUDA = """
 import ctypes, torch
-from bench.memory.estimate import device, measuring
-from bench.memory.gpu.profile import resolve
+from profl.bench.memory.estimate import device, measuring
+from profl.bench.memory.gpu.profile import resolve
 from tests.memory.built_steps import transformer
-from bench.memory import BuiltStep
+from profl.bench.memory import BuiltStep
 
 guards = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(torch._C.__file__), device._DEVICE_GUARDS)
 assert guards[1]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from bench.memory.footprint import (
+from profl.bench.memory.footprint import (
     Block,
     Environment,
     Footprint,
@@ -20,8 +20,8 @@ from bench.memory.footprint import (
     Timeline,
     stage_of,
 )
-from bench.memory.plot import timeline_figure, write_timeline
-from bench.memory.workload import CATEGORIES
+from profl.bench.memory.plot import timeline_figure, write_timeline
+from profl.bench.memory.workload import CATEGORIES
 
 MIB = 1 << 20
 LIVE = {name: [0, 0, 0] for name in CATEGORIES} | {

@@ -17,15 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.memory.errors import GpuUnavailable
-from bench.memory.gpu import build as building
-from bench.memory.gpu.installation import find_installation
-from bench.memory.gpu.profile import ARCHITECTURES, WITH_KERNELS, known_gpus, resolve
-from bench.memory.probe import Prober
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.gpu import build as building
+from profl.bench.memory.gpu.installation import find_installation
+from profl.bench.memory.gpu.profile import ARCHITECTURES, WITH_KERNELS, known_gpus, resolve
+from profl.bench.memory.probe import Prober
 from tests.memory.workloads import Lookup
 
 build = building.build.__wrapped__
-BUILD_AND_PRINT = "from bench.memory.gpu.build import build; print(build().driver)"
+BUILD_AND_PRINT = "from profl.bench.memory.gpu.build import build; print(build().driver)"
 
 
 @pytest.fixture

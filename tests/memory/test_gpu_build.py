@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.memory.errors import GpuUnavailable
-from bench.memory.gpu import build as building
-from bench.memory.gpu.installation import find_installation
-from bench.memory.probe import probe
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.gpu import build as building
+from profl.bench.memory.gpu.installation import find_installation
+from profl.bench.memory.probe import probe
 from tests.memory.workloads import Linear
 
 build = building.build.__wrapped__
@@ -121,15 +121,15 @@ def test_two_virtual_gpus_at_the_same_time() -> None:
 
 
 SANITIZED = """
-from bench.memory.gpu.build import build
-from bench.memory.gpu.driver import load, unmodelled
-from bench.memory.gpu.installation import find_installation
-from bench.memory.gpu.profile import resolve
-from bench.memory.protocol import Stage
+from profl.bench.memory.gpu.build import build
+from profl.bench.memory.gpu.driver import load, unmodelled
+from profl.bench.memory.gpu.installation import find_installation
+from profl.bench.memory.gpu.profile import resolve
+from profl.bench.memory.protocol import Stage
 
 load(Stage(resolve("virtual:sm_90"), build(), find_installation().cudnn))
 import torch
-from bench.memory.measurement import measure
+from profl.bench.memory.measurement import measure
 from tests.memory.training_steps import Layer
 
 device = torch.device("cuda", 0)
@@ -162,7 +162,7 @@ def test_a_measured_step_runs_clean_under_address_sanitizer(empty_cache: Path) -
     }
     # Built first by itself: the compiler must not run with the sanitizer loaded.
     unloaded = {name: value for name, value in variables.items() if name != "LD_PRELOAD"}
-    program = "from bench.memory.gpu.build import build; build()"
+    program = "from profl.bench.memory.gpu.build import build; build()"
     subprocess.run([sys.executable, "-c", program], env=unloaded, check=True)
     finished = subprocess.run([sys.executable, "-c", SANITIZED], capture_output=True, text=True, env=variables)
     assert finished.returncode == 0, finished.stderr[:3000]

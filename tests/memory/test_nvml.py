@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.memory.nvml import process_used_bytes
+from profl.bench.memory.nvml import process_used_bytes
 
 
 class NVMLError(Exception):

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from bench.memory.errors import GpuUnavailable
-from bench.memory.gpu.profile import ARCHITECTURES, Profile, known_gpus, profiles, resolve
-from bench.memory.probe import Prober
-from bench.memory.workload import Prepared
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.gpu.profile import ARCHITECTURES, Profile, known_gpus, profiles, resolve
+from profl.bench.memory.probe import Prober
+from profl.bench.memory.workload import Prepared
 from tests.memory.workloads import Convolution, Linear
 
 # What cuDNN's JSON says beside the board: a name, the driver and how it is used.

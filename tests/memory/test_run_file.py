@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from bench.errors import InputError
-from bench.memory import run_file
-from bench.memory.against import Comparison
-from bench.memory.measured_run import Event, MeasuredRun, measure_run
-from bench.memory.probe import Prober
-from bench.memory.run_file import find_run, read_runs, write_runs
+from profl.bench.errors import InputError
+from profl.bench.memory import run_file
+from profl.bench.memory.against import Comparison
+from profl.bench.memory.measured_run import Event, MeasuredRun, measure_run
+from profl.bench.memory.probe import Prober
+from profl.bench.memory.run_file import find_run, read_runs, write_runs
 from tests.memory.test_footprint import ATTRIBUTED, MIB
 from tests.memory.workloads import Linear
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
-from bench.memory.workload import Prepared, StepObserver, Unobserved
+from profl.bench.memory.workload import Prepared, StepObserver, Unobserved
 
 CLASSES = 10
 

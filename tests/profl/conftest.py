@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.method import LocalContext, RoundSummary
-from bench.models import ModelSpec, StagedModel, global_average_head
-from bench.registry import MODELS
+from profl.bench.method import LocalContext, RoundSummary
+from profl.bench.models import ModelSpec, StagedModel, global_average_head
+from profl.bench.registry import MODELS
 
 CLASSES = 4
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from bench.method import initial_state
-from bench.models import ModelSpec
+from profl.bench.method import initial_state
+from profl.bench.models import ModelSpec
 from profl.blocks import BlockModel, block_parameters
 from profl.growing import GrowTask
 from profl.method import ProFL, ProFLOptions

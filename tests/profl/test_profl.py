@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import InputError
-from bench.method import Method, RoundSummary, initial_state
-from bench.models import ModelSpec
-from bench.registry import create_method
+from profl.bench.errors import InputError
+from profl.bench.method import Method, RoundSummary, initial_state
+from profl.bench.models import ModelSpec
+from profl.bench.registry import create_method
 from profl.method import ProFL, ProFLOptions, apportion, schedule
 from tests.oracles import progressive
 

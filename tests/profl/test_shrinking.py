@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bench.method import initial_state
+from profl.bench.method import initial_state
 from profl.method import ProFL, ProFLOptions
 from profl.shrinking import MapTask, ShrinkTask
 

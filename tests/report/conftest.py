@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.cell import Cell, Recipe
-from bench.memory.footprint import Environment
-from bench.results import CellFolder, Run, read_run
+from profl.bench.cell import Cell, Recipe
+from profl.bench.memory.footprint import Environment
+from profl.bench.results import CellFolder, Run, read_run
 
 MIB = 2**20
 METHODS = ("fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl", "profl")

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from bench.errors import InputError
-from bench.report.comparison import (
+from profl.bench.errors import InputError
+from profl.bench.report.comparison import (
     accuracy_differences,
     footprint_differences,
     run_names,
     setting_differences,
     write_comparison,
 )
-from bench.results import Run, read_run
+from profl.bench.results import Run, read_run
 from tests.report.browser import browser, requested, resize
 from tests.report.conftest import MIB, TASKS, write_cell
 

@@ -12,16 +12,16 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bench.errors import InputError
-from bench.memory.workload import CATEGORIES
-from bench.report import write_report
-from bench.report.accuracy import COINCIDENT, Point, front_of, pareto_front, schedule
-from bench.report.coincidence import coincident
-from bench.report.memory import CATEGORY_COLOURS
-from bench.report.study import Study, studies
-from bench.report.style import house_style, in_order, looks, mebibytes
-from bench.report.writing import FIGURES
-from bench.results import Run, read_run
+from profl.bench.errors import InputError
+from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report import write_report
+from profl.bench.report.accuracy import COINCIDENT, Point, front_of, pareto_front, schedule
+from profl.bench.report.coincidence import coincident
+from profl.bench.report.memory import CATEGORY_COLOURS
+from profl.bench.report.study import Study, studies
+from profl.bench.report.style import house_style, in_order, looks, mebibytes
+from profl.bench.report.writing import FIGURES
+from profl.bench.results import Run, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
 
 
@@ -70,8 +70,8 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
 
 
 def test_two_models_have_their_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bench.report.study.Study.figure_names", ["participation"])
-    monkeypatch.setattr("bench.report.writing.write_page", lambda run, folder: folder / "index.html")
+    monkeypatch.setattr("profl.bench.report.study.Study.figure_names", ["participation"])
+    monkeypatch.setattr("profl.bench.report.writing.write_page", lambda run, folder: folder / "index.html")
     write_cell(tmp_path, "profl", "50%", rounds=4)
     write_cell(tmp_path, "profl", "50%", rounds=4, model="vit")
     names = {path.name for path in write_report(read_run(tmp_path))}

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from bench.report.labels import Label, apart, label_ends, label_points
-from bench.report.style import house_style
+from profl.bench.report.labels import Label, apart, label_ends, label_points
+from profl.bench.report.style import house_style
 
 
 def test_numbers_with_room_stay_where_they_are():

@@ -16,22 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.config import cells, presets, read_config
-from bench.errors import InputError
-from bench.memory.footprint import Timeline
-from bench.memory.timelines import pack, unpack
-from bench.memory.workload import CATEGORIES
-from bench.report import write_report
-from bench.report.page import write_page
-from bench.report.page.grids import DESCRIPTIONS, Grid, largest_blocks, matrix, summary
-from bench.report.page.records import fleets
-from bench.report.page.reproduce import configurations
-from bench.report.page.writing import inline
-from bench.report.study import studies
-from bench.report.style import mebibytes
-from bench.report.tables import best_methods, write_tables
-from bench.report.writing import FIGURES
-from bench.results import Record, Run, peak_column, read_run
+from profl.bench.config import cells, presets, read_config
+from profl.bench.errors import InputError
+from profl.bench.memory.footprint import Timeline
+from profl.bench.memory.timelines import pack, unpack
+from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report import write_report
+from profl.bench.report.page import write_page
+from profl.bench.report.page.grids import DESCRIPTIONS, Grid, largest_blocks, matrix, summary
+from profl.bench.report.page.records import fleets
+from profl.bench.report.page.reproduce import configurations
+from profl.bench.report.page.writing import inline
+from profl.bench.report.study import studies
+from profl.bench.report.style import mebibytes
+from profl.bench.report.tables import best_methods, write_tables
+from profl.bench.report.writing import FIGURES
+from profl.bench.results import Record, Run, peak_column, read_run
 from tests.report.browser import browser, prefer, requested, resize
 from tests.report.conftest import MIB, TASKS, write_cell
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.memory.workload import CATEGORIES
-from bench.report.study import studies
-from bench.report.tables import best_methods, closing_table, closing_text, write_tables
-from bench.results import CELL_COLUMNS, ROUND_COLUMNS, Run, peak_column
+from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report.study import studies
+from profl.bench.report.tables import best_methods, closing_table, closing_text, write_tables
+from profl.bench.results import CELL_COLUMNS, ROUND_COLUMNS, Run, peak_column
 from tests.report.conftest import METHODS, TIERS
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.memory.estimate.measuring import LARGEST_ERRORS
-from bench.survey.models import GPUS, entries
-from bench.survey.table import PEAKS, as_frame, errors, read_table
+from profl.bench.memory.estimate.measuring import LARGEST_ERRORS
+from profl.bench.survey.models import GPUS, entries
+from profl.bench.survey.table import PEAKS, as_frame, errors, read_table
 
 TABLE = as_frame(read_table(Path(__file__).parents[2] / "results" / "survey" / "models.csv"))
 MEASURED = TABLE[TABLE["gpu"].isin(GPUS)]

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from bench.cli.survey import survey
-from bench.errors import InputError
-from bench.memory.errors import GpuUnavailable
-from bench.memory.probe import Prober
-from bench.survey.classifier import Classifier, known_models
-from bench.survey.models import GPUS, MODELS, Entry, entries, measure, missing
-from bench.survey.table import COLUMNS, IDENTITY, PEAKS, as_frame, errors, read_table, write_table
+from profl.bench.cli.survey import survey
+from profl.bench.errors import InputError
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.probe import Prober
+from profl.bench.survey.classifier import Classifier, known_models
+from profl.bench.survey.models import GPUS, MODELS, Entry, entries, measure, missing
+from profl.bench.survey.table import COLUMNS, IDENTITY, PEAKS, as_frame, errors, read_table, write_table
 
 SMALL = ("--model", "squeezenet1_1", "--gpu", "virtual:t4", "--batch-size", "2", "--image-size", "64")
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from bench.cli.survey import survey
-from bench.errors import InputError
-from bench.survey.classifier import Classifier
-from bench.survey.recorders import COLUMNS, CPU_STEP, ON_CPU, ON_GPU, OURS, SUBJECTS, TRUTH, compare
+from profl.bench.cli.survey import survey
+from profl.bench.errors import InputError
+from profl.bench.survey.classifier import Classifier
+from profl.bench.survey.recorders import COLUMNS, CPU_STEP, ON_CPU, ON_GPU, OURS, SUBJECTS, TRUTH, compare
 
 SMALL = {"small": Classifier("resnet18", batch_size=2, image_size=64)}
 
@@ -54,7 +54,7 @@ def test_a_plain_step_says_nothing_of_memory(table: pd.DataFrame):
 
 
 def test_a_recorder_that_fails_is_a_row_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    import bench.survey.recorders as recorders
+    import profl.bench.survey.recorders as recorders
 
     too_small = {"too small": Classifier("alexnet", batch_size=1, image_size=8)}
     monkeypatch.setattr(recorders, "SUBJECTS", too_small)

@@ -1,9 +1,9 @@
 """The footprint of a training step where nothing can run it: estimated, not measured.
 
 The step runs on PyTorch's fake tensors, which have shapes but no values, so any machine with any build of PyTorch will
-do. Every storage that an operator returns is an allocation, and its death a free; `bench.memory.estimate.kernels` adds
-what CUDA's kernels are known to take beside, and `bench.memory.allocator` turns the trace into reserved bytes and the
-least budget. Where the numbers may be off:
+do. Every storage that an operator returns is an allocation, and its death a free; `profl.bench.memory.estimate.kernels`
+adds what CUDA's kernels are known to take beside, and `profl.bench.memory.allocator` turns the trace into reserved
+bytes and the least budget. Where the numbers may be off:
 
 - The workspaces of cuDNN's convolutions are not known without the library, and left out.
 - So is scratch memory of single kernels below about a MiB, such as that of reductions.
@@ -12,9 +12,9 @@ least budget. Where the numbers may be off:
 
 from __future__ import annotations
 
-from bench.memory.errors import GpuUnavailable
-from bench.memory.gpu.build import build
-from bench.memory.gpu.profile import ESTIMATE, VIRTUAL
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.gpu.build import build
+from profl.bench.memory.gpu.profile import ESTIMATE, VIRTUAL
 
 __all__ = ["best_available"]
 

@@ -24,10 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from bench.memory.errors import GpuUnavailable
-from bench.memory.estimate import kernels
-from bench.memory.event_log import STEP
-from bench.memory.gpu.profile import VirtualGpu
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.estimate import kernels
+from profl.bench.memory.event_log import STEP
+from profl.bench.memory.gpu.profile import VirtualGpu
 
 DEVICE = torch.device("cuda", 0)
 
@@ -58,7 +58,7 @@ class FakeGpu:
     Attributes
     ----------
     events
-        The log, as `bench.memory.event_log.read_log` takes it.
+        The log, as `profl.bench.memory.event_log.read_log` takes it.
     reads
         One sentence for every place where numbers were read, which are zero.
     plans_convolutions

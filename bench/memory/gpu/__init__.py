@@ -8,5 +8,5 @@ Limits:
 - What cuDNN's batch normalisation keeps beside its tensors counts as nothing.
 - The CUDA context is not counted. ``cudnn.benchmark`` chooses by timing, and nothing here takes time.
 - CUDA graphs, cuDNN's recurrent layers, cuSOLVER, cuSPARSE, cuFFT and NCCL are missing; using them raises an
-  error. `bench.memory.gpu.driver.unmodelled` names these, reads from the GPU, and choices by time.
+  error. `profl.bench.memory.gpu.driver.unmodelled` names these, reads from the GPU, and choices by time.
 """

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench.memory.errors import GpuUnavailable
-from bench.memory.gpu.installation import Installation, find_installation
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.gpu.installation import Installation, find_installation
 
 _SOURCES = Path(__file__).with_name("driver")
 _MANAGEMENT_SOURCE = "nvml.c"

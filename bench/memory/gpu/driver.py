@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from bench.memory.protocol import Stage
+from profl.bench.memory.protocol import Stage
 
 
 class _Configuration(ctypes.Structure):

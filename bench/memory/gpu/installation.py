@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.memory.errors import GpuUnavailable
+from profl.bench.memory.errors import GpuUnavailable
 
 _CUDA_MAJOR = 13
 

@@ -6,15 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.memory.errors import GpuUnavailable
-from bench.memory.gpu.profile import ARCHITECTURES, PHYSICAL, profiles
+from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.gpu.profile import ARCHITECTURES, PHYSICAL, profiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
-    from bench.memory.probe import Prober
+    from profl.bench.memory.probe import Prober
 
 AUTO = "virtual:auto"
 """How users ask for the virtual GPU that matches their card."""
@@ -87,7 +87,7 @@ def matching(name: str, capability: tuple[int, int], total_bytes: int, multiproc
 
 
 def caveat(name: str, gpu: str) -> str | None:
-    """Return what to doubt when ``gpu``, by a name that `bench.memory.gpu.profile.resolve` takes, stands for a card.
+    """Return what to doubt when ``gpu``, by a name that `profile.resolve` takes, stands for a card.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench.memory.errors import GpuUnavailable
+from profl.bench.memory.errors import GpuUnavailable
 
 PHYSICAL = "cuda"
 VIRTUAL, ESTIMATE = "virtual:", "estimate:"

@@ -1,5 +1,5 @@
 """One self-contained HTML page of a run: opens offline, reads aloud, fits a phone."""
 
-from bench.report.page.writing import write_page
+from profl.bench.report.page.writing import write_page
 
 __all__ = ["write_page"]

@@ -10,15 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from bench.fleet import eligible_counts
-from bench.memory.workload import CATEGORIES
-from bench.report.accuracy import front_of, points
-from bench.report.growth import what_stayed
-from bench.report.page.records import Settings
-from bench.report.study import Spread, Study
-from bench.report.style import IDEAL, in_order, looks, mebibytes
-from bench.report.tables import best_methods, memory_entry
-from bench.results import peak_column
+from profl.bench.fleet import eligible_counts
+from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report.accuracy import front_of, points
+from profl.bench.report.growth import what_stayed
+from profl.bench.report.page.records import Settings
+from profl.bench.report.study import Spread, Study
+from profl.bench.report.style import IDEAL, in_order, looks, mebibytes
+from profl.bench.report.tables import best_methods, memory_entry
+from profl.bench.results import peak_column
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def matrix(study: Study, found: Mapping[str, Sequence[Sequence[int]]]) -> Grid:
     study
         Whose tasks and tiers are shown.
     found
-        Budgets in bytes by tier, one fleet per seed: see `bench.report.page.records.fleets`.
+        Budgets in bytes by tier, one fleet per seed: see `profl.bench.report.page.records.fleets`.
     """
     tasks = {(method, name): entry for method, entries in by_method(study) for name, entry in entries}
     least = {pair: size(entry, "least_budget_bytes") for pair, entry in tasks.items()}

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench.errors import InputError
-from bench.fleet import UNLIMITED
-from bench.results import Record
+from profl.bench.errors import InputError
+from profl.bench.fleet import UNLIMITED
+from profl.bench.results import Record
 
 Settings = dict[str, dict[str, list[str]]]
 """Every value that a setting has in a run, by group and name."""

@@ -10,10 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.cell import Cell
-from bench.config import GRID
-from bench.fleet import UNLIMITED
-from bench.results import Record
+from profl.bench.cell import Cell
+from profl.bench.config import GRID
+from profl.bench.fleet import UNLIMITED
+from profl.bench.results import Record
 
 
 def configurations(records: Sequence[Record]) -> dict[str, str]:

@@ -13,14 +13,14 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.errors import InputError
-from bench.files import replacing
-from bench.memory.plot import CATEGORY_COLOURS
-from bench.report.page.grids import DESCRIPTIONS, by_method, largest_blocks, matrix, settings, size, summary
-from bench.report.page.records import environments, fleets, recipes
-from bench.report.page.reproduce import commands, configurations
-from bench.report.study import Study, studies
-from bench.results import Record, Run
+from profl.bench.errors import InputError
+from profl.bench.files import replacing
+from profl.bench.memory.plot import CATEGORY_COLOURS
+from profl.bench.report.page.grids import DESCRIPTIONS, by_method, largest_blocks, matrix, settings, size, summary
+from profl.bench.report.page.records import environments, fleets, recipes
+from profl.bench.report.page.reproduce import commands, configurations
+from profl.bench.report.study import Study, studies
+from profl.bench.results import Record, Run
 
 TABLES = {
     "cells.csv": "one row per cell: method, tier, accuracy, participation, memory",
@@ -125,12 +125,12 @@ def render(template: str, **content: Any) -> str:
 
 @cache
 def _templates() -> Environment:
-    loader = PackageLoader("bench.report.page")
+    loader = PackageLoader("profl.bench.report.page")
     templates = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # keys stay in the order of the stack
-    folder = files("bench.report.page") / "templates"
+    folder = files("profl.bench.report.page") / "templates"
     for name in ("page.css", "page.js"):
         templates.globals[name.replace(".", "_")] = Markup((folder / name).read_text(encoding="utf-8"))
     return templates
