@@ -13,7 +13,7 @@ import torch
 from profl.bench.cell import Recipe
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu.profile import PHYSICAL, profiles
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
 from profl.bench.registry import method_class, methods

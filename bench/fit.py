@@ -15,7 +15,7 @@ from profl.bench.errors import InputError
 from profl.bench.fleet import format_bytes, parse_bytes
 from profl.bench.memory.errors import OutOfMemory
 from profl.bench.memory.gpu.profile import resolve
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.training import TrainingWorkload
 
 LOOKAHEAD = 8

@@ -16,9 +16,9 @@ from profl.bench.cell import Cell
 from profl.bench.config import Config, cells
 from profl.bench.errors import InputError
 from profl.bench.fleet import parse_bytes
-from profl.bench.memory.budget import GRANULE_BYTES
 from profl.bench.memory.footprint import Footprint
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
+from profl.bench.memory.recording.budget import GRANULE_BYTES
 from profl.bench.results import category_columns
 from profl.bench.sweep import workloads
 

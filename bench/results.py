@@ -5,7 +5,7 @@ A run is a folder with one folder per cell::
     RUN/cells/CELL/cell.json         what was run: method, model, dataset, tier, seed, recipe
                    environment.json  where: versions, machine, torch threads
                    footprints.json   measured memory of every task of the method
-                   timelines.json    live bytes of every task over time, as `profl.bench.memory.timelines` packs them
+                   timelines.json    live bytes of every task over time, as `profl.bench.memory.timeline` packs them
                    rounds.jsonl      one row per finished round, appended and flushed
                    checkpoint.pt     state after the last finished round, replaced atomically
                    summary.json      final figures; present exactly when the cell is done
@@ -36,7 +36,7 @@ from profl.bench.errors import InputError
 from profl.bench.files import replacing
 from profl.bench.held import HELD
 from profl.bench.memory.footprint import Footprint
-from profl.bench.memory.timelines import unpack
+from profl.bench.memory.timeline import unpack
 from profl.bench.memory.usage import PEAK_STATISTICS
 from profl.bench.validation import describe
 
@@ -335,7 +335,7 @@ class CellFolder:
         write_json(self.path / "footprints.json", entries)
 
     def write_timelines(self, packed: Mapping[str, Any]) -> None:
-        """Write what `profl.bench.memory.timelines.pack` made of every task's timeline, by task."""
+        """Write what `profl.bench.memory.timeline.pack` made of every task's timeline, by task."""
         _replace(self.path / "timelines.json", as_json(packed) + "\n")
 
     def timelines(self) -> dict[str, Any]:

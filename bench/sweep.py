@@ -29,8 +29,8 @@ from profl.bench.errors import InputError, in_one_line
 from profl.bench.federation import Row, run_cell
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.footprint import Footprint
-from profl.bench.memory.probe import Prober
-from profl.bench.memory.timelines import pack
+from profl.bench.memory.process.probe import Prober
+from profl.bench.memory.timeline import pack
 from profl.bench.method import FullModel
 from profl.bench.results import CellFolder
 from profl.bench.training import TrainingWorkload

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 from profl.bench.cell import Cell, Recipe
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 
 # The same examples every time, so that what passed once passes again.
 settings.register_profile("repeatable", derandomize=True)

@@ -9,7 +9,7 @@ import torch
 from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
 from profl.bench.federation import Federation
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.registry import MODELS, methods
 from profl.bench.sweep import workloads
 from tests.conftest import SMALL_RECIPE, small_cell

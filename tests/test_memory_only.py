@@ -21,7 +21,7 @@ from profl.bench.cli import main
 from profl.bench.config import Config, Grid, cells, read_config
 from profl.bench.errors import InputError
 from profl.bench.held import HELD
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.report import closing_text, write_report
 from profl.bench.report.growth import curve, what_stayed

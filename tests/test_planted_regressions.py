@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.regression import Difference, Measurement, _metrics, _portions, compare
 from tests.planted import Planted
 

@@ -15,7 +15,7 @@ from profl.bench.config import Config, Grid, cells, override, presets, read_conf
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.errors import GpuUnavailable
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
 from profl.bench.sweep import Outcome, folder_of, run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell

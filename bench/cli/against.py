@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from profl.bench.memory.against import Comparison
-from profl.bench.memory.against_tables import comparison_tables
-from profl.bench.memory.gpu.matching import AUTO, matching_gpu
+from profl.bench.memory.comparison.against import Comparison
+from profl.bench.memory.comparison.matching import AUTO, matching_gpu
+from profl.bench.memory.comparison.measured_run import Description, MeasuredRun, measure_run
+from profl.bench.memory.comparison.run_file import SUFFIXES, find_run, read_runs
+from profl.bench.memory.comparison.tables import comparison_tables
 from profl.bench.memory.gpu.profile import resolve
-from profl.bench.memory.measured_run import Description, MeasuredRun, measure_run
-from profl.bench.memory.run_file import SUFFIXES, find_run, read_runs
 
 if TYPE_CHECKING:
-    from profl.bench.memory.probe import Prober
+    from profl.bench.memory.process.probe import Prober
     from profl.bench.training import TrainingWorkload
 
 OtherRun = Callable[["TrainingWorkload", Description], MeasuredRun]

@@ -41,7 +41,7 @@ def check(
       profl check --update --preset default --gpu virtual:h100
       profl check --update --config my-study.toml --reference my-reference/
     """
-    from profl.bench.memory.probe import Prober
+    from profl.bench.memory.process.probe import Prober
     from profl.bench.reference import Sweep, read_reference, reference_files, write_reference
     from profl.bench.regression import ENVIRONMENT, compare, github_annotation, measure_all, verdict, write_junit
 

@@ -40,7 +40,7 @@ def fit(
     """
     from profl.bench.fit import fit as fit_task
     from profl.bench.fit import fit_table, guarantee, read_budgets
-    from profl.bench.memory.probe import Prober
+    from profl.bench.memory.process.probe import Prober
 
     gpu = available(gpu)
     budgets = read_budgets(budget, gpu)

@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
-from profl.bench.memory.allocator_settings import AllocatorSettings
 from profl.bench.memory.footprint import PEAKS, Footprint
 from profl.bench.memory.gpu.profile import ESTIMATE
+from profl.bench.memory.replay.settings import AllocatorSettings
 from profl.bench.memory.workload import CATEGORIES
 
 if TYPE_CHECKING:
-    from profl.bench.memory.against import Comparison
-    from profl.bench.memory.measured_run import MeasuredRun
+    from profl.bench.memory.comparison.against import Comparison
+    from profl.bench.memory.comparison.measured_run import MeasuredRun
 
 T = TypeVar("T")
 TASKS_PER_TABLE = 5
@@ -74,11 +74,10 @@ def measure(
       profl measure --method profl --json > footprints.json
     """
     from profl.bench.cli.against import described, other_run
-    from profl.bench.memory.against import Comparison
-    from profl.bench.memory.measured_run import recorded_run
-    from profl.bench.memory.plot import write_timeline
-    from profl.bench.memory.probe import Prober
-    from profl.bench.memory.run_file import check_writable, write_runs
+    from profl.bench.memory.comparison.against import Comparison
+    from profl.bench.memory.comparison.measured_run import recorded_run
+    from profl.bench.memory.comparison.run_file import check_writable, write_runs
+    from profl.bench.memory.process.probe import Prober
     from profl.bench.registry import unknown
 
     gpu = available(gpu)
@@ -106,7 +105,7 @@ def measure(
             comparison = Comparison(run, expected) if run and expected else None
             results.append(Result(name, key, footprint, replayed, run, comparison))
             if plot:
-                write_timeline(footprint, _task_file(plot, name, key, ".png"))
+                footprint.plot(_task_file(plot, name, key, ".png"))
             if trace:
                 footprint.write_trace(_task_file(trace, name, key, ".json"))
     runs = [result.run for result in results if result.run]
@@ -184,7 +183,7 @@ def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:
 
 def _peaks_under(settings: Mapping[str, AllocatorSettings], snapshot: Path) -> dict[str, int]:
     """Return what a recorded task would have reserved under other allocator settings, by the table's row."""
-    from profl.bench.memory.allocator import recorded_trace, replay
+    from profl.bench.memory.replay.allocator import recorded_trace, replay
 
     trace = recorded_trace(pickle.loads(snapshot.read_bytes())["device_traces"])
     return {f"reserved if {text}": replay(trace, chosen).peak_reserved_bytes for text, chosen in settings.items()}

@@ -3,7 +3,7 @@
 from profl.bench.memory.api import BuiltStep, Recording, measure, recorded
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.footprint import Footprint
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 
 __all__ = [
     "BuiltStep",

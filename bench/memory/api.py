@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profl.bench.memory.footprint import Footprint
-from profl.bench.memory.probe import probe
+from profl.bench.memory.process.probe import probe
 from profl.bench.memory.workload import Prepared, StepObserver
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class BuiltStep:
         TypeError
             If ``build`` returns anything else than four things.
         """
-        from profl.bench.memory.hooked import told_by_hooks
+        from profl.bench.memory.recording.hooked import told_by_hooks
 
         built = self.build(device)
         if not isinstance(built, tuple) or len(built) != 4:
@@ -191,10 +191,10 @@ def recorded(
     # Read when PyTorch first names the functions of a stack: its other ways take minutes.
     os.environ.setdefault("TORCH_SYMBOLIZE_MODE", "dladdr")
 
-    from profl.bench.memory.allocator_log import CudaLog
-    from profl.bench.memory.hooked import told_by_hooks
-    from profl.bench.memory.measurement import gpu_name, read_footprint
-    from profl.bench.memory.recorder import Recorder
+    from profl.bench.memory.recording.allocator_log import CudaLog
+    from profl.bench.memory.recording.hooked import told_by_hooks
+    from profl.bench.memory.recording.measurement import gpu_name, read_footprint
+    from profl.bench.memory.recording.recorder import Recorder
 
     device = next((parameter.device for parameter in module.parameters() if parameter.is_cuda), None)
     if device is None:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from profl.bench.memory.timeline import Timeline
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -132,23 +134,6 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class Timeline:
-    """Live bytes at every moment: at the start, and after every allocation and every release.
-
-    Parameters
-    ----------
-    live_bytes
-        By category, one value a moment.
-    phases
-        Moment and name of every phase's beginning: ``prepare``, then each step's ``forward``, ``backward``
-        and ``optimizer`` and the ``between`` that follows.
-    """
-
-    live_bytes: Mapping[str, list[int]]
-    phases: tuple[tuple[int, str], ...]
-
-
-@dataclass(frozen=True)
 class Footprint:
     """The measured GPU memory of a training step. Peaks are over everything from building to the last step.
 
@@ -165,9 +150,9 @@ class Footprint:
     peak_reserved_bytes
         What the allocator took from the GPU with plenty of memory left: blocks, and the gaps between them.
     least_budget_bytes
-        The least memory from which on ten steps ran under every real limit: below the reserved peak, and where
-        cuDNN has plans with less workspace even below the allocated one. See `profl.bench.memory.budget` for what is
-        guaranteed. None: not searched for.
+        The least memory from which on ten steps ran under every real limit: below the reserved peak, and where cuDNN
+        has plans with less workspace even below the allocated one. See `profl.bench.memory.recording.budget` for what
+        is guaranteed. None: not searched for.
     parameter_bytes
         Of the module's parameters, trained and frozen.
     peak_activation_bytes
@@ -290,7 +275,8 @@ class Footprint:
         """
         from profl.bench.memory.plot import write_timeline
 
-        write_timeline(self, Path(path))
+        title = f"{self.key}\non {self.environment.device_name}"
+        write_timeline(self.kept_timeline, self.categories_at_peak, title, Path(path))
 
     def write_trace(self, path: Path | str) -> None:
         """Write the timeline as a Chrome trace, for https://ui.perfetto.dev or ``chrome://tracing``.
@@ -302,7 +288,7 @@ class Footprint:
         """
         from profl.bench.memory.trace import write_trace
 
-        write_trace(self, Path(path))
+        write_trace(self.kept_timeline, f"{self.key} on {self.environment.device_name}", Path(path))
 
 
 def stage_of(module: str | None, stages: Collection[str]) -> str | None:

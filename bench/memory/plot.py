@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from profl.bench.memory.footprint import Footprint, Timeline
+from profl.bench.memory.timeline import Timeline
 from profl.bench.memory.workload import CATEGORIES
 
 MEBIBYTE = 1 << 20
@@ -39,49 +40,36 @@ _SETTINGS: Any = {
 }
 
 
-def timeline_figure(footprint: Footprint) -> Figure:
-    """Return the figure: one stacked area per category, the peak marked and named, MiB over allocator events.
-
-    Raises
-    ------
-    ValueError
-        If the footprint was measured without its timeline.
-    """
-    timeline = footprint.kept_timeline
+def timeline_figure(timeline: Timeline, categories_at_peak: Mapping[str, int], title: str) -> Figure:
+    """Return the figure: one stacked area per category, the peak marked and named, MiB over allocator events."""
     with rc_context(_SETTINGS):
         figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=96, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        _draw_areas(axes, footprint)
-        _draw_peak(axes, footprint)
+        _draw_areas(axes, timeline, categories_at_peak)
+        _draw_peak(axes, timeline, sum(categories_at_peak.values()) / MEBIBYTE)
         _draw_steps(axes, timeline)
         axes.set_ylabel("live memory requested, MiB")
         axes.set_xlabel("event of the allocator (allocation or release)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(
-            f"{footprint.key}\non {footprint.environment.device_name}",
-            loc="left",
-            fontsize=9,
-            wrap=True,
-            pad=18,
-        )
+        axes.set_title(title, loc="left", fontsize=9, wrap=True, pad=18)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], loc="outside right center", frameon=False, title="at the peak, MiB")
     return figure
 
 
-def write_timeline(footprint: Footprint, path: Path) -> None:
+def write_timeline(timeline: Timeline, categories_at_peak: Mapping[str, int], title: str, path: Path) -> None:
     """Write the figure to ``path``; its suffix (``.png``, ``.svg``, ...) decides the format."""
-    figure = timeline_figure(footprint)
+    figure = timeline_figure(timeline, categories_at_peak, title)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else None  # the same numbers give the same file
     with rc_context(_SETTINGS):
         figure.savefig(path, dpi=144, metadata=metadata)
 
 
-def _draw_areas(axes: Axes, footprint: Footprint) -> None:
-    live_mebibytes = np.array([footprint.kept_timeline.live_bytes[name] for name in CATEGORY_COLOURS]) / MEBIBYTE
-    labels = [f"{name}  {footprint.categories_at_peak[name] / MEBIBYTE:,.1f}" for name in CATEGORY_COLOURS]
+def _draw_areas(axes: Axes, timeline: Timeline, categories_at_peak: Mapping[str, int]) -> None:
+    live_mebibytes = np.array([timeline.live_bytes[name] for name in CATEGORY_COLOURS]) / MEBIBYTE
+    labels = [f"{name}  {categories_at_peak[name] / MEBIBYTE:,.1f}" for name in CATEGORY_COLOURS]
     moments = np.arange(live_mebibytes.shape[1])
     axes.stackplot(
         moments, live_mebibytes, labels=labels, colors=list(CATEGORY_COLOURS.values()), step="post", linewidth=0
@@ -89,10 +77,9 @@ def _draw_areas(axes: Axes, footprint: Footprint) -> None:
     axes.set_xlim(0, len(moments) - 1)
 
 
-def _draw_peak(axes: Axes, footprint: Footprint) -> None:
-    total_bytes = np.array([footprint.kept_timeline.live_bytes[name] for name in CATEGORIES]).sum(axis=0)
+def _draw_peak(axes: Axes, timeline: Timeline, peak_mebibytes: float) -> None:
+    total_bytes = np.array([timeline.live_bytes[name] for name in CATEGORIES]).sum(axis=0)
     moment = int(total_bytes.argmax())
-    peak_mebibytes = footprint.peak_requested_bytes / MEBIBYTE
     axes.plot([moment], [peak_mebibytes], marker="v", color="black", markersize=7, clip_on=False)
     late = moment > 0.75 * len(total_bytes)
     axes.annotate(

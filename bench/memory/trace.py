@@ -11,23 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from profl.bench.memory.footprint import Footprint, Timeline
+from profl.bench.memory.timeline import Timeline
 
 _PROCESS = 1
 _STEPS, _PHASES = 1, 2
 
 
-def trace_events(footprint: Footprint) -> list[dict[str, Any]]:
-    """Return the trace's events: steps and phases as slices on two tracks, live bytes by category as one counter.
-
-    Raises
-    ------
-    ValueError
-        If the footprint was measured without its timeline.
-    """
-    timeline = footprint.kept_timeline
+def trace_events(timeline: Timeline, name: str) -> list[dict[str, Any]]:
+    """Return the trace's events: steps and phases as slices on two tracks, live bytes by category as one counter."""
     return [
-        _name("process_name", f"{footprint.key} on {footprint.environment.device_name}"),
+        _name("process_name", name),
         _name("thread_name", "steps", _STEPS),
         _name("thread_name", "phases", _PHASES),
         *_slices(timeline),
@@ -35,10 +28,10 @@ def trace_events(footprint: Footprint) -> list[dict[str, Any]]:
     ]
 
 
-def write_trace(footprint: Footprint, path: Path) -> None:
-    """Write the trace as JSON to ``path``; raises ValueError as `trace_events` does."""
+def write_trace(timeline: Timeline, name: str, path: Path) -> None:
+    """Write the trace as JSON to ``path``; ``name`` is what it shows as the process."""
     trace = {
-        "traceEvents": trace_events(footprint),
+        "traceEvents": trace_events(timeline, name),
         "otherData": {"unit of time": "one allocation or release of the allocator"},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

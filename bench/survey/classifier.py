@@ -34,7 +34,7 @@ def known_models() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A step of SGD with momentum on one full batch; a workload as `profl.bench.memory.probe.Prober` measures it.
+    """A step of SGD with momentum on one full batch; a workload for a `profl.bench.memory.Prober`.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from pathlib import Path
 from profl.bench.errors import in_one_line
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.gpu.profile import resolve
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.survey.classifier import IMAGE_SIDES, PRECISIONS, USUAL_IMAGE_SIDE, Classifier
 from profl.bench.survey.table import IDENTITY, PEAKS, Identity, Row, identity_of, read_table, write_table
 
@@ -157,7 +157,7 @@ def identity(entry: Entry) -> Identity:
     """Return what the row of ``entry`` holds in the columns of `IDENTITY`, measured in this environment."""
     import torch
 
-    from profl.bench.memory.measurement import allocator_settings
+    from profl.bench.memory.recording.measurement import allocator_settings
 
     one = entry.classifier
     cudnn = str(torch.backends.cudnn.version())

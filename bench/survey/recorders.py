@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from profl.bench.cell import Recipe
 from profl.bench.errors import in_one_line
 from profl.bench.memory.errors import MeasurementFailed
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared, Unobserved, Workload
 from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec

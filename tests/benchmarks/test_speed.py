@@ -15,7 +15,7 @@ from torch.nn import functional
 from profl.bench.cell import Recipe
 from profl.bench.data import load_dataset
 from profl.bench.federation import Federation
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import torch_generator

@@ -34,7 +34,7 @@ class RealAllocator:
     """PyTorch's allocator, in a process of its own; empty before every trace."""
 
     def __init__(self) -> None:
-        from profl.bench.memory.probe import _stage
+        from profl.bench.memory.process.probe import _stage
 
         stage, variables = _stage("virtual:sm_90")
         self._connection, other_end = Pipe()

@@ -18,12 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from profl.bench.memory import measurement
-from profl.bench.memory.against import Comparison, Pair, longest_common_subsequence
-from profl.bench.memory.against_tables import comparison_tables
-from profl.bench.memory.footprint import Footprint, Timeline
-from profl.bench.memory.measured_run import Event, MeasuredRun, measure_run, recorded_run
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.comparison.against import Comparison, Pair, longest_common_subsequence
+from profl.bench.memory.comparison.measured_run import Event, MeasuredRun, measure_run, recorded_run
+from profl.bench.memory.comparison.tables import comparison_tables
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.process.probe import Prober
+from profl.bench.memory.recording import measurement
+from profl.bench.memory.timeline import Timeline
 from profl.bench.memory.workload import Workload
 from tests.memory.test_footprint import ATTRIBUTED, FOOTPRINT
 from tests.planted import Planted

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from profl.bench.errors import InputError
-from profl.bench.memory.allocator import Alloc, AllocatorSettings, Event, Free, Replay, recorded_trace, replay
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
+from profl.bench.memory.replay.allocator import Alloc, AllocatorSettings, Event, Free, Replay, recorded_trace, replay
 from tests.memory.allocator_traces import STATISTICS, STREAMS, RealAllocator, comparable
 from tests.memory.workloads import ResNet18
 
@@ -327,5 +327,5 @@ def test_a_bad_setting_is_named(text: str, message: str) -> None:
 
 
 def test_neither_torch_nor_a_gpu_is_needed() -> None:
-    code = "import sys; from profl.bench.memory.allocator import replay; assert 'torch' not in sys.modules"
+    code = "import sys; from profl.bench.memory.replay.allocator import replay; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from profl.bench.memory import BuiltStep, Footprint, Prober
-from profl.bench.memory.event_log import Life, Phase, changes, read_log
+from profl.bench.memory.recording.event_log import Life, Phase, changes, read_log
 from profl.bench.memory.workload import Workload
 from tests.memory import built_steps
 from tests.memory.built_steps import FEATURES, BeforeAttribution

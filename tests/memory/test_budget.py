@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profl.bench.memory.budget import GRANULE_BYTES, least_budget_bytes
+from profl.bench.memory.recording.budget import GRANULE_BYTES, least_budget_bytes
 
 TOTAL_BYTES = 4 << 30
 

@@ -14,7 +14,7 @@ import sys
 import pytest
 import torchvision
 
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from tests.memory.training_steps import HARMLESS, LAYERS, OPTIMIZERS, READS, REFUSED, TIMES, Layer, Recipe, Torchvision
 
 GENERIC, WITH_WORKSPACES = "virtual:sm_90", "virtual:h100"
@@ -95,12 +95,11 @@ def test_layers(prober: Prober, layer: str) -> None:
 PROGRAM = """
 import json, sys
 from profl.bench.memory.gpu.build import build
-from profl.bench.memory.gpu.driver import load, unmodelled
+from profl.bench.memory.gpu.driver import Setup, load, unmodelled
 from profl.bench.memory.gpu.installation import find_installation
 from profl.bench.memory.gpu.profile import resolve
-from profl.bench.memory.protocol import Stage
 
-load(Stage(resolve("virtual:h100"), build(), find_installation().cudnn))
+load(Setup(resolve("virtual:h100"), build(), find_installation().cudnn))
 from tests.memory import training_steps as steps
 
 deeds = {**steps.READS, **steps.TIMES, **steps.HARMLESS, **{name: deed for name, (_, deed) in steps.REFUSED.items()}}

@@ -17,7 +17,7 @@ from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMe
 from profl.bench.memory.estimate import best_available, device
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.build import build
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared, Workload
 from tests.memory.built_steps import transformer
 from tests.memory.training_steps import Layer, Recipe, Torchvision
@@ -229,7 +229,7 @@ def test_numbers_read_are_zero_and_told_with_the_place(prober: Prober) -> None:
 def test_a_snapshot_can_be_replayed(prober: Prober, tmp_path: Path) -> None:
     import pickle
 
-    from profl.bench.memory.allocator import recorded_trace, replay
+    from profl.bench.memory.replay.allocator import recorded_trace, replay
 
     estimated = prober.measure(Linear(), "estimate:h100", least_budget=False, snapshot=tmp_path / "log")
     traces = pickle.loads((tmp_path / "log").read_bytes())["device_traces"]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from profl.bench.memory import attribution
-from profl.bench.memory.event_log import STEP, Claim, Event, Life, Phase, changes, read_log
 from profl.bench.memory.footprint import Block, PeakPosition, Portion, Stage
+from profl.bench.memory.recording import attribution
+from profl.bench.memory.recording.event_log import STEP, Claim, Event, Life, Phase, changes, read_log
 from profl.bench.memory.workload import CATEGORIES
 
 TENSOR = [{"name": "c10::cuda::malloc(unsigned long)"}, {"name": "at::detail::empty_cuda(long)"}]

@@ -17,10 +17,10 @@ from profl.bench.memory.footprint import (
     PeakPosition,
     Portion,
     Stage,
-    Timeline,
     stage_of,
 )
-from profl.bench.memory.plot import timeline_figure, write_timeline
+from profl.bench.memory.plot import timeline_figure
+from profl.bench.memory.timeline import Timeline
 from profl.bench.memory.workload import CATEGORIES
 
 MIB = 1 << 20
@@ -115,7 +115,7 @@ def test_the_stage_of_a_module(module: str | None, stage: str | None) -> None:
 
 
 def test_the_figure_names_peak_device_and_categories() -> None:
-    figure = timeline_figure(FOOTPRINT)
+    figure = timeline_figure(FOOTPRINT.kept_timeline, FOOTPRINT.categories_at_peak, "tiny\non virtual t4")
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == "tiny\non virtual t4"
     assert {text.get_text() for text in axes.texts} == {"peak 8.0 MiB", "step 1"}
@@ -129,7 +129,7 @@ def test_the_figure_names_peak_device_and_categories() -> None:
 def test_the_figure_is_written_the_same_every_time(tmp_path: Path, suffix: str) -> None:
     paths = [tmp_path / "new" / f"{number}{suffix}" for number in range(2)]
     for path in paths:
-        write_timeline(FOOTPRINT, path)
+        FOOTPRINT.plot(path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     if suffix == ".png":
         assert imread(paths[0]).std() > 0.1  # not a blank page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from tests.memory.workloads import ResNet18
 
 GOLDEN_TORCH = "2.14.1"

@@ -21,7 +21,7 @@ from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu import build as building
 from profl.bench.memory.gpu.installation import find_installation
 from profl.bench.memory.gpu.profile import ARCHITECTURES, WITH_KERNELS, known_gpus, resolve
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from tests.memory.workloads import Lookup
 
 build = building.build.__wrapped__

@@ -16,7 +16,7 @@ import pytest
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu import build as building
 from profl.bench.memory.gpu.installation import find_installation
-from profl.bench.memory.probe import probe
+from profl.bench.memory.process.probe import probe
 from tests.memory.workloads import Linear
 
 build = building.build.__wrapped__
@@ -122,14 +122,13 @@ def test_two_virtual_gpus_at_the_same_time() -> None:
 
 SANITIZED = """
 from profl.bench.memory.gpu.build import build
-from profl.bench.memory.gpu.driver import load, unmodelled
+from profl.bench.memory.gpu.driver import Setup, load, unmodelled
 from profl.bench.memory.gpu.installation import find_installation
 from profl.bench.memory.gpu.profile import resolve
-from profl.bench.memory.protocol import Stage
 
-load(Stage(resolve("virtual:sm_90"), build(), find_installation().cudnn))
+load(Setup(resolve("virtual:sm_90"), build(), find_installation().cudnn))
 import torch
-from profl.bench.memory.measurement import measure
+from profl.bench.memory.recording.measurement import measure
 from tests.memory.training_steps import Layer
 
 device = torch.device("cuda", 0)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from profl.bench.memory.hooked import told_by_hooks
-from profl.bench.memory.trail import parameter_owners, stage_parameter_bytes
+from profl.bench.memory.recording.hooked import told_by_hooks
+from profl.bench.memory.recording.trail import parameter_owners, stage_parameter_bytes
 
 
 class Diary:

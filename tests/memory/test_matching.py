@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from profl.bench.memory.comparison.matching import caveat, matching, matching_gpu
 from profl.bench.memory.errors import GpuUnavailable
-from profl.bench.memory.gpu.matching import caveat, matching, matching_gpu
 from profl.bench.memory.gpu.profile import Profile, profiles, resolve
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 
 GIB = 1 << 30
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from profl.bench.memory.budget import GRANULE_BYTES
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.footprint import Footprint
-from profl.bench.memory.probe import Prober, _Worker, probe
+from profl.bench.memory.process.probe import Prober, _Worker, probe
+from profl.bench.memory.recording.budget import GRANULE_BYTES
 from profl.bench.memory.workload import CATEGORIES
 from tests.memory.workloads import Convolution, Faulty, FreshBatches, Linear, Renewed, ResNet18
 
@@ -234,7 +234,7 @@ def test_an_interrupted_question_ends_the_worker(monkeypatch: pytest.MonkeyPatch
 
 def test_a_worker_dies_with_its_parent() -> None:
     program = (
-        "from profl.bench.memory.probe import _Worker; import time;"
+        "from profl.bench.memory.process.probe import _Worker; import time;"
         f"print(_Worker({GPU!r})._process.pid, flush=True); time.sleep(60)"
     )
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

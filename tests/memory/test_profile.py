@@ -11,7 +11,7 @@ import torch
 
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu.profile import ARCHITECTURES, Profile, known_gpus, profiles, resolve
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared
 from tests.memory.workloads import Convolution, Linear
 

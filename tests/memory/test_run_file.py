@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from profl.bench.errors import InputError
-from profl.bench.memory import run_file
-from profl.bench.memory.against import Comparison
-from profl.bench.memory.measured_run import Event, MeasuredRun, measure_run
-from profl.bench.memory.probe import Prober
-from profl.bench.memory.run_file import find_run, read_runs, write_runs
+from profl.bench.memory.comparison import run_file
+from profl.bench.memory.comparison.against import Comparison
+from profl.bench.memory.comparison.measured_run import Event, MeasuredRun, measure_run
+from profl.bench.memory.comparison.run_file import find_run, read_runs, write_runs
+from profl.bench.memory.process.probe import Prober
 from tests.memory.test_footprint import ATTRIBUTED, MIB
 from tests.memory.workloads import Linear
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from profl.bench.config import cells, presets, read_config
 from profl.bench.errors import InputError
-from profl.bench.memory.footprint import Timeline
-from profl.bench.memory.timelines import pack, unpack
+from profl.bench.memory.timeline import Timeline, pack, unpack
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report import write_report
 from profl.bench.report.page import write_page

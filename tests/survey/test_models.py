@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from profl.bench.cli.survey import survey
 from profl.bench.errors import InputError
 from profl.bench.memory.errors import GpuUnavailable
-from profl.bench.memory.probe import Prober
+from profl.bench.memory.process.probe import Prober
 from profl.bench.survey.classifier import Classifier, known_models
 from profl.bench.survey.models import GPUS, MODELS, Entry, entries, measure, missing
 from profl.bench.survey.table import COLUMNS, IDENTITY, PEAKS, as_frame, errors, read_table, write_table

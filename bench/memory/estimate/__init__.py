@@ -2,8 +2,8 @@
 
 The step runs on PyTorch's fake tensors, which have shapes but no values, so any machine with any build of PyTorch will
 do. Every storage that an operator returns is an allocation, and its death a free; `profl.bench.memory.estimate.kernels`
-adds what CUDA's kernels are known to take beside, and `profl.bench.memory.allocator` turns the trace into reserved
-bytes and the least budget. Where the numbers may be off:
+adds what CUDA's kernels are known to take beside, and `profl.bench.memory.replay.allocator` turns the trace into
+reserved bytes and the least budget. Where the numbers may be off:
 
 - The workspaces of cuDNN's convolutions are not known without the library, and left out.
 - So is scratch memory of single kernels below about a MiB, such as that of reductions.

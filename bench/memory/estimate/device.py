@@ -26,8 +26,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.estimate import kernels
-from profl.bench.memory.event_log import STEP
 from profl.bench.memory.gpu.profile import VirtualGpu
+from profl.bench.memory.recording.event_log import STEP
 
 DEVICE = torch.device("cuda", 0)
 
@@ -58,7 +58,7 @@ class FakeGpu:
     Attributes
     ----------
     events
-        The log, as `profl.bench.memory.event_log.read_log` takes it.
+        The log, as `profl.bench.memory.recording.event_log.read_log` takes it.
     reads
         One sentence for every place where numbers were read, which are zero.
     plans_convolutions

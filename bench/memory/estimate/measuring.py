@@ -18,15 +18,15 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from profl.bench.memory.allocator import Alloc, AllocatorSettings, Free, Replay, replay
-from profl.bench.memory.budget import least_budget_bytes
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.estimate.device import DEVICE, FakeGpu
-from profl.bench.memory.event_log import Event
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.profile import VirtualGpu
-from profl.bench.memory.measurement import TRIAL_STEPS, read_footprint, run_recorded
-from profl.bench.memory.recorder import Recorder
+from profl.bench.memory.recording.budget import least_budget_bytes
+from profl.bench.memory.recording.event_log import Event
+from profl.bench.memory.recording.measurement import TRIAL_STEPS, read_footprint, run_recorded
+from profl.bench.memory.recording.recorder import Recorder
+from profl.bench.memory.replay.allocator import Alloc, AllocatorSettings, Free, Replay, replay
 from profl.bench.memory.workload import Unobserved, Workload
 
 LARGEST_ERRORS = {"peak_requested_bytes": 0.03, "peak_allocated_bytes": 0.03, "peak_reserved_bytes": 0.18}
@@ -49,8 +49,8 @@ def measure(
 ) -> Footprint:
     """Return the workload's estimated footprint on ``estimated``, which the caller knows as ``gpu``.
 
-    Takes and raises what `profl.bench.memory.measurement.measure` does, and MeasurementFailed where the size of
-    something depends on values. Only events of the allocator are in the snapshot.
+    Takes and raises what `profl.bench.memory.recording.measurement.measure` does, and MeasurementFailed where the size
+    of something depends on values. Only events of the allocator are in the snapshot.
     """
     with FakeGpu(estimated) as device, _knowing_only_shapes(workload):
         log = _FakeLog(device)

@@ -7,9 +7,20 @@ import ctypes
 import linecache
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from profl.bench.memory.protocol import Stage
+from profl.bench.memory.gpu.build import Libraries
+from profl.bench.memory.gpu.profile import VirtualGpu
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process puts in place before it imports torch: the virtual GPU."""
+
+    gpu: VirtualGpu
+    libraries: Libraries
+    cudnn: Path
 
 
 class _Configuration(ctypes.Structure):
@@ -37,11 +48,11 @@ _loaded: list[object] = []
 """The libraries and the strings they point to: alive as long as the process."""
 
 
-def load(stage: Stage) -> None:
-    """Make this process see the stage's GPU: PyTorch, imported later, finds these functions first."""
+def load(setup: Setup) -> None:
+    """Make this process see the virtual GPU: PyTorch, imported later, finds these functions first."""
     if "torch" in sys.modules:
         raise RuntimeError("torch is already imported: the virtual GPU must be loaded first")
-    gpu = stage.gpu
+    gpu = setup.gpu
     configuration = _Configuration(
         gpu.name.encode(),
         gpu.total_bytes,
@@ -52,19 +63,19 @@ def load(stage: Stage) -> None:
         gpu.shared_bytes_per_block,
         gpu.reserved_shared_bytes_per_block,
         gpu.l2_cache_bytes,
-        str(stage.cudnn).encode(),
+        str(setup.cudnn).encode(),
         gpu.cudnn_device.encode(),
         gpu.cudnn_workspaces,
         gpu.kernel_architecture,
     )
-    driver = ctypes.CDLL(str(stage.libraries.driver), mode=ctypes.RTLD_GLOBAL)
+    driver = ctypes.CDLL(str(setup.libraries.driver), mode=ctypes.RTLD_GLOBAL)
     driver.virtual_gpu_configure(ctypes.byref(configuration))
-    management = ctypes.CDLL(str(stage.libraries.management), mode=ctypes.RTLD_GLOBAL)
+    management = ctypes.CDLL(str(setup.libraries.management), mode=ctypes.RTLD_GLOBAL)
     watcher = _WATCHER(_write_down)
     driver.virtual_gpu_watch(watcher)
     atexit.register(driver.virtual_gpu_watch, None)  # PyTorch takes itself down when Python can listen no more
     # Triton, which runs some of PyTorch's operators, would look for a driver among the system's libraries.
-    os.environ["TRITON_LIBCUDA_PATH"] = str(stage.libraries.driver.parent)
+    os.environ["TRITON_LIBCUDA_PATH"] = str(setup.libraries.driver.parent)
     _loaded.extend((driver, management, configuration, watcher))
 
 

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from profl.bench.memory.gpu.build import Libraries
 from profl.bench.memory.gpu.profile import VirtualGpu
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a worker puts in place before it imports torch: the virtual GPU."""
-
-    gpu: VirtualGpu
-    libraries: Libraries
-    cudnn: Path
 
 
 @dataclass(frozen=True)

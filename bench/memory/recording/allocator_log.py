@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from profl.bench.memory.event_log import STEP, Event, changes
 from profl.bench.memory.gpu.driver import unmodelled
+from profl.bench.memory.recording.event_log import STEP, Event, changes
 
 
 class AllocatorLog(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from profl.bench.memory.event_log import History, Life, live_bytes_of
 from profl.bench.memory.footprint import Block, PeakPosition, Portion, Stage, stage_of
+from profl.bench.memory.recording.event_log import History, Life, live_bytes_of
 
 
 def portions(history: History) -> tuple[Portion, ...]:

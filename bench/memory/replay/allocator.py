@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from profl.bench.errors import InputError
-from profl.bench.memory.allocator_settings import GRANULE_BYTES, MIB, UNLIMITED_BYTES, AllocatorSettings, round_up
+from profl.bench.memory.replay.settings import GRANULE_BYTES, MIB, UNLIMITED_BYTES, AllocatorSettings, round_up
 
 __all__ = ["Alloc", "AllocatorSettings", "Event", "Free", "Replay", "Trace", "recorded_trace", "replay"]
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from profl.bench.memory.event_log import GRAPH_NODE, STEP
+from profl.bench.memory.recording.event_log import GRAPH_NODE, STEP
 
 ROOT = "(root)"
 """Path of the whole module, which PyTorch names by an empty string."""

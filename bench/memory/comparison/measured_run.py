@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from profl.bench.memory.event_log import Phase, changes, read_log
 from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.recording.event_log import Phase, changes, read_log
 
 if TYPE_CHECKING:
-    from profl.bench.memory.probe import Prober
+    from profl.bench.memory.process.probe import Prober
     from profl.bench.memory.workload import Workload
 
 Description = Mapping[str, str | int | float | bool | None]

@@ -12,16 +12,15 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     try:
         sys.path[:] = connection.recv()
-        stage = connection.recv()
-        from profl.bench.memory.protocol import Estimate, Stage
+        setup = connection.recv()
+        from profl.bench.memory.gpu.driver import Setup, load
+        from profl.bench.memory.process.protocol import Estimate
 
-        if isinstance(stage, Stage):
-            from profl.bench.memory.gpu.driver import load
+        if isinstance(setup, Setup):
+            load(setup)
+        from profl.bench.memory.process.worker import serve
 
-            load(stage)
-        from profl.bench.memory.worker import serve
-
-        serve(connection, stage.gpu if isinstance(stage, Estimate) else None)
+        serve(connection, setup.gpu if isinstance(setup, Estimate) else None)
     except (EOFError, BrokenPipeError):
         pass  # the parent is gone
 

@@ -1,4 +1,4 @@
-"""How a cell keeps timelines: ``timelines.json``, by task, only the changes.
+"""Live bytes over time, and how a cell keeps them: ``timelines.json``, by task, only the changes.
 
 An event changes one category or two, so the changes are a tenth of the live bytes of all categories at every moment::
 
@@ -12,11 +12,28 @@ A change is a pair: moments since the category's last one, bytes added. Categori
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from profl.bench.memory.footprint import Timeline
 from profl.bench.memory.workload import CATEGORIES
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Live bytes at every moment: at the start, and after every allocation and every release.
+
+    Parameters
+    ----------
+    live_bytes
+        By category, one value a moment.
+    phases
+        Moment and name of every phase's beginning: ``prepare``, then each step's ``forward``, ``backward``
+        and ``optimizer`` and the ``between`` that follows.
+    """
+
+    live_bytes: Mapping[str, list[int]]
+    phases: tuple[tuple[int, str], ...]
 
 
 def pack(timeline: Timeline) -> dict[str, Any]:

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 
-from profl.bench.memory import attribution
-from profl.bench.memory.allocator_log import AllocatorLog, CudaLog
-from profl.bench.memory.budget import least_budget_bytes
-from profl.bench.memory.event_log import History
-from profl.bench.memory.footprint import Environment, Footprint, Timeline
+from profl.bench.memory.footprint import Environment, Footprint
 from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.nvml import process_used_bytes
-from profl.bench.memory.recorder import Recorder
+from profl.bench.memory.recording import attribution
+from profl.bench.memory.recording.allocator_log import AllocatorLog, CudaLog
+from profl.bench.memory.recording.budget import least_budget_bytes
+from profl.bench.memory.recording.event_log import History
+from profl.bench.memory.recording.recorder import Recorder
+from profl.bench.memory.timeline import Timeline
 from profl.bench.memory.workload import CATEGORIES, Prepared, Unobserved, Workload
 
 _SETTINGS = (

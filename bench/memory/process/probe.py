@@ -17,9 +17,10 @@ from typing import Any, Self
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.build import build
+from profl.bench.memory.gpu.driver import Setup
 from profl.bench.memory.gpu.installation import find_installation
 from profl.bench.memory.gpu.profile import ESTIMATE, resolve
-from profl.bench.memory.protocol import Answer, Estimate, Progress, Request, Stage
+from profl.bench.memory.process.protocol import Answer, Estimate, Progress, Request
 from profl.bench.memory.workload import Program, Workload
 
 __all__ = ["GpuUnavailable", "MeasurementFailed", "OutOfMemory", "Prober", "probe"]
@@ -158,7 +159,7 @@ class _Worker:
     def __init__(self, gpu: str) -> None:
         if str(_LAUNCH) in sys.orig_argv:
             raise MeasurementFailed("the script starts a measurement whenever it is imported")
-        stage, variables = _stage(gpu)
+        setup, variables = _setup(gpu)
         self._connection, other_end = Pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
@@ -172,7 +173,7 @@ class _Worker:
         other_end.close()
         with contextlib.suppress(BrokenPipeError):  # a death at birth is reported by the first question
             self._connection.send(sys.path)
-            self._connection.send(stage)
+            self._connection.send(setup)
 
     def ask(self, request: Request, on_report: Callable[[Any], None]) -> Answer:
         """Return the worker's answer; what it reports before goes to ``on_report``.
@@ -233,7 +234,7 @@ def _request(job: str, workload: Workload | Program, arguments: Mapping[str, Any
     return Request(job, pickled, arguments, {name: told[name] for name in _MAIN if name in told})
 
 
-def _stage(gpu: str) -> tuple[Stage | Estimate | None, dict[str, str]]:
+def _setup(gpu: str) -> tuple[Setup | Estimate | None, dict[str, str]]:
     """Return what the worker puts in place, and its environment variables."""
     virtual = resolve(gpu)
     variables = {**os.environ, **_WORKER_VARIABLES}
@@ -242,4 +243,4 @@ def _stage(gpu: str) -> tuple[Stage | Estimate | None, dict[str, str]]:
     if gpu.startswith(ESTIMATE):
         return Estimate(virtual), variables | {"CUDA_VISIBLE_DEVICES": ""}  # also where there is a real one
     variables.pop("CUDA_VISIBLE_DEVICES", None)  # it speaks of the real ones
-    return Stage(virtual, build(), find_installation().cudnn), variables
+    return Setup(virtual, build(), find_installation().cudnn), variables

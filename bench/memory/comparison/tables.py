@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from profl.bench.memory.against import Comparison, Pair
+from profl.bench.memory.comparison.against import Comparison, Pair
 
 LARGEST = 5
 """How many of the parts of the peak that differ are shown."""

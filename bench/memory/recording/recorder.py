@@ -13,9 +13,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from profl.bench.memory.allocator_log import AllocatorLog
-from profl.bench.memory.event_log import STEP, Claim, History, Phase, read_log
-from profl.bench.memory.trail import ROOT, ModuleTrail, parameter_owners, stage_parameter_bytes
+from profl.bench.memory.recording.allocator_log import AllocatorLog
+from profl.bench.memory.recording.event_log import STEP, Claim, History, Phase, read_log
+from profl.bench.memory.recording.trail import ROOT, ModuleTrail, parameter_owners, stage_parameter_bytes
 
 _PREDECESSORS = {
     "forward": ("between", "backward"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from profl.bench.memory.probe import Prober
+    from profl.bench.memory.process.probe import Prober
 
 AUTO = "virtual:auto"
 """How users ask for the virtual GPU that matches their card."""

@@ -14,9 +14,9 @@ from itertools import zip_longest
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from profl.bench.memory.comparison.matching import caveat
+from profl.bench.memory.comparison.measured_run import Event, MeasuredRun
 from profl.bench.memory.footprint import PEAKS, Environment, Footprint
-from profl.bench.memory.gpu.matching import caveat
-from profl.bench.memory.measured_run import Event, MeasuredRun
 from profl.bench.memory.workload import CATEGORIES
 
 _AROUND = 3  # events on each side

@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from profl.bench.memory import measurement
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.gpu.profile import VirtualGpu
-from profl.bench.memory.protocol import Answer, Progress, Request
+from profl.bench.memory.process.protocol import Answer, Progress, Request
+from profl.bench.memory.recording import measurement
 
 Jobs = Mapping[str, Callable[..., object]]
 

@@ -1,0 +1,1 @@
+"""The same step measured twice, here and elsewhere: what differs."""

@@ -1,0 +1,1 @@
+"""The worker process: measurements run there, so that nothing this process holds is measured."""
