@@ -34,9 +34,9 @@ class RealAllocator:
     """PyTorch's allocator, in a process of its own; empty before every trace."""
 
     def __init__(self) -> None:
-        from profl.bench.memory.process.probe import _stage
+        from profl.bench.memory.process.probe import _setup
 
-        stage, variables = _stage("virtual:sm_90")
+        setup, variables = _setup("virtual:sm_90")
         self._connection, other_end = Pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__, str(other_end.fileno())],
@@ -45,7 +45,7 @@ class RealAllocator:
         )
         other_end.close()
         self._connection.send(sys.path)
-        self._connection.send(stage)
+        self._connection.send(setup)
 
     def play(self, settings: str, steps: Sequence[tuple[int, int, int]], limit_bytes: int | None = None) -> Played:
         """Play a trace: each step allocates ``(block, bytes, stream)``, or with 0 bytes frees the block."""
@@ -153,10 +153,10 @@ def _main() -> None:
     connection = Connection(int(sys.argv[1]))
     with suppress(EOFError, BrokenPipeError):
         sys.path[:] = connection.recv()
-        stage = connection.recv()
+        setup = connection.recv()
         from profl.bench.memory.gpu.driver import load
 
-        load(stage)
+        load(setup)
         # Under its own name, by which the other end knows what is sent.
         from tests.memory import allocator_traces
 
