@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from profl.bench.memory.comparison.against import Comparison, Pair, longest_common_subsequence
-from profl.bench.memory.comparison.measured_run import Event, MeasuredRun, measure_run, recorded_run
+from profl.bench.memory.comparison.measured_run import BlockEvent, MeasuredRun, measure_run, recorded_run
 from profl.bench.memory.comparison.tables import comparison_tables
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
@@ -94,11 +94,11 @@ def test_events_of_a_log_by_step_and_phase(tmp_path: Path) -> None:
     measured = recorded_run(replace(FOOTPRINT, timeline=Timeline(live, phases)), path, {"task": "grow 1"})
     assert measured.workload == {"task": "grow 1"}
     assert measured.events == (
-        Event("alloc", 512, 0, 0, "prepare", "conv", "conv2d"),
-        Event("alloc", 256, 1, 1, "between", "conv", "conv2d"),
-        Event("alloc", 128, 2, 1, "forward", "conv", "conv2d"),
-        Event("free", 128, 2, 1, "backward", "conv", "conv2d"),
-        Event("free", 512, 0, 2, "between", "conv", "conv2d"),
+        BlockEvent("alloc", 512, 0, 0, "prepare", "conv", "conv2d"),
+        BlockEvent("alloc", 256, 1, 1, "between", "conv", "conv2d"),
+        BlockEvent("alloc", 128, 2, 1, "forward", "conv", "conv2d"),
+        BlockEvent("free", 128, 2, 1, "backward", "conv", "conv2d"),
+        BlockEvent("free", 512, 0, 2, "between", "conv", "conv2d"),
     )
 
 
@@ -140,7 +140,7 @@ class OnCard:
         seen.name = CARD
         options = {"steps": 3, "least_budget": True, "timeline": True, "snapshot": self.snapshot}
         with mock.patch("torch.cuda.get_device_properties", return_value=seen):
-            return measurement.measure(self.workload, "cuda", device, **options)
+            return measurement.measure_workload(self.workload, "cuda", device, **options)
 
 
 def test_a_card_against_its_prediction(prober: Prober, tmp_path: Path) -> None:
@@ -168,7 +168,8 @@ def test_an_extra_activation_is_found_where_it_is_allocated(original: MeasuredRu
     assert original.events[sigmoid].bytes == changed.events[sigmoid].bytes
     assert comparison.divergence == sigmoid + 1
     activation_bytes = 16 * 32 * 32 * 32 * 4
-    product = Event("alloc", activation_bytes, changed.events[sigmoid].block + 1, 1, "forward", "(root)", "mul_Tensor")
+    block = changed.events[sigmoid].block + 1
+    product = BlockEvent("alloc", activation_bytes, block, 1, "forward", "(root)", "mul_Tensor")
     assert changed.events[sigmoid + 1] == product
     assert comparison.verdict().startswith(
         f"event {sigmoid + 1} is the first that differs: "
@@ -214,18 +215,18 @@ def test_other_allocator_settings_change_bytes_but_no_event(
 # --- what is made of two runs, without a GPU -----------------------------------------------------------------------
 
 
-def log(*sizes: int) -> tuple[Event, ...]:
+def log(*sizes: int) -> tuple[BlockEvent, ...]:
     """Return a log of allocations (positive) and of releases of the last block of a size (negative)."""
-    events: list[Event] = []
+    events: list[BlockEvent] = []
     living: dict[int, list[int]] = {}
     blocks = 0
     for size in sizes:
         if size > 0:
             living.setdefault(size, []).append(blocks)
-            events.append(Event("alloc", size, blocks, 1, "forward", "conv", "conv2d"))
+            events.append(BlockEvent("alloc", size, blocks, 1, "forward", "conv", "conv2d"))
             blocks += 1
         else:
-            events.append(Event("free", -size, living[-size].pop(), 1, "forward", "conv", "conv2d"))
+            events.append(BlockEvent("free", -size, living[-size].pop(), 1, "forward", "conv", "conv2d"))
     return tuple(events)
 
 
@@ -271,9 +272,10 @@ def test_no_shorter_than_what_difflib_finds(first: list[int], second: list[int])
 
 
 def test_another_block_of_the_same_size_released() -> None:
-    events = [Event("alloc", 512, block, 1, "forward", None, None) for block in (0, 1)]
+    events = [BlockEvent("alloc", 512, block, 1, "forward", None, None) for block in (0, 1)]
     runs = [
-        MeasuredRun({}, FOOTPRINT, (*events, Event("free", 512, block, 1, "backward", None, None))) for block in (0, 1)
+        MeasuredRun({}, FOOTPRINT, (*events, BlockEvent("free", 512, block, 1, "backward", None, None)))
+        for block in (0, 1)
     ]
     comparison = Comparison(*runs)
     assert comparison.divergence == 2

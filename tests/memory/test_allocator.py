@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from profl.bench.errors import InputError
 from profl.bench.memory.process.probe import Prober
-from profl.bench.memory.replay.allocator import Alloc, AllocatorSettings, Event, Free, Replay, recorded_trace, replay
+from profl.bench.memory.replay.allocator import (
+    Alloc,
+    AllocatorSettings,
+    Free,
+    Replay,
+    ReplayedEvent,
+    recorded_trace,
+    replay,
+)
 from tests.memory.allocator_traces import STATISTICS, STREAMS, RealAllocator, comparable
 from tests.memory.workloads import ResNet18
 
@@ -245,7 +253,7 @@ def test_garbage_is_not_collected_without_a_limit() -> None:
 def test_one_allocation_is_rounded_up_in_blocks_and_segments() -> None:
     result = replay([Alloc(5, 1000, stream=9)])
     base = result.events[0].address
-    assert result.events == (Event("segment_alloc", base, 2 * MIB, 9), Event("alloc", base, 1000, 9))
+    assert result.events == (ReplayedEvent("segment_alloc", base, 2 * MIB, 9), ReplayedEvent("alloc", base, 1000, 9))
     assert (result.peak_requested_bytes, result.peak_allocated_bytes) == (1000, 1024)
 
 

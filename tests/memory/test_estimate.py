@@ -305,7 +305,7 @@ def test_an_unknown_gpu_lists_the_known_ones(prober: Prober, gpu: str) -> None:
 
 WITHOUT_CUDA = """
 import ctypes, torch
-from profl.bench.memory.estimate import device, measuring
+from profl.bench.memory.estimate import device, estimating
 from profl.bench.memory.gpu.profile import resolve
 from tests.memory.built_steps import transformer
 from profl.bench.memory import BuiltStep
@@ -315,7 +315,7 @@ assert guards[1]
 guards[1] = None
 step, gpu = BuiltStep(transformer), "estimate:sm_90"
 options = {"gpu": gpu, "steps": 3, "least_budget": True, "timeline": False, "snapshot": None}
-footprint = measuring.measure(step, resolve(gpu), **options)
+footprint = estimating.estimate_workload(step, resolve(gpu), **options)
 print(footprint.peak_requested_bytes, footprint.peak_reserved_bytes, footprint.least_budget_bytes)
 """
 

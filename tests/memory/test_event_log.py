@@ -8,18 +8,18 @@ import pytest
 
 from profl.bench.memory.footprint import Block, PeakPosition, Portion, Stage
 from profl.bench.memory.recording import attribution
-from profl.bench.memory.recording.event_log import STEP, Claim, Event, Life, Phase, changes, read_log
+from profl.bench.memory.recording.event_log import STEP, Claim, Life, LogEntry, Phase, changes, read_log
 from profl.bench.memory.workload import CATEGORIES
 
 TENSOR = [{"name": "c10::cuda::malloc(unsigned long)"}, {"name": "at::detail::empty_cuda(long)"}]
 SCRATCH = [{"name": "c10::cuda::malloc(unsigned long)"}, {"name": "at::native::cudnn_convolution()"}]
 
 
-def alloc(address: int, size: int, frames: Sequence[dict[str, str]] = TENSOR) -> Event:
+def alloc(address: int, size: int, frames: Sequence[dict[str, str]] = TENSOR) -> LogEntry:
     return {"action": "alloc", "addr": address, "size": size, "frames": frames}
 
 
-def free(address: int) -> Event:
+def free(address: int) -> LogEntry:
     return {"action": "free_completed", "addr": address, "size": 0}
 
 
@@ -27,7 +27,7 @@ FORWARD = [Phase(0, "forward", "activations")]
 
 
 def at(
-    events: Sequence[Event], moment: int, *, claims: Sequence[Claim] = (), phases: Sequence[Phase] = FORWARD
+    events: Sequence[LogEntry], moment: int, *, claims: Sequence[Claim] = (), phases: Sequence[Phase] = FORWARD
 ) -> dict[str, int]:
     """Return the categories that hold anything at ``moment``."""
     live = read_log(events, phases, claims, end=len(events)).live_bytes[moment].tolist()
@@ -109,7 +109,7 @@ def test_the_first_peak() -> None:
 # --- modules and operators ---
 
 
-def lives(events: Sequence[Event], *, claims: Sequence[Claim] = (), phases: Sequence[Phase] = FORWARD) -> list[Life]:
+def lives(events: Sequence[LogEntry], *, claims: Sequence[Claim] = (), phases: Sequence[Phase] = FORWARD) -> list[Life]:
     return list(read_log(events, phases, claims, end=len(events)).lives)
 
 

@@ -128,13 +128,13 @@ from profl.bench.memory.gpu.profile import resolve
 
 load(Setup(resolve("virtual:sm_90"), build(), find_installation().cudnn))
 import torch
-from profl.bench.memory.recording.measurement import measure
+from profl.bench.memory.recording.measurement import measure_workload
 from tests.memory.training_steps import Layer
 
 device = torch.device("cuda", 0)
 torch.cuda.init()
 options = dict(steps=3, least_budget=False, timeline=False, snapshot=None)
-print(measure(Layer("transformer"), "virtual:sm_90", device, **options).peak_requested_bytes)
+print(measure_workload(Layer("transformer"), "virtual:sm_90", device, **options).peak_requested_bytes)
 print(torch.zeros(3, 4, device=device)[:, ::2].tolist(), unmodelled())
 """
 

@@ -15,7 +15,7 @@ import pytest
 from profl.bench.errors import InputError
 from profl.bench.memory.comparison import run_file
 from profl.bench.memory.comparison.against import Comparison
-from profl.bench.memory.comparison.measured_run import Event, MeasuredRun, measure_run
+from profl.bench.memory.comparison.measured_run import BlockEvent, MeasuredRun, measure_run
 from profl.bench.memory.comparison.run_file import find_run, read_runs, write_runs
 from profl.bench.memory.process.probe import Prober
 from tests.memory.test_footprint import ATTRIBUTED, MIB
@@ -25,9 +25,9 @@ RUN = MeasuredRun(
     {"method": "fedavg", "task": "full model", "batch_size": 64, "alpha": 0.5, "frozen": True, "data": None},
     replace(ATTRIBUTED, timeline=None, nvml_used_bytes=500 * MIB),
     (
-        Event("alloc", 2 * MIB, 0, 0, "prepare", None, None),
-        Event("alloc", 6 * MIB, 1, 1, "forward", "body.1", "conv2d"),
-        Event("free", 6 * MIB, 1, 1, "backward", "body.1", "conv2d"),
+        BlockEvent("alloc", 2 * MIB, 0, 0, "prepare", None, None),
+        BlockEvent("alloc", 6 * MIB, 1, 1, "forward", "body.1", "conv2d"),
+        BlockEvent("free", 6 * MIB, 1, 1, "backward", "body.1", "conv2d"),
     ),
 )
 OTHER = replace(RUN, workload={**RUN.workload, "task": "block 1", "batch_size": 32})

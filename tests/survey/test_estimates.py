@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from profl.bench.memory.estimate.measuring import LARGEST_ERRORS
+from profl.bench.memory.estimate.estimating import LARGEST_ERRORS
 from profl.bench.survey.models import GPUS, entries
 from profl.bench.survey.table import PEAKS, as_frame, errors, read_table
 

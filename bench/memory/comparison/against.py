@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from profl.bench.memory.comparison.matching import caveat
-from profl.bench.memory.comparison.measured_run import Event, MeasuredRun
+from profl.bench.memory.comparison.measured_run import BlockEvent, MeasuredRun
 from profl.bench.memory.footprint import PEAKS, Environment, Footprint
 from profl.bench.memory.workload import CATEGORIES
 
@@ -102,7 +102,7 @@ class Comparison:
         sizes = [*self.peaks.values(), *self.categories.values()]
         return self.divergence is None and not self.parts and not any(size.difference for size in sizes)
 
-    def around_divergence(self) -> Iterator[tuple[int, Event | None, Event | None]]:
+    def around_divergence(self) -> Iterator[tuple[int, BlockEvent | None, BlockEvent | None]]:
         """Yield index and both runs' events, from a few before the divergence to a few after; None: it has ended."""
         if self.divergence is None:
             return
@@ -163,10 +163,10 @@ class Comparison:
         }
 
     @property
-    def _logs(self) -> tuple[Sequence[Event], Sequence[Event]]:
+    def _logs(self) -> tuple[Sequence[BlockEvent], Sequence[BlockEvent]]:
         return self.run.events, self.other.events
 
-    def _events_at(self, index: int) -> tuple[Event | None, Event | None]:
+    def _events_at(self, index: int) -> tuple[BlockEvent | None, BlockEvent | None]:
         run, other = (log[index] if index < len(log) else None for log in self._logs)
         return run, other
 

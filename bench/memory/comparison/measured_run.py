@@ -21,7 +21,7 @@ Description = Mapping[str, str | int | float | bool | None]
 """What was measured, in the words of whoever did: enough to build the same step elsewhere."""
 
 
-class Event(NamedTuple):
+class BlockEvent(NamedTuple):
     """An allocation or a release.
 
     Parameters
@@ -59,7 +59,7 @@ class MeasuredRun:
 
     workload: Description
     footprint: Footprint
-    events: tuple[Event, ...]
+    events: tuple[BlockEvent, ...]
 
 
 def measure_run(
@@ -87,17 +87,17 @@ def recorded_run(footprint: Footprint, snapshot: Path, description: Description)
     return MeasuredRun(dict(description), footprint, _events(log, timeline.phases))
 
 
-def _events(log: Sequence[Mapping[str, object]], phases: Sequence[tuple[int, str]]) -> tuple[Event, ...]:
+def _events(log: Sequence[Mapping[str, object]], phases: Sequence[tuple[int, str]]) -> tuple[BlockEvent, ...]:
     """Return the events of a log that begins with nothing allocated."""
     history = read_log(log, [Phase(moment, name, "temporaries") for moment, name in phases], [], len(log))
     begins = [moment for moment, _ in phases]
     steps_begun = [sum(name == "between" for _, name in phases[: index + 1]) for index in range(len(phases))]
-    told: dict[int, Event] = {}
+    told: dict[int, BlockEvent] = {}
     for block, life in enumerate(history.lives):
         for action, moment in (("alloc", life.birth), ("free", life.death)):
             if moment is not None:
                 phase = bisect_left(begins, moment) - 1
-                told[moment] = Event(
+                told[moment] = BlockEvent(
                     action,  # type: ignore[arg-type]
                     life.bytes,
                     block,

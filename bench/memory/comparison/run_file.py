@@ -15,10 +15,10 @@ The file is one JSON object, UTF-8, gzipped if its name ends in ``.gz``::
 
 ``workload`` is a `profl.bench.memory.comparison.measured_run.Description`, ``footprint`` holds the fields of
 `profl.bench.memory.footprint.Footprint` without its timeline, and ``events`` those of
-`profl.bench.memory.comparison.measured_run.Event` as columns of equal length. Blocks are numbered from 0 in the order
-of their allocation, a release has the bytes, module and operator of the allocation, and the most bytes alive are the
-footprint's ``peak_requested_bytes``. All sizes are bytes, whole numbers are from 0 to 2^63 - 1, null is unknown, and
-texts hold printable characters.
+`profl.bench.memory.comparison.measured_run.BlockEvent` as columns of equal length. Blocks are numbered from 0 in the
+order of their allocation, a release has the bytes, module and operator of the allocation, and the most bytes alive are
+the footprint's ``peak_requested_bytes``. All sizes are bytes, whole numbers are from 0 to 2^63 - 1, null is unknown,
+and texts hold printable characters.
 
 Senders need not be trusted: nothing in a file is executed, and one that breaks these rules is refused. Fields
 that are not known here are ignored; ``version`` grows when a reader of the old form would misread the new one.
@@ -40,7 +40,7 @@ from pydantic import Field
 
 from profl.bench.errors import InputError
 from profl.bench.files import replacing
-from profl.bench.memory.comparison.measured_run import Description, Event, MeasuredRun
+from profl.bench.memory.comparison.measured_run import BlockEvent, Description, MeasuredRun
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.validation import checked
@@ -76,8 +76,8 @@ class _Columns:
             told = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise InputError(f"the columns of events differ in length: {told}")
 
-    def rows(self) -> tuple[Event, ...]:
-        return tuple(Event(*row) for row in zip(*vars(self).values(), strict=True))
+    def rows(self) -> tuple[BlockEvent, ...]:
+        return tuple(BlockEvent(*row) for row in zip(*vars(self).values(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ class _File:
     runs: Annotated[list[_Run], Field(min_length=1)]
 
 
-def _peak_bytes(events: Sequence[Event]) -> int:
+def _peak_bytes(events: Sequence[BlockEvent]) -> int:
     """Return the most bytes alive; raises InputError if the events cannot have happened."""
-    alive: dict[int, Event] = {}
+    alive: dict[int, BlockEvent] = {}
     blocks = live_bytes = peak_bytes = 0
     for position, event in enumerate(events):
         if event.action == "alloc":
@@ -154,7 +154,7 @@ def write_runs(path: Path, runs: Sequence[MeasuredRun]) -> None:
         {
             "workload": dict(run.workload),
             "footprint": run.footprint.to_dict(attribution=True),
-            "events": {name: [getattr(event, name) for event in run.events] for name in Event._fields},
+            "events": {name: [getattr(event, name) for event in run.events] for name in BlockEvent._fields},
         }
         for run in runs
     ]

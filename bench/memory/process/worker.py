@@ -37,7 +37,7 @@ def serve(connection: Connection, estimated: VirtualGpu | None) -> None:
             raise SystemExit from None  # the parent is gone: not the program's failure
 
     jobs: Jobs = {
-        "measure": measurement.measure,
+        "measure": measurement.measure_workload,
         "fits": measurement.fits,
         "run": lambda program, device: program.run(device, report),
     }
@@ -45,9 +45,9 @@ def serve(connection: Connection, estimated: VirtualGpu | None) -> None:
     if estimated is None:
         answer = partial(_answer, jobs=jobs)
     else:
-        from profl.bench.memory.estimate import measuring
+        from profl.bench.memory.estimate import estimating
 
-        estimates: Jobs = {"measure": measuring.measure, "fits": measuring.fits, "run": measuring.run}
+        estimates: Jobs = {"measure": estimating.estimate_workload, "fits": estimating.fits, "run": estimating.run}
         answer = partial(_estimate, jobs=_given(estimates, estimated=estimated))
     while True:
         connection.send(answer(connection.recv()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from profl.bench.memory.gpu.driver import unmodelled
-from profl.bench.memory.recording.event_log import STEP, Event, changes
+from profl.bench.memory.recording.event_log import STEP, LogEntry, changes
 
 
 class AllocatorLog(Protocol):
@@ -23,7 +23,7 @@ class AllocatorLog(Protocol):
     device: torch.device
 
     @property
-    def events(self) -> Sequence[Event]: ...
+    def events(self) -> Sequence[LogEntry]: ...
 
     @property
     def stats(self) -> Mapping[str, int]: ...
@@ -90,7 +90,7 @@ class CudaLog:
         torch.cuda.memory._record_memory_history(None)
 
     @property
-    def events(self) -> Sequence[Event]:
+    def events(self) -> Sequence[LogEntry]:
         """What has happened.
 
         Raises
@@ -104,7 +104,7 @@ class CudaLog:
         return events[: self._end]
 
 
-def _living(snapshot: Mapping[str, Any], device: torch.device) -> list[Event]:
+def _living(snapshot: Mapping[str, Any], device: torch.device) -> list[LogEntry]:
     """Return the allocations of all blocks that live, as a log would have told them."""
     return [
         {"action": "alloc", "addr": block["address"], "size": block["requested_size"]}

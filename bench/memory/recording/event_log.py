@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from profl.bench.memory.workload import CATEGORIES
 
-Event = Mapping[str, Any]
+LogEntry = Mapping[str, Any]
 
 STEP = "(step)"
 """Module of what belongs to no module: the loss, the optimizer, the batch, a library's lasting workspace."""
@@ -109,12 +109,12 @@ class History:
     peak_moment: int
 
 
-def changes(events: Sequence[Event]) -> list[Event]:
+def changes(events: Sequence[LogEntry]) -> list[LogEntry]:
     """Return the events that change what lives: a block lives from ``alloc`` to ``free_completed``."""
     return [event for event in events if event["action"] in ("alloc", "free_completed")]
 
 
-def read_log(events: Sequence[Event], phases: Sequence[Phase], claims: Sequence[Claim], end: int) -> History:
+def read_log(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence[Claim], end: int) -> History:
     """Fold the log of one measurement, begun with nothing allocated, up to the moment ``end``.
 
     Parameters
@@ -150,7 +150,7 @@ def live_bytes_of(lives: Sequence[Life], end: int) -> NDArray[np.int64]:
     return change.cumsum()
 
 
-def _lives(events: Sequence[Event], phases: Sequence[Phase], claims: Sequence[Claim]) -> list[Life]:
+def _lives(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence[Claim]) -> list[Life]:
     """Return every block that ever lived, in order of allocation."""
     lives: list[Life] = []
     living: dict[int, Life] = {}
@@ -184,13 +184,13 @@ def _apply(claim: Claim, living: Mapping[int, Life]) -> None:
                 life.module = claim.modules[address]
 
 
-def _is_scratch(event: Event) -> bool:
+def _is_scratch(event: LogEntry) -> bool:
     """Whether no tensor owns the block. Where PyTorch cannot unwind the stack nobody knows: False."""
     names = [frame["name"] for frame in event.get("frames", ())]
     return any("::" in name for name in names) and not any(name.startswith(_TENSOR_MEMORY) for name in names)
 
 
-def _origin(event: Event) -> str | None:
+def _origin(event: LogEntry) -> str | None:
     """Return the module that runs, or else made the node of the graph that does."""
     running = event.get("user_metadata") or None
     if running not in (None, STEP):
@@ -199,7 +199,7 @@ def _origin(event: Event) -> str | None:
     return notes[-1].removeprefix(GRAPH_NODE) if notes else running
 
 
-def _operator(event: Event) -> str | None:
+def _operator(event: LogEntry) -> str | None:
     """Return the outermost operator, up to the first line of Python or node of the graph."""
     operator = None
     for frame in event.get("frames", ()):

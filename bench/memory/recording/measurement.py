@@ -37,7 +37,7 @@ TRIAL_STEPS = 10
 tasks went on to the fourth to sixth; whatever ran ten ran thirty."""
 
 
-def measure(
+def measure_workload(
     workload: Workload,
     gpu: str,
     device: torch.device,

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from profl.bench.errors import InputError
 from profl.bench.memory.replay.settings import GRANULE_BYTES, MIB, UNLIMITED_BYTES, AllocatorSettings, round_up
 
-__all__ = ["Alloc", "AllocatorSettings", "Event", "Free", "Replay", "Trace", "recorded_trace", "replay"]
+__all__ = ["Alloc", "AllocatorSettings", "Free", "Replay", "ReplayedEvent", "Trace", "recorded_trace", "replay"]
 
 _SMALL_BYTES = MIB  # the largest block of the small pool
 _SMALL_SEGMENT_BYTES = 2 * MIB
@@ -99,7 +99,7 @@ def recorded_trace(device_traces: Sequence[Sequence[Mapping[str, Any]]], device:
 # --- what comes out ------------------------------------------------------------------------------------------------
 
 
-class Event(NamedTuple):
+class ReplayedEvent(NamedTuple):
     """One line of the allocator's log, in PyTorch's words.
 
     ``alloc`` and ``free_completed`` give the requested bytes, ``segment_alloc``, ``segment_free``, ``segment_map``
@@ -130,7 +130,7 @@ class Replay:
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     peak_segments: int
-    events: tuple[Event, ...]
+    events: tuple[ReplayedEvent, ...]
     out_of_memory_at: int | None
 
 
@@ -282,7 +282,7 @@ class _Pool:
 class _Allocator:
     def __init__(self, settings: AllocatorSettings, limit_bytes: int | None) -> None:
         self.requested, self.allocated, self.reserved, self.segments = _Gauge(), _Gauge(), _Gauge(), _Gauge()
-        self.events: list[Event] = []
+        self.events: list[ReplayedEvent] = []
         self._settings = settings
         self._limit_bytes = UNLIMITED_BYTES if limit_bytes is None else limit_bytes
         self._max_split_bytes = settings.max_split_bytes or UNLIMITED_BYTES
@@ -535,4 +535,4 @@ class _Allocator:
             pool.add(block)
 
     def _log(self, action: str, block: _Block, amount_bytes: int) -> None:
-        self.events.append(Event(action, block.address, amount_bytes, block.segment.stream))
+        self.events.append(ReplayedEvent(action, block.address, amount_bytes, block.segment.stream))

@@ -23,7 +23,7 @@ from profl.bench.memory.estimate.device import DEVICE, FakeGpu
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.profile import VirtualGpu
 from profl.bench.memory.recording.budget import least_budget_bytes
-from profl.bench.memory.recording.event_log import Event
+from profl.bench.memory.recording.event_log import LogEntry
 from profl.bench.memory.recording.measurement import TRIAL_STEPS, read_footprint, run_recorded
 from profl.bench.memory.recording.recorder import Recorder
 from profl.bench.memory.replay.allocator import Alloc, AllocatorSettings, Free, Replay, replay
@@ -37,7 +37,7 @@ LARGEST_ERRORS = {"peak_requested_bytes": 0.03, "peak_allocated_bytes": 0.03, "p
 _SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-def measure(
+def estimate_workload(
     workload: Workload,
     estimated: VirtualGpu,
     *,
@@ -49,8 +49,8 @@ def measure(
 ) -> Footprint:
     """Return the workload's estimated footprint on ``estimated``, which the caller knows as ``gpu``.
 
-    Takes and raises what `profl.bench.memory.recording.measurement.measure` does, and MeasurementFailed where the size
-    of something depends on values. Only events of the allocator are in the snapshot.
+    Takes and raises what `profl.bench.memory.recording.measurement.measure_workload` does, and MeasurementFailed where
+    the size of something depends on values. Only events of the allocator are in the snapshot.
     """
     with FakeGpu(estimated) as device, _knowing_only_shapes(workload):
         log = _FakeLog(device)
@@ -111,7 +111,7 @@ class _FakeLog:
 
     def end(self) -> None:
         self._gpu.clear_workspaces()
-        self.events: list[Event] = list(self._gpu.events)
+        self.events: list[LogEntry] = list(self._gpu.events)
         self.caveats = _caveats(self._gpu)
         self.played = _play(self.events, self._gpu.gpu.total_bytes)
 
@@ -127,13 +127,13 @@ class _FakeLog:
         }
 
 
-def _trial(workload: Workload, estimated: VirtualGpu) -> list[Event]:
+def _trial(workload: Workload, estimated: VirtualGpu) -> list[LogEntry]:
     """Return the log of `TRIAL_STEPS` steps."""
     with FakeGpu(estimated) as device, _knowing_only_shapes(workload):
         prepared = workload.prepare(DEVICE)
         for _ in range(TRIAL_STEPS):
             prepared.step(Unobserved())
-        events: list[Event] = list(device.events)
+        events: list[LogEntry] = list(device.events)
         del prepared
         _check_clean(workload, device)
     return events
@@ -159,7 +159,7 @@ def _check_clean(workload: Workload, device: FakeGpu) -> None:
         )
 
 
-def _play(events: Sequence[Event], limit_bytes: int) -> Replay:
+def _play(events: Sequence[LogEntry], limit_bytes: int) -> Replay:
     trace = [
         Alloc(event["addr"], event["size"]) if event["action"] == "alloc" else Free(event["addr"]) for event in events
     ]
