@@ -1,8 +1,8 @@
-"""Names to things: methods (entry points, so that other packages can plug in theirs) and models."""
+"""Methods by name: entry points, so that other packages can plug in theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import EntryPoint
 from inspect import isabstract
@@ -10,24 +10,9 @@ from typing import Any
 
 from profl.bench.errors import InputError, unknown
 from profl.bench.method import Method
-from profl.bench.models import ModelSpec, StagedModel, resnet18, resnet34
+from profl.bench.models import ModelSpec
 from profl.bench.plugins import installed, load
 from profl.bench.validation import checked
-
-MODELS: Mapping[str, Callable[[ModelSpec], StagedModel]] = {"resnet18": resnet18, "resnet34": resnet34}
-
-
-def model_builder(name: str) -> Callable[[ModelSpec], StagedModel]:
-    """Return the function that builds a model of this name.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    if name not in MODELS:
-        unknown("model", name, MODELS)
-    return MODELS[name]
 
 
 def methods() -> Mapping[str, EntryPoint]:

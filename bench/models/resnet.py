@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from profl.bench.models.staged import INPUT_SHAPE, ModelSpec, StagedModel, global_average_head
+from profl.bench.models.spec import ModelSpec
+from profl.bench.models.staged import INPUT_SHAPE, StagedModel, global_average_head
 
 
 def resnet18(spec: ModelSpec) -> StagedModel:

@@ -1,11 +1,8 @@
-"""What every network of the bench looks like, and the value that names one."""
+"""What every network of the bench looks like."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from torch import Tensor, nn
 
@@ -59,48 +56,3 @@ class StagedModel(nn.Module):
 def global_average_head(channels: int, classes: int) -> nn.Sequential:
     """Average over height and width, then one linear layer: (batch, channels, h, w) -> (batch, classes)."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Names one network; equal specs build equal shapes.
-
-    Parameters
-    ----------
-    name
-        A model of the registry, for example ``resnet18``.
-    width
-        Channels of the first stage of the full model (64 in the papers).
-    classes
-        Number of classes.
-    rate
-        Share of every layer's channels that is kept, in (0, 1]; 1 is the full model.
-    """
-
-    name: str
-    width: int
-    classes: int
-    rate: Fraction = Fraction(1)
-
-    def channels(self, multiple: int) -> int:
-        """Channels of a layer that has ``multiple * width`` in the full model: ``ceil(rate * multiple * width)``.
-
-        The rounding is HeteroFL's (``diaoenmao/HeteroFL-Computation-and-Communication-Efficient-Federated-Learning``).
-        """
-        return math.ceil(self.rate * multiple * self.width)
-
-    def at_rate(self, rate: Fraction) -> ModelSpec:
-        """Return the same network with only the share ``rate`` of its channels."""
-        return replace(self, rate=rate)
-
-    def build(self) -> StagedModel:
-        """Build the network with PyTorch's global random generator.
-
-        Raises
-        ------
-        profl.bench.errors.InputError
-            If no model has this name.
-        """
-        from profl.bench.registry import model_builder
-
-        return model_builder(self.name)(self)
