@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import torch
+
 from profl.bench.errors import InputError
 from profl.bench.models.registry import model_builder, models
 from profl.bench.models.staged import StagedModel
@@ -42,6 +44,11 @@ class ModelSpec:
     def at_rate(self, rate: Fraction) -> ModelSpec:
         """Return the same network with only the share ``rate`` of its channels."""
         return replace(self, rate=rate)
+
+    def skeleton(self) -> StagedModel:
+        """Return the network on the device 'meta': all that it states and its tensors' shapes, in no memory."""
+        with torch.device("meta"):
+            return self.build()
 
     def build(self) -> StagedModel:
         """Build the network with PyTorch's global random generator.
