@@ -3,8 +3,9 @@
 Blocks are counted from 1: block t is stage t, and the stem belongs to block 1 [code]. Where a later block
 would be stands a *basic layer*, as the model states it (``StagedModel.stand_in``): for a ResNet one 3x3
 convolution with the block's stride, 2 in its later stages, without bias, BatchNorm or activation [code], its
-initial values Kaiming fan-out like the network's other convolutions [default]. A basic layer is called a proxy
-where it is a tensor's name: ``proxies.i`` stands in for ``stages.i``, whose index counts from 0.
+initial values Kaiming fan-out like the network's other convolutions [default]; for a VGG one 3x3 convolution
+and the block's pooling [default]. A basic layer is called a proxy where it is a tensor's name: ``proxies.i``
+stands in for ``stages.i``, whose index counts from 0.
 """
 
 from __future__ import annotations
