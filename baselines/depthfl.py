@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from profl.baselines.depth import MeanLogits, cut, deepest_exit, stage_count
-from profl.baselines.server import filled
 from profl.bench.aggregation import Update
 from profl.bench.errors import InputError
-from profl.bench.method import Method, RoundSummary, Task
+from profl.bench.method import Method, RoundSummary, Task, filled
 from profl.bench.models import ModelSpec, global_average_head, initialise_convolutions
 from profl.bench.randomness import initialised
 

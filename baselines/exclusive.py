@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from profl.baselines.server import filled
-from profl.bench.method import FullModel, Method, Task, initial_state
+from profl.bench.method import FullModel, Method, Task, filled, initial_state
 from profl.bench.models import ModelSpec
 
 

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from profl.baselines.server import filled
 from profl.baselines.width import RATES, leading_state, load_leading, parse_rates
 from profl.bench.aggregation import Update
-from profl.bench.method import LocalContext, Method, Task, initial_state
+from profl.bench.method import LocalContext, Method, Task, filled, initial_state
 from profl.bench.models import ModelSpec, StagedModel
 
 

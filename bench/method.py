@@ -7,9 +7,9 @@ that fits its memory, and hands the updates back. A method never sees a memory b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from torch.nn import functional
 from profl.bench.aggregation import State, Update, owner_mean
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -180,3 +182,20 @@ def initial_state(model: ModelSpec, seed: int) -> State:
     """Return the full model's initial tensors: the same for every method at one seed."""
     with initialised(seed, "model"):
         return model.build().state_dict()
+
+
+def filled(build: Callable[[], Network], state: Mapping[str, Tensor]) -> Network:
+    """Build a module on the CPU and copy ``state`` into it, without drawing initial values only to lose them.
+
+    Parameters
+    ----------
+    build
+        Makes the module; every tensor of it must be persistent.
+    state
+        Values by name; names that the module does not have are left out.
+    """
+    with torch.device("meta"):
+        module = build()
+    module.to_empty(device="cpu")
+    module.load_state_dict({name: state[name] for name in module.state_dict()})
+    return module
