@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.baselines.width import RATES, leading_state, load_leading, parse_rates
 from profl.bench.aggregation import Update
-from profl.bench.method import LocalContext, Method, Task, filled, initial_state
+from profl.bench.method import LocalContext, Method, Task, filled
 from profl.bench.models import ModelSpec, StagedModel
 
 
@@ -58,7 +58,6 @@ class HeteroFL(Method):
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         self._tasks = [SubnetworkTask(model.at_rate(rate), options.scaler) for rate in parse_rates(options.rates)]
-        self.global_state = initial_state(model, seed)
         self._classifier_weight = f"{model.skeleton().classifier_name}.weight"
         self._widest_trained = 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -133,14 +134,19 @@ class Method(ABC):
     recalibrates_batchnorm: ClassVar[bool] = False
     """True if BatchNorm statistics are not trained; the harness then re-estimates them before each test."""
 
-    global_state: State
-    """The server's tensors, from which tasks load; set by the subclass."""
-
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         self.model = model
         self.rounds = rounds
         self.seed = seed
         self.options = options
+
+    @cached_property
+    def global_state(self) -> State:
+        """The server's tensors, from which tasks load: the full model's, unless the subclass sets its own.
+
+        The default is built when it is first read, so a subclass that sets another never pays for it.
+        """
+        return initial_state(self.model, self.seed)
 
     @abstractmethod
     def all_tasks(self) -> Sequence[Task]:
@@ -150,9 +156,9 @@ class Method(ABC):
     def tasks(self) -> Sequence[Task]:
         """Tasks offered in the coming round, the most preferred first; a device takes the first that fits."""
 
-    @abstractmethod
     def global_model(self) -> nn.Module:
-        """Return the module to test; its forward gives logits, shape (batch, classes)."""
+        """Return the module to test; its forward gives logits, shape (batch, classes). By default the full model."""
+        return filled(self.model.build, self.global_state)
 
     @property
     def phase(self) -> str:

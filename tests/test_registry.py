@@ -75,7 +75,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, s
         *BROKEN,
         (
             "from profl.bench.method import Method\nclass Mine(Method): ...",
-            "does not define all_tasks, global_model, tasks",
+            "does not define all_tasks, tasks",
         ),
     ],
 )
