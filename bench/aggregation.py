@@ -19,12 +19,25 @@ class Update:
     Parameters
     ----------
     state
-        Uploaded values by the name of the global tensor they belong to.
-    regions
-        For a tensor that covers only part of the global one: one index tensor (int64) per dimension. A tensor
-        without a region covers the leading elements of every dimension.
+        Uploaded values by the name of the global tensor they belong to; as many dimensions as that has.
     examples
         Number of training examples behind the update.
+    regions
+        Which part of the global tensor a value covers, by name. A value without a region covers the leading elements
+        of every dimension, so that one of the global shape covers all of it. Otherwise the region has one index tensor
+        per dimension, int64, of shape (size of the value in that dimension,): element (i, j, ...) of the value belongs
+        at (region[0][i], region[1][j], ...) of the global tensor. No index may occur twice in a dimension.
+
+    Examples
+    --------
+    Of a classifier for five classes, a device sends the rows of those it has seen, 1 and 4, and three of the columns:
+
+    >>> rows, columns = torch.tensor([1, 4]), torch.arange(3)
+    >>> update = Update({"weight": torch.ones(2, 3)}, examples=20, regions={"weight": (rows, columns)})
+    >>> weight = torch.zeros(5, 4)
+    >>> owner_mean({"weight": weight}, [update])
+    >>> weight.int().tolist()
+    [[0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
     """
 
     state: State
