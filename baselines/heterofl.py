@@ -91,7 +91,7 @@ class HeteroFL(Method):
 
 @dataclass(frozen=True)
 class SubnetworkTask(Task):
-    """Train the leading channels with the Scaler, static BatchNorm and the cross-entropy of the held classes.
+    """Train the leading channels with the Scaler, static BatchNorm and the cross-entropy of the owned classes.
 
     Parameters
     ----------
@@ -114,8 +114,8 @@ class SubnetworkTask(Task):
 
     def build(self) -> nn.Module:
         module = self.model.build()
-        held_classes = torch.ones(self.model.classes, dtype=torch.bool)
-        module.register_buffer("held_classes", held_classes, persistent=False)
+        owned_classes = torch.ones(self.model.classes, dtype=torch.bool)
+        module.register_buffer("owned_classes", owned_classes, persistent=False)
         for part in module.modules():
             if isinstance(part, _BatchNorm):
                 make_static(part)
@@ -126,16 +126,16 @@ class SubnetworkTask(Task):
 
     def load(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> None:
         load_leading(module, global_state)
-        module.get_buffer("held_classes").copy_(local.classes)
+        module.get_buffer("owned_classes").copy_(local.classes)
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         # As in the authors' code the logits of absent classes become 0, not -inf: they stay in the softmax as
         # constants and get no gradient.
-        logits = module(inputs).masked_fill(~module.get_buffer("held_classes"), 0)
+        logits = module(inputs).masked_fill(~module.get_buffer("owned_classes"), 0)
         return functional.cross_entropy(logits, targets)
 
     def update(self, module: nn.Module, local: LocalContext) -> Update:
-        """Return the parameters; of the classifier the rows of the held classes only."""
+        """Return the parameters; of the classifier the rows of the owned classes only."""
         assert isinstance(module, StagedModel)  # as built
         state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         rows = local.classes.nonzero().flatten()

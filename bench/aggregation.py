@@ -71,17 +71,17 @@ def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update]) ->
         total = torch.zeros(value.shape, dtype=torch.float64)
         count = torch.zeros(value.shape, dtype=torch.float64)
         for update in owners:
-            held = update.state[name]
-            region = _region(held, update.regions.get(name))
-            total[region] += held
+            uploaded = update.state[name]
+            region = _region(uploaded, update.regions.get(name))
+            total[region] += uploaded
             count[region] += 1
         mean = (total / count.clamp(min=1)).to(value.dtype)
         value.copy_(torch.where(count > 0, mean, value))
 
 
-def _region(held: Tensor, indices: tuple[Tensor, ...] | None) -> tuple[Tensor | slice, ...]:
+def _region(uploaded: Tensor, indices: tuple[Tensor, ...] | None) -> tuple[Tensor | slice, ...]:
     if indices is None:
-        return tuple(slice(size) for size in held.shape)
+        return tuple(slice(size) for size in uploaded.shape)
     dimensions = len(indices)
     return tuple(
         index.reshape([-1 if position == dimension else 1 for position in range(dimensions)])
