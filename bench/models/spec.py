@@ -22,7 +22,7 @@ class ModelSpec:
     name
         A model of the registry, for example ``resnet18``.
     width
-        Channels of the first stage of the full model (64 in the papers).
+        Channels that go into the first stage of the full model (64 in the papers); all others are multiples.
     classes
         Number of classes.
     rate

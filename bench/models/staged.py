@@ -14,9 +14,9 @@ class StagedModel(nn.Module):
     """A network cut along its own architecture: ``head(stages(stem(inputs)))``.
 
     Methods slice networks by these parts (a depth is the first stages, a block of ProFL is one stage), and by
-    channels: two models of one name at different rates have the same tensors, only smaller. What else methods and
-    harness need to know of a network it states itself; where the defaults below are wrong for it, its class is a
-    subclass that says so.
+    channels: two models of one name at different rates have the same tensors, only smaller, as every width comes from
+    ``ModelSpec.channels``. What else methods and harness need to know of a network it states itself; where the
+    defaults below are wrong for it, its class is a subclass that says so.
 
     Parameters
     ----------
