@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from profl.baselines.server import filled
 from profl.baselines.width import RATES, WidthTask, parse_rates
-from profl.bench.method import Method, Task, initial_state
+from profl.bench.method import Method, Task, filled, initial_state
 from profl.bench.models import ModelSpec
 
 

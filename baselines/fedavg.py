@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from torch import nn
-
-from profl.baselines.server import filled
-from profl.bench.method import FullModel, Method, Task, initial_state
-from profl.bench.models import ModelSpec
+from profl.bench.method import FullModel, Method, Task
 
 
 class FedAvg(Method):
@@ -17,15 +12,8 @@ class FedAvg(Method):
 
     ignores_memory = True
 
-    def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
-        super().__init__(model, rounds, seed, options)
-        self.global_state = initial_state(model, seed)
-
     def all_tasks(self) -> Sequence[Task]:
         return [FullModel(self.model)]
 
     def tasks(self) -> Sequence[Task]:
         return self.all_tasks()
-
-    def global_model(self) -> nn.Module:
-        return filled(self.model.build, self.global_state)

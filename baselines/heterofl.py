@@ -12,14 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from profl.baselines.server import filled
 from profl.baselines.width import RATES, leading_state, load_leading, parse_rates
 from profl.bench.aggregation import Update
-from profl.bench.method import LocalContext, Method, Task, initial_state
-from profl.bench.models import ModelSpec
-
-CLASSIFIER = "head.2"
-"""Name of the last linear layer in a staged network."""
+from profl.bench.method import LocalContext, Method, Task, filled
+from profl.bench.models import ModelSpec, StagedModel
 
 
 class HeteroFL(Method):
@@ -62,7 +58,7 @@ class HeteroFL(Method):
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         self._tasks = [SubnetworkTask(model.at_rate(rate), options.scaler) for rate in parse_rates(options.rates)]
-        self.global_state = initial_state(model, seed)
+        self._classifier_weight = f"{model.skeleton().classifier_name}.weight"
         self._widest_trained = 0
 
     def all_tasks(self) -> Sequence[Task]:
@@ -73,15 +69,17 @@ class HeteroFL(Method):
 
     def aggregate(self, updates: Sequence[Update]) -> None:
         super().aggregate(updates)
-        features = [update.state[CLASSIFIER + ".weight"].shape[1] for update in updates]
+        features = [update.state[self._classifier_weight].shape[1] for update in updates]
         self._widest_trained = max(self._widest_trained, *features)
 
     def global_model(self) -> nn.Module:
-        with torch.device("meta"):
-            networks = {task.model: task.model.build() for task in self._tasks}
-        trained = [model for model, network in networks.items() if network.stage_channels[-1] <= self._widest_trained]
+        networks = {task.model: task.model.skeleton() for task in self._tasks}
+        trained = [model for model, network in networks.items() if self._features(network) <= self._widest_trained]
         model = trained[0] if trained else self._tasks[-1].model
         return filled(model.build, leading_state(networks[model], self.global_state))
+
+    def _features(self, network: nn.Module) -> int:
+        return network.get_parameter(self._classifier_weight).shape[1]
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "widest_trained": self._widest_trained}
@@ -93,7 +91,7 @@ class HeteroFL(Method):
 
 @dataclass(frozen=True)
 class SubnetworkTask(Task):
-    """Train the leading channels with the Scaler, static BatchNorm and the cross-entropy of the held classes.
+    """Train the leading channels with the Scaler, static BatchNorm and the cross-entropy of the owned classes.
 
     Parameters
     ----------
@@ -116,8 +114,8 @@ class SubnetworkTask(Task):
 
     def build(self) -> nn.Module:
         module = self.model.build()
-        held_classes = torch.ones(self.model.classes, dtype=torch.bool)
-        module.register_buffer("held_classes", held_classes, persistent=False)
+        owned_classes = torch.ones(self.model.classes, dtype=torch.bool)
+        module.register_buffer("owned_classes", owned_classes, persistent=False)
         for part in module.modules():
             if isinstance(part, _BatchNorm):
                 make_static(part)
@@ -128,20 +126,21 @@ class SubnetworkTask(Task):
 
     def load(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> None:
         load_leading(module, global_state)
-        module.get_buffer("held_classes").copy_(local.classes)
+        module.get_buffer("owned_classes").copy_(local.classes)
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         # As in the authors' code the logits of absent classes become 0, not -inf: they stay in the softmax as
         # constants and get no gradient.
-        logits = module(inputs).masked_fill(~module.get_buffer("held_classes"), 0)
+        logits = module(inputs).masked_fill(~module.get_buffer("owned_classes"), 0)
         return functional.cross_entropy(logits, targets)
 
     def update(self, module: nn.Module, local: LocalContext) -> Update:
-        """Return the parameters; of the last linear layer the rows of the held classes only."""
+        """Return the parameters; of the classifier the rows of the owned classes only."""
+        assert isinstance(module, StagedModel)  # as built
         state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         rows = local.classes.nonzero().flatten()
         regions = {}
-        for name in (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"):
+        for name in [name for name in state if name.rpartition(".")[0] == module.classifier_name]:
             columns = [torch.arange(size) for size in state[name].shape[1:]]
             state[name] = state[name][rows]
             regions[name] = (rows, *columns)

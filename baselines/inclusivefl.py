@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from profl.baselines.depth import MeanLogits, MultiExit, cut, deepest_exit, stage_count
-from profl.baselines.server import filled
 from profl.bench.aggregation import Update
-from profl.bench.method import Method, Task
+from profl.bench.method import Method, Task, filled
 from profl.bench.models import ModelSpec, global_average_head
 from profl.bench.randomness import initialised
 

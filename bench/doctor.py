@@ -16,6 +16,7 @@ from profl.bench.memory.gpu.profile import PHYSICAL, profiles
 from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
+from profl.bench.models.registry import models
 from profl.bench.registry import method_class, methods
 from profl.bench.training import TrainingWorkload
 
@@ -32,12 +33,14 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Yield the findings: versions, methods, this machine's GPU, and a virtual one of each capability, started."""
+    """Yield the findings: versions, plug-ins, this machine's GPU, and a virtual one of each capability, started."""
     yield Finding("profl", version("profl"))
     yield Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
     yield Finding("cores", str(os.cpu_count()))
     for name in methods():
         yield _attempt(f"method {name}", partial(_module, name))
+    for name in models():
+        yield _attempt(f"model {name}", partial(_stages, name))
     step = TrainingWorkload("doctor", _SMALL, FullModel(_SMALL), Recipe(batch_size=1))
     with Prober() as prober:
         for name in ([PHYSICAL] if torch.cuda.is_available() else []) + _one_of_each_capability():
@@ -56,6 +59,10 @@ def _one_of_each_capability() -> list[str]:
 
 def _module(method: str) -> str:
     return method_class(method).__module__
+
+
+def _stages(model: str) -> str:
+    return f"{len(ModelSpec(model, width=1, classes=2).skeleton().stages)} stages"
 
 
 def _measured(prober: Prober, step: TrainingWorkload, gpu: str) -> str:

@@ -1,8 +1,18 @@
 """The one error that users are expected to see."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn
+
 
 class InputError(ValueError):
     """A value the user gave cannot be used; the message names it and the remedy."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
+    """Raise the error for a name that does not exist, listing those that do."""
+    raise InputError(f"unknown {kind} '{name}': choose one of {', '.join(sorted(known))}")
 
 
 def in_one_line(error: Exception) -> str:

@@ -7,9 +7,10 @@ that fits its memory, and hands the updates back. A method never sees a memory b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from torch.nn import functional
 from profl.bench.aggregation import State, Update, owner_mean
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Task(ABC):
         module.load_state_dict({name: global_state[name] for name in module.state_dict()})
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the scalar training loss for ``inputs`` (batch, 3, 32, 32) and int64 ``targets`` (batch,)."""
+        """Return the scalar training loss for ``inputs`` (batch, *input_shape) and int64 ``targets`` (batch,)."""
         return functional.cross_entropy(module(inputs), targets)
 
     def update(self, module: nn.Module, local: LocalContext) -> Update:
@@ -131,14 +134,19 @@ class Method(ABC):
     recalibrates_batchnorm: ClassVar[bool] = False
     """True if BatchNorm statistics are not trained; the harness then re-estimates them before each test."""
 
-    global_state: State
-    """The server's tensors, from which tasks load; set by the subclass."""
-
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         self.model = model
         self.rounds = rounds
         self.seed = seed
         self.options = options
+
+    @cached_property
+    def global_state(self) -> State:
+        """The server's tensors, from which tasks load: the full model's, unless the subclass sets its own.
+
+        The default is built when it is first read, so a subclass that sets another never pays for it.
+        """
+        return initial_state(self.model, self.seed)
 
     @abstractmethod
     def all_tasks(self) -> Sequence[Task]:
@@ -148,9 +156,9 @@ class Method(ABC):
     def tasks(self) -> Sequence[Task]:
         """Tasks offered in the coming round, the most preferred first; a device takes the first that fits."""
 
-    @abstractmethod
     def global_model(self) -> nn.Module:
-        """Return the module to test; its forward gives logits, shape (batch, classes)."""
+        """Return the module to test; its forward gives logits, shape (batch, classes). By default the full model."""
+        return filled(self.model.build, self.global_state)
 
     @property
     def phase(self) -> str:
@@ -180,3 +188,20 @@ def initial_state(model: ModelSpec, seed: int) -> State:
     """Return the full model's initial tensors: the same for every method at one seed."""
     with initialised(seed, "model"):
         return model.build().state_dict()
+
+
+def filled(build: Callable[[], Network], state: Mapping[str, Tensor]) -> Network:
+    """Build a module on the CPU and copy ``state`` into it, without drawing initial values only to lose them.
+
+    Parameters
+    ----------
+    build
+        Makes the module; every tensor of it must be persistent.
+    state
+        Values by name; names that the module does not have are left out.
+    """
+    with torch.device("meta"):
+        module = build()
+    module.to_empty(device="cpu")
+    module.load_state_dict({name: state[name] for name in module.state_dict()})
+    return module

@@ -1,7 +1,10 @@
+import doctest
+
 import numpy as np
 import pytest
 import torch
 
+from profl.bench import aggregation
 from profl.bench.aggregation import Update, owner_mean
 from tests.oracles.naive_mean import naive_owner_mean
 
@@ -49,6 +52,11 @@ def test_elements_nobody_holds_keep_their_value():
     assert torch.equal(state["w"], torch.where(held, torch.zeros(()), before["w"]))
     assert torch.equal(state["b"], torch.where(torch.arange(8) < 4, torch.zeros(()), before["b"]))
     assert torch.equal(state["other"], before["other"])
+
+
+def test_the_documented_region_is_what_happens():
+    outcome = doctest.testmod(aggregation)
+    assert (outcome.failed, outcome.attempted) == (0, 5)
 
 
 def test_a_window_that_wraps_around():

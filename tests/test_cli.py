@@ -248,6 +248,7 @@ def test_doctor_tries_a_virtual_gpu_of_every_capability():
     assert result.exit_code == 0, result.output
     assert "virtual h100" in result.output
     assert "virtual t4" in result.output
+    assert "3 stages" in next(line for line in result.output.splitlines() if "model vgg11_bn" in line)
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))

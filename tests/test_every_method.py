@@ -1,6 +1,7 @@
 """What holds for every method on every model."""
 
 import pickle
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -10,11 +11,13 @@ from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
 from profl.bench.federation import Federation
 from profl.bench.memory.process.probe import Prober
-from profl.bench.registry import MODELS, methods
+from profl.bench.memory.workload import Unobserved
+from profl.bench.models.registry import models
+from profl.bench.registry import methods
 from profl.bench.sweep import workloads
 from tests.conftest import SMALL_RECIPE, small_cell
 
-EVERY = [pytest.param(*pair, id="-".join(pair)) for pair in product(sorted(methods()), sorted(MODELS))]
+EVERY = [pytest.param(*pair, id="-".join(pair)) for pair in product(sorted(methods()), sorted(models()))]
 
 
 def cell_of(method: str, model: str) -> Cell:
@@ -45,7 +48,16 @@ def test_a_round_trains_what_it_offers_and_gives_logits(method: str, model: str)
     assert any(not torch.equal(before[name], value) for name, value in fleet.method.global_state.items())
     fresh = Federation(cell, load_dataset("digits"), needs, 1)
     assert all(torch.equal(before[name], value) for name, value in fresh.method.global_state.items())
-    assert fleet.method.global_model().eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    inputs = torch.zeros(2, *fleet.method.model.skeleton().input_shape)
+    assert fleet.method.global_model().eval()(inputs).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("method", "model"), EVERY)
+def test_a_batch_may_be_a_single_example(method: str, model: str):
+    # As the last of an epoch often is: BatchNorm then needs more than one pixel.
+    cell = replace(cell_of(method, model), recipe=replace(SMALL_RECIPE, batch_size=1))
+    for step in workloads(cell).values():
+        step.prepare(torch.device("cpu")).step(Unobserved())
 
 
 @pytest.mark.parametrize("method", sorted(methods()))

@@ -1,19 +1,31 @@
+import math
 from fractions import Fraction
 
 import pytest
 import torch
+from torch import nn
+from torchvision.models import vgg11_bn
 
 from profl.bench.errors import InputError
 from profl.bench.models import ModelSpec
+from profl.bench.models.registry import models
 from tests.oracles import parameter_counts
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+MODELS = sorted(models())
 RATES = [Fraction(1, 2**power) for power in range(5)]
 
 
 def built(name="resnet18", width=64, classes=10, rate=Fraction(1), device="meta"):
     with torch.device(device):
         return ModelSpec(name, width, classes, rate).build()
+
+
+def counted(name, width, classes, rate):
+    """Parameters by arithmetic."""
+    if name == "vgg11_bn":
+        return parameter_counts.vgg11(width, classes, rate)
+    return parameter_counts.resnet(BLOCKS[name], width, classes, rate)
 
 
 def count(module):
@@ -39,43 +51,62 @@ def test_the_arithmetic_gives_heterofls_published_numbers(blocks, published):
         # At rate 1 the first is ProFL's published ResNet18.
         ("resnet18", (11_173_962, 2_797_610, 701_466, 176_402, 44_622)),
         ("resnet34", (21_282_122, 5_326_506, 1_334_618, 335_154, 84_542)),
+        # At rate 1 the first is torchvision's 9,225,984 in front of its classifier, and 5,130.
+        ("vgg11_bn", (9_231_114, 2_311_562, 579_786, 145_898, 36_954)),
     ],
 )
 def test_parameters_at_every_rate(name, expected):
     assert tuple(count(built(name, rate=rate)) for rate in RATES) == expected
-    assert tuple(parameter_counts.resnet(BLOCKS[name], 64, 10, rate) for rate in RATES) == expected
+    assert tuple(counted(name, 64, 10, rate) for rate in RATES) == expected
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("width", [5, 8, 16])
 @pytest.mark.parametrize("classes", [2, 62, 100])
 def test_parameters_of_other_shapes(name, width, classes):
     for rate in (Fraction(1), Fraction(1, 3), Fraction(1, 16)):
-        expected = parameter_counts.resnet(BLOCKS[name], width, classes, rate)
-        assert count(built(name, width, classes, rate)) == expected
+        assert count(built(name, width, classes, rate)) == counted(name, width, classes, rate)
 
 
 @pytest.mark.parametrize(
-    ("name", "stages"),
+    ("name", "stem", "stages"),
     [
-        ("resnet18", [147_968, 525_568, 2_099_712, 8_393_728]),
-        ("resnet34", [221_952, 1_116_416, 6_822_400, 13_114_368]),
+        ("resnet18", 1_856, [147_968, 525_568, 2_099_712, 8_393_728]),
+        ("resnet34", 1_856, [221_952, 1_116_416, 6_822_400, 13_114_368]),
+        ("vgg11_bn", 1_920, [74_112, 886_272, 8_263_680]),
     ],
 )
-def test_parameters_of_the_parts(name, stages):
+def test_parameters_of_the_parts(name, stem, stages):
     model = built(name)
-    assert (count(model.stem), [count(stage) for stage in model.stages], count(model.head)) == (
-        1_856,
-        stages,
-        5_130,
-    )
+    assert (count(model.stem), [count(stage) for stage in model.stages], count(model.head)) == (stem, stages, 5_130)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+def test_vgg_is_torchvisions_up_to_the_classifier():
+    model, published = built("vgg11_bn", device="cpu").eval(), vgg11_bn().features.eval()
+    features = nn.Sequential(model.stem, *model.stages)
+    values = features.state_dict().values()
+    published.load_state_dict(dict(zip(published.state_dict(), values, strict=True)))
+    pictures = torch.randn(2, 3, 32, 32)
+    assert torch.equal(features(pictures), published(pictures))
+    assert features(pictures).shape == (2, 512, 1, 1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_convolutions_start_as_kaiming_has_them(name):
+    convolutions = [part for part in built(name, 64, device="cpu").modules() if isinstance(part, nn.Conv2d)]
+    for part in convolutions:
+        outputs, _, *kernel = part.weight.shape
+        deviation = (2 / (outputs * math.prod(kernel))) ** 0.5
+        assert part.weight.std().item() == pytest.approx(deviation, rel=0.1)
+        assert part.bias is None or not part.bias.any()
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_channels_and_strides_are_those_of_the_features(name):
     model = built(name, width=6, rate=Fraction(1, 4), device="cpu").eval()
-    features = model.stem(torch.zeros(2, 3, 32, 32))
-    assert features.shape == (2, model.stage_channels[0], 32, 32)
+    features = model.stem(torch.zeros(2, *model.input_shape))
+    side = 16 if name == "vgg11_bn" else 32
+    assert features.shape == (2, model.stage_channels[0], side, side)
     for stage, channels, stride in zip(model.stages, model.stage_channels[1:], model.stage_strides, strict=True):
         size = features.shape[-1]
         features = stage(features)
@@ -83,7 +114,14 @@ def test_channels_and_strides_are_those_of_the_features(name):
     assert model.head(features).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_classifier_is_the_layer_that_gives_the_logits(name):
+    model = built(name, width=6, classes=7)
+    classifier = model.get_submodule(model.classifier_name)
+    assert (classifier.in_features, classifier.out_features) == (model.stage_channels[-1], 7)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_narrower_model_has_the_same_tensors_only_smaller(name):
     wide, narrow = built(name, 16).state_dict(), built(name, 16, rate=Fraction(1, 4)).state_dict()
     assert list(wide) == list(narrow)
@@ -100,5 +138,5 @@ def test_channels_are_rounded_up(rate, multiple, channels):
 
 
 def test_an_unknown_model_names_the_known_ones():
-    with pytest.raises(InputError, match="resnet18, resnet34"):
+    with pytest.raises(InputError, match="resnet18, resnet34, vgg11_bn"):
         ModelSpec("resnet50", 64, 10).build()

@@ -74,11 +74,11 @@ def measure(
       profl measure --method profl --json > footprints.json
     """
     from profl.bench.cli.against import described, other_run
+    from profl.bench.errors import unknown
     from profl.bench.memory.comparison.against import Comparison
     from profl.bench.memory.comparison.measured_run import recorded_run
     from profl.bench.memory.comparison.run_file import check_writable, write_runs
     from profl.bench.memory.process.probe import Prober
-    from profl.bench.registry import unknown
 
     gpu = available(gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}

@@ -131,7 +131,7 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
       profl survey recorders
       profl survey recorders --subject "resnet18, 8 x 224x224" --output mine.csv
     """
-    from profl.bench.registry import unknown
+    from profl.bench.errors import unknown
     from profl.bench.survey.recorders import SUBJECTS, compare
 
     for name in subject:

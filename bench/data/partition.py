@@ -53,10 +53,10 @@ class Dirichlet:
     def deal(self, targets: NDArray, clients: int, generator: np.random.Generator) -> list[Indices]:
         by_class = []
         for label in np.unique(targets):
-            held = np.flatnonzero(targets == label)
+            examples = np.flatnonzero(targets == label)
             shares = generator.dirichlet(np.full(clients, self.alpha))
             # Every cut is rounded down, as in the original: the remainder goes to later clients.
-            by_class.append(np.split(held, (np.cumsum(shares) * len(held)).astype(int)[:-1]))
+            by_class.append(np.split(examples, (np.cumsum(shares) * len(examples)).astype(int)[:-1]))
         return [np.concatenate(pieces) for pieces in zip(*by_class, strict=True)]
 
 

@@ -42,12 +42,25 @@ def test_parameters_at_every_depth(name, published):
     assert tuple(parameters(task) for task in reversed(tasks)) == published
 
 
+def shape(name, width):
+    """Parameters of stem and stages, and the channels that leave the stages."""
+    channels = parameter_counts.widths(width, 1)
+    if name == "vgg11_bn":
+        return parameter_counts.vgg11_parts(width), channels[1:]
+    blocks = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}[name]
+    return parameter_counts.resnet_parts(blocks, width), channels
+
+
 @pytest.mark.parametrize("width", [5, 64])
-@pytest.mark.parametrize(("name", "blocks"), [("resnet18", (2, 2, 2, 2)), ("resnet34", (3, 4, 6, 3))])
-def test_depthfls_parameters_by_arithmetic(name, blocks, width):
-    for depth in range(1, 5):
-        task = ExitsTask(ModelSpec(name, width, 7), depth, distillation=1.0)
-        assert parameters(task) == parameter_counts.depthfl(blocks, width, 7, depth)
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "vgg11_bn"])
+@pytest.mark.parametrize("method", DEPTH_METHODS)
+def test_parameters_at_every_depth_by_arithmetic(method, name, width):
+    parts, channels = shape(name, width)
+    tasks = create_method(method, ModelSpec(name, width, 7), rounds=1, seed=0).all_tasks()
+    depths = range(1, len(channels) + 1)
+    assert [task.depth for task in tasks] == list(reversed(depths))
+    counted = {task.depth: parameters(task) for task in tasks}
+    assert counted == {depth: getattr(parameter_counts, method)(parts, channels, 7, depth) for depth in depths}
 
 
 # Global model

@@ -7,10 +7,16 @@ import pytest
 import torch
 
 from profl.bench.method import RoundSummary
+from profl.bench.models import ModelSpec
 
 RIVALS = ["fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl"]
 
 pytestmark = pytest.mark.parametrize("name", RIVALS)
+
+
+@pytest.fixture(params=["resnet18", "vgg11_bn"])
+def model(request) -> ModelSpec:
+    return ModelSpec(request.param, width=4, classes=10)
 
 
 def copied(state):

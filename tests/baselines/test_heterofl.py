@@ -93,8 +93,8 @@ def test_a_resident_module_takes_over_the_next_devices_classes(make, context):
     task = method.tasks()[1]
     module = loaded(task, method.global_state, context([1]))
     task.load(module, method.global_state, context([2, 5]))
-    assert module.held_classes.nonzero().flatten().tolist() == [2, 5]
-    assert "held_classes" not in module.state_dict()
+    assert module.owned_classes.nonzero().flatten().tolist() == [2, 5]
+    assert "owned_classes" not in module.state_dict()
 
 
 def test_a_device_sends_the_classifier_rows_of_its_classes_only(make, train, model):

@@ -1,6 +1,7 @@
 """Trainable parameters of the networks by arithmetic alone: no torch, no code of the bench."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 
 def conv(size, inputs, outputs):
@@ -20,7 +21,7 @@ def linear(inputs, outputs):
 
 
 def widths(width, rate):
-    """Channels of the four stages: the rate's share, rounded up."""
+    """Channels of 1, 2, 4 and 8 widths (a ResNet's four stages): the rate's share, rounded up."""
     return [-(-Fraction(rate) * width * 2**stage // 1) for stage in range(4)]
 
 
@@ -53,6 +54,25 @@ def resnet(blocks, width, classes, rate=1):
     return stem(channels[0]) + sum(resnet_stages(blocks, width, rate)) + linear(channels[-1], classes)
 
 
+def resnet_parts(blocks, width):
+    """Parameters of stem and stages."""
+    return [stem(widths(width, 1)[0]), *resnet_stages(blocks, width)]
+
+
+def vgg11_parts(width, rate=1):
+    """Parameters of stem and stages: convolutions with a bias, each with a norm; 1, 1, 2 and 4 of them."""
+    total, inputs = [], 3
+    for outputs, convolutions in zip(widths(width, rate), (1, 1, 2, 4), strict=True):
+        sources = [inputs] + [outputs] * (convolutions - 1)
+        total.append(sum(conv(3, source, outputs) + outputs + norm(outputs) for source in sources))
+        inputs = outputs
+    return total
+
+
+def vgg11(width, classes, rate=1):
+    return sum(vgg11_parts(width, rate)) + linear(widths(width, rate)[-1], classes)
+
+
 def pre_activation_resnet(blocks, width, classes, rate=1):
     """HeteroFL's own ResNet: no norm behind the stem and the shortcuts, one in front of every convolution."""
     channels = widths(width, rate)
@@ -71,13 +91,20 @@ def separable(inputs, outputs):
     return first + depthwise(3, inputs) + conv(1, inputs, outputs) + norm(outputs)
 
 
-def depthfl(blocks, width, classes, depth):
-    """First stages of a ResNet with DepthFL's exit behind each."""
-    channels = widths(width, 1)
-    total = stem(channels[0]) + sum(resnet_stages(blocks, width)[:depth])
+def depthfl(parts, channels, classes, depth):
+    """Stem and first stages of a network (``parts``) with DepthFL's exit behind each.
+
+    ``channels`` are those that leave the stages. The exit of the whole depth is the network's own head.
+    """
+    total = sum(parts[: depth + 1])
     for stage in range(depth):
-        if stage < 3:
+        if stage < len(channels) - 1:
             total += separable(channels[stage], channels[stage]) + norm(channels[stage])
-            total += sum(separable(channels[later], channels[later + 1]) for later in range(stage, 3))
-        total += linear(channels[3], classes)
+            total += sum(separable(*pair) for pair in pairwise(channels[stage:]))
+        total += linear(channels[-1], classes)
     return total
+
+
+def inclusivefl(parts, channels, classes, depth):
+    """Stem and first stages of a network with one linear exit."""
+    return sum(parts[: depth + 1]) + linear(channels[depth - 1], classes)

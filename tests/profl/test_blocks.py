@@ -10,9 +10,8 @@ from profl.bench.models import ModelSpec
 from profl.blocks import BlockModel, block_parameters
 from profl.growing import GrowTask
 from profl.method import ProFL, ProFLOptions
-from profl.output_module import basic_layer
 from profl.shrinking import MapTask, ShrinkTask
-from tests.oracles import progressive
+from tests.oracles import parameter_counts, progressive
 
 MODES = ("train", "eval")
 PAPER = ModelSpec("resnet18", 64, 10)
@@ -63,6 +62,12 @@ def test_blocks_have_the_published_parameters(name):
     assert blocks == [first + progressive.STEM, *others]
 
 
+def test_vgg_has_three_blocks():
+    blocks = [sum(block.values()) for block in block_parameters(ModelSpec("vgg11_bn", 64, 10))]
+    stem, *stages = parameter_counts.vgg11_parts(64)
+    assert blocks == [stem + stages[0], *stages[1:]]
+
+
 def test_blocks_and_head_make_up_the_model(tiny):
     names = [name for block in block_parameters(tiny) for name in block]
     model = dict(tiny.build().named_parameters())
@@ -73,24 +78,34 @@ def test_blocks_and_head_make_up_the_model(tiny):
 @pytest.mark.parametrize(("stage", "parameters"), progressive.BASIC_LAYERS.items())
 def test_a_basic_layer_is_one_bare_convolution(stage, parameters):
     model = PAPER.build()
-    layer = basic_layer("resnet18", model, stage)
+    layer = model.stand_in(stage)
     assert type(layer) is nn.Conv2d
     assert (layer.kernel_size, layer.stride, layer.padding, layer.bias) == ((3, 3), (2, 2), (1, 1), None)
     assert scalars(layer.parameters()) == parameters
 
 
-def test_a_basic_layer_makes_the_shape_of_its_stage(tiny):
-    model = tiny.build()
+def test_vggs_basic_layer_pools_like_the_block_it_replaces():
+    convolution, pooling = ModelSpec("vgg11_bn", 64, 10).build().stand_in(2)
+    assert (convolution.kernel_size, convolution.stride, convolution.padding) == ((3, 3), (1, 1), (1, 1))
+    assert scalars(convolution.parameters()) == 9 * 256 * 512
     features = torch.randn(2, 3, 8, 8)
+    twice = nn.MaxPool2d(2)  # as in the block
+    assert torch.equal(pooling(features), twice(twice(features)))
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "vgg11_bn"])
+def test_a_basic_layer_makes_the_shape_of_its_stage(name):
+    model = ModelSpec(name, 3, 4).build()
+    features = model.stem(torch.randn(2, 3, 32, 32))
     for stage, module in enumerate(model.stages):
-        assert basic_layer("tiny", model, stage)(features).shape == module(features).shape
+        assert model.stand_in(stage)(features).shape == module(features).shape
         features = module(features)
 
 
 def test_initial_values_of_basic_layers_keep_the_scale_of_features():
     model = ModelSpec("resnet18", 32, 10).build()
     features = torch.randn(4, 32, 16, 16)
-    scaled = basic_layer("resnet18", model, 1)(features)
+    scaled = model.stand_in(1)(features)
     # Kaiming fan-out: variance 2 / (9 * out), over 9 * out / 2 inputs (fewer at the border).
     assert scaled[..., 1:, 1:].std().item() == pytest.approx(1, rel=0.1)
 
@@ -103,7 +118,7 @@ def test_growing_trains_the_published_number_of_parameters(block):
         assert scalars(module.parameters()) == progressive.FULL
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "tiny"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "vgg11_bn", "tiny"])
 def test_shrinking_a_block_has_the_module_of_growing_it(name):
     spec = ModelSpec(name, 8, 4)
     for task in every_task(spec):
@@ -124,7 +139,8 @@ def test_a_device_holds_no_later_block(block):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("resnet18", "train"), ("resnet34", "eval"), ("tiny", "train"), ("tiny", "eval")]
+    ("name", "mode"),
+    [("resnet18", "train"), ("resnet34", "eval"), ("vgg11_bn", "train"), ("tiny", "eval")],
 )
 def test_tasks_are_values_with_keys_of_their_own(name, mode):
     spec = ModelSpec(name, 8, 4)
@@ -168,13 +184,13 @@ def test_upload_counts(task, statistics, local):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["resnet18", "tiny"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "tiny"])
 def test_local_training_changes_what_is_uploaded_and_nothing_else(name, mode, batch, train):
     spec = ModelSpec(name, 2, 4)
     start = server_state(spec)
     for task in every_task(spec, mode):
         before = {name: value.clone() for name, value in start.items()}
-        update, module = train(task, start, *batch(size=16))
+        update, module = train(task, start, *batch(size=32))
         after = module.state_dict()
         changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
         assert changed == set(update.state), task.key
