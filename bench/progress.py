@@ -27,7 +27,7 @@ from profl.bench.federation import Row
 from profl.bench.fleet import format_bytes
 from profl.bench.held import HELD, describe_held
 from profl.bench.registry import method_class
-from profl.bench.results import as_json
+from profl.bench.results.json_files import as_json
 from profl.bench.sweep import Outcome
 
 SILENCE_SECONDS = 30
