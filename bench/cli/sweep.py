@@ -56,6 +56,7 @@ def sweep(
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.report import closing_table, write_report
     from profl.bench.results.folder import cell_folders
+    from profl.bench.results.record import read_record
     from profl.bench.results.run import check_one_recipe, read_run
     from profl.bench.sweep import folder_of, run_sweep
 
@@ -69,7 +70,7 @@ def sweep(
     run = output or Path("results") / f"run-{config.stem}{'-memory' if chosen.memory_only else ''}"
     console = Console(stderr=True)
     for cell in todo:
-        folder_of(cell, run).check()
+        read_record(folder_of(cell, run))
     check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)

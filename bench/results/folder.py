@@ -19,7 +19,6 @@ from profl.bench.errors import InputError
 from profl.bench.files import replacing, write_whole
 from profl.bench.memory.timeline import unpack
 from profl.bench.results.json_files import as_json, read_json, write_json
-from profl.bench.results.record import Record
 from profl.bench.results.schema import (
     FOOTPRINT_FORM,
     MEMORY_OF_TRAINING,
@@ -45,7 +44,8 @@ class CellFolder:
         self.path = path
 
     @property
-    def _remedy(self) -> str:
+    def remedy(self) -> str:
+        """What to do where a file of the cell is damaged."""
         return f"delete {self.path} to run it again"
 
     @property
@@ -89,62 +89,14 @@ class CellFolder:
         finally:
             (self.path / "running").unlink(missing_ok=True)
 
-    def check(self) -> Record | None:
-        """Read what the folder holds, so that damage is found before any work is done; None if the cell is not begun.
-
-        Raises
-        ------
-        InputError
-            If a file of the cell is damaged or is not this cell's.
-        """
-        if not (self.path / "cell.json").exists():
-            if self.path.exists() and any(self.path.glob("*.json*")):
-                raise InputError(f"{self.path}/cell.json is missing: {self._remedy}")
-            return None
-        cell, status = self.cell(), self.status
-        if cell.folder_name != self.path.name:
-            raise InputError(f"{self.path}/cell.json is that of {cell.folder_name}: move it back, or {self._remedy}")
-        environment = self._read("environment.json", OBJECT_FORM) or {}
-        timelines, footprints, rows = self.timelines(), self.footprints(), self.rounds()
-        for entry in footprints:
-            if not entry["key"].startswith(f"{cell.method}/{entry['task']}"):
-                raise InputError(f"{self.path}/footprints.json is not that of this cell: {self._remedy}")
-        unmeasured = {task for row in rows for task in row["tasks"]} - {entry["task"] for entry in footprints}
-        if unmeasured:
-            raise InputError(f"{self.path} holds no footprint of {', '.join(sorted(unmeasured))}: {self._remedy}")
-        if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
-            raise InputError(f"{self.path}/rounds.jsonl repeats or lacks rounds: {self._remedy}")
-        summary: dict[str, Any] = {}
-        if status == "done":
-            summary = self.summary()
-            self._check_summary(summary, rows, cell.recipe.rounds)
-        elif len(rows) > 1 and not (self.path / "checkpoint.pt").exists():
-            raise InputError(f"{self.path} holds rounds, but neither summary.json nor checkpoint.pt: {self._remedy}")
-        failure = (self.path / "error.txt").read_text(errors="replace").strip() if status == "failed" else ""
-        error = failure.splitlines()[-1] if failure else ""
-        return Record(self.path.name, status, cell, environment, footprints, timelines, rows, summary, error)
-
-    def _check_summary(self, summary: Mapping[str, Any], rows: list[dict[str, Any]], rounds: int) -> None:
-        if len(rows) != rounds:
-            raise InputError(
-                f"{self.path}/rounds.jsonl holds {len(rows)} rounds of {rounds}, though summary.json says that all are "
-                f"done: {self._remedy}"
-            )
-        tested = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
-        from_rows = {
-            "final_accuracy": tested[-1] if tested else None,
-            **{name: sum(row[name] for row in rows) for name in ("uploaded_bytes", "downloaded_bytes")},
-        }
-        for name, value in from_rows.items():
-            if summary[name] != value:
-                raise InputError(
-                    f"{self.path}/summary.json has {name} {summary[name]}, its rounds {value}: {self._remedy}"
-                )
-
     def cell(self) -> Cell:
         """Return what is run here."""
         path = self.path / "cell.json"
         return Cell.from_dict(read_json(path), str(path))
+
+    def environment(self) -> dict[str, Any]:
+        """Return where the cell is run; nothing if it is not begun."""
+        return self._read("environment.json", OBJECT_FORM) or {}
 
     def summary(self) -> dict[str, Any]:
         """Return the final figures of a cell that is done."""
@@ -191,7 +143,7 @@ class CellFolder:
             try:
                 unpack(packed[task])
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise InputError(f"{self.path}/timelines.json holds no timelines ({error}): {self._remedy}") from None
+                raise InputError(f"{self.path}/timelines.json holds no timelines ({error}): {self.remedy}") from None
         return packed
 
     def footprints(self) -> list[dict[str, Any]]:
@@ -203,9 +155,9 @@ class CellFolder:
             try:
                 FOOTPRINT_FORM.validate_python(rest)
             except ValidationError as error:
-                raise InputError(f"{describe(error, f'{self.path}/footprints.json')}; {self._remedy}") from None
+                raise InputError(f"{describe(error, f'{self.path}/footprints.json')}; {self.remedy}") from None
             if len(shape) < 3:
-                raise InputError(f"{self.path}/footprints.json lacks a task, batch size or GPU: {self._remedy}")
+                raise InputError(f"{self.path}/footprints.json lacks a task, batch size or GPU: {self.remedy}")
         return entries
 
     def append_round(self, row: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
@@ -231,12 +183,12 @@ class CellFolder:
             try:
                 checkpoint = torch.load(path, weights_only=True)
             except Exception as error:
-                message = f"{path} is damaged ({type(error).__name__}): {self._remedy}"
+                message = f"{path} is damaged ({type(error).__name__}): {self.remedy}"
                 raise InputError(message) from error
         finished = checkpoint["round"] if checkpoint else 0
         kept = [as_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
         if len(kept) != finished:
-            raise InputError(f"{self.path}/rounds.jsonl lacks rows: {self._remedy}")
+            raise InputError(f"{self.path}/rounds.jsonl lacks rows: {self.remedy}")
         write_whole(self.path / "rounds.jsonl", "".join(kept))
         return checkpoint
 
@@ -248,6 +200,12 @@ class CellFolder:
     def fail(self, traceback: str) -> None:
         """Record a failure; what was finished stays."""
         write_whole(self.path / "error.txt", traceback)
+
+    def failure(self) -> str:
+        """Return the last line of the last failure; empty if it did not fail."""
+        path = self.path / "error.txt"
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        return lines[-1] if lines else ""
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the rows of the finished rounds; a last line cut short by a kill is left out.
@@ -266,7 +224,7 @@ class CellFolder:
             try:
                 row = json.loads(line)
             except ValueError:
-                raise InputError(f"{path}, line {number} is not JSON: {self._remedy}") from None
+                raise InputError(f"{path}, line {number} is not JSON: {self.remedy}") from None
             _check_form(row, ROUND_FORM, f"{path}, line {number}", self.path)
             rows.append({**unknown, **row})
         return rows

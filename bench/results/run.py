@@ -13,7 +13,7 @@ import pandas as pd
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError
 from profl.bench.results.folder import cell_folders
-from profl.bench.results.record import Record
+from profl.bench.results.record import Record, read_record
 from profl.bench.results.schema import CELL_COLUMNS, FOOTPRINT_KEY, ROUND_COLUMNS, peak_column
 
 
@@ -49,7 +49,7 @@ def read_run(path: Path) -> Run:
     InputError
         If the folder is missing, holds no cells, mixes recipes, or one of its files is damaged.
     """
-    records = [record for folder in cell_folders(path) if (record := folder.check())]
+    records = [record for folder in cell_folders(path) if (record := read_record(folder))]
     if not records:
         raise InputError(f"{path} holds no results: expected {path}/cells/*, as 'profl sweep --output' writes")
     check_one_recipe(path, [record.cell for record in records])

@@ -11,6 +11,7 @@ import pytest
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError
 from profl.bench.results import CELL_COLUMNS, CellFolder, read_run
+from profl.bench.results.record import read_record
 from profl.bench.results.run import check_one_recipe
 from tests.conftest import small_cell
 from tests.results.conftest import CELL, FOOTPRINT, MEASURED, SUMMARY, add, altered, row
@@ -45,7 +46,7 @@ def test_damage_is_found_beforehand_in_one_line(folder: CellFolder, name: str, t
     for number in range(1, 11):
         add(folder, number, tasks={"full model": 3})
     folder.finish(SUMMARY)
-    folder.check()
+    read_record(folder)
     (folder.path / name).write_text(text)
     with pytest.raises(InputError, match=message) as error:
         read_run(folder.path.parents[1])
