@@ -23,12 +23,12 @@ from rich.progress import (
 from rich.text import Text
 
 from profl.bench.cell import Cell
+from profl.bench.engine.job import Outcome
 from profl.bench.federation import Row
 from profl.bench.fleet import format_bytes
 from profl.bench.held import HELD, describe_held
 from profl.bench.registry import method_class
 from profl.bench.results.json_files import as_json
-from profl.bench.sweep import Outcome
 
 SILENCE_SECONDS = 30
 """How long a cell may run, where no bars are drawn, before a line says how far it is."""

@@ -16,11 +16,11 @@ from profl.bench.cell import Cell
 from profl.bench.config import Config, cells
 from profl.bench.errors import InputError
 from profl.bench.fleet import parse_bytes
+from profl.bench.measuring import workloads
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.recording.budget import GRANULE_BYTES
 from profl.bench.results.schema import category_columns
-from profl.bench.sweep import workloads
 
 PEAK = "peak_requested_bytes"
 

@@ -8,10 +8,10 @@ import torch
 from profl.bench.cell import Cell, Recipe
 from profl.bench.data import load_dataset
 from profl.bench.federation import Federation
+from profl.bench.measuring import measure
 from profl.bench.memory.errors import OutOfMemory
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared, StepObserver
-from profl.bench.sweep import measure
 from tests.conftest import small_cell
 
 GPU = "virtual:jetson-orin"

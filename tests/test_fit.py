@@ -10,10 +10,10 @@ from rich.console import Console
 
 from profl.bench.errors import InputError
 from profl.bench.fit import LOOKAHEAD, Fit, fit, fit_table, guarantee, largest_batch, read_budgets
+from profl.bench.measuring import workloads
 from profl.bench.memory.errors import GpuUnavailable, OutOfMemory
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
-from profl.bench.sweep import workloads
 from profl.bench.training import TrainingWorkload
 
 from .conftest import SMALL_RECIPE, small_cell

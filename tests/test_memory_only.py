@@ -19,8 +19,10 @@ import profl.bench.federation
 from profl.bench.cell import Cell
 from profl.bench.cli import main
 from profl.bench.config import Config, Grid, cells, read_config
+from profl.bench.engine.job import Job
 from profl.bench.errors import InputError
 from profl.bench.held import HELD
+from profl.bench.measuring import measure
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.report import closing_text, write_report
@@ -29,7 +31,8 @@ from profl.bench.report.page.reproduce import configurations
 from profl.bench.report.study import studies
 from profl.bench.report.style import mebibytes
 from profl.bench.results import CellFolder, read_run
-from profl.bench.sweep import Job, folder_of, measure, run_sweep
+from profl.bench.results.folder import folder_of
+from profl.bench.sweep import run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
 from tests.test_sweep import Silent, bits
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 from filelock import FileLock
 
-import profl.bench.sweep as sweeping
 from profl.bench.cell import Cell
 from profl.bench.config import Config, Grid, cells, override, presets, read_config
+from profl.bench.engine.job import Outcome
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
-from profl.bench.sweep import Outcome, folder_of, run_sweep
+from profl.bench.results.folder import folder_of
+from profl.bench.sweep import run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
 
 GRID = {
@@ -278,7 +279,7 @@ def test_interrupting_ends_the_workers_and_keeps_the_rounds(tmp_path: Path, prob
 def test_footprints_are_written_for_every_task(tmp_path: Path, prober: Prober):
     cell = small_cell("heterofl", "50%", recipe=CONFIG.recipe)
     run_sweep([cell], tmp_path, 1, prober, Silent())
-    run = sweeping.folder_of(cell, tmp_path)
+    run = folder_of(cell, tmp_path)
     from profl.bench.results import read_json
 
     entries = read_json(run.path / "footprints.json")

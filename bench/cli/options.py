@@ -47,8 +47,8 @@ def chosen_workloads(
     """Return the steps that `task_options` chose, by method and task."""
     from profl.bench.cell import Cell, Recipe
     from profl.bench.fleet import UNLIMITED
+    from profl.bench.measuring import workloads
     from profl.bench.registry import method_class, methods
-    from profl.bench.sweep import workloads
 
     for name in method:
         method_class(name)  # a wrong name is told before what another method refuses

@@ -55,10 +55,10 @@ def sweep(
     from profl.bench.memory.process.probe import Prober
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.report import closing_table, write_report
-    from profl.bench.results.folder import cell_folders
+    from profl.bench.results.folder import cell_folders, folder_of
     from profl.bench.results.record import read_record
     from profl.bench.results.run import check_one_recipe, read_run
-    from profl.bench.sweep import folder_of, run_sweep
+    from profl.bench.sweep import run_sweep
 
     if preset and config:
         raise click.UsageError("give either --preset or --config")

@@ -240,3 +240,8 @@ def _check_form(content: Any, form: TypeAdapter[Any], source: str, folder: Path)
 def cell_folders(run: Path) -> list[CellFolder]:
     """Return the folders of a run's cells, by name."""
     return [CellFolder(folder) for folder in sorted((run / "cells").glob("*")) if folder.is_dir()]
+
+
+def folder_of(cell: Cell, output: Path) -> CellFolder:
+    """Return the cell's folder in a run."""
+    return CellFolder(output / "cells" / cell.folder_name)

@@ -1,0 +1,1 @@
+"""Who runs measured cells: this process, or local workers."""

@@ -1,0 +1,114 @@
+"""A measured cell that is ready to run, how it is run, and how it ends."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from filelock import Timeout
+
+from profl.bench.cell import Cell
+from profl.bench.errors import InputError, in_one_line
+from profl.bench.federation import Row, run_cell
+from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.process.probe import Prober
+from profl.bench.results import CellFolder
+
+
+class Outcome(NamedTuple):
+    """How a cell ended.
+
+    Parameters
+    ----------
+    summary
+        As ``profl.bench.results`` describes it, if the cell is done.
+    error
+        What failed, in one line.
+    taken
+        Whether it was left to another sweep that is at it.
+    """
+
+    summary: Mapping[str, Any] | None = None
+    error: str | None = None
+    taken: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measured cell, ready to run: picklable, for a worker process.
+
+    Parameters
+    ----------
+    path
+        The cell's folder.
+    least_budgets, full_model_bytes
+        As of ``Measured``.
+    """
+
+    cell: Cell
+    path: Path
+    least_budgets: Mapping[str, int]
+    full_model_bytes: int
+
+
+@dataclass(frozen=True)
+class OnVirtualGpu:
+    """A job as a program for a worker process that has the cell's virtual GPU; it reports its rows."""
+
+    job: Job
+
+    @property
+    def key(self) -> str:
+        return self.job.path.name
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> Outcome:
+        return _run_here(self.job, report)
+
+
+def run_job(job: Job, on_round: Callable[[Cell, Row], None]) -> Outcome:
+    """Run one cell: here, or for its memory alone where its virtual GPU is."""
+    if not job.cell.memory_only:
+        return _run_here(job, lambda row: on_round(job.cell, row))
+    try:
+        with Prober() as prober:
+            outcome: Outcome = prober.run(OnVirtualGpu(job), job.cell.gpu, lambda row: on_round(job.cell, row))
+            return outcome
+    except MeasurementFailed as error:
+        CellFolder(job.path).fail(traceback.format_exc())
+        return Outcome(error=one_line(error))
+
+
+def _run_here(job: Job, on_round: Callable[[Row], None]) -> Outcome:
+    """Run one cell in this process, unless another sweep is at it."""
+    folder = CellFolder(job.path)
+    try:
+        with folder.lock(), folder.attempt():
+            if folder.status != "done":
+                run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, on_round)
+    except Timeout:
+        return Outcome(taken=True)
+    except Exception as error:
+        with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
+            folder.fail(traceback.format_exc())
+        return Outcome(error=one_line(error))
+    return Outcome(folder.summary())
+
+
+def one_line(error: Exception) -> str:
+    text = in_one_line(error)
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,91 @@
+"""Jobs run by worker processes of this machine, one torch thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+from profl.bench.engine.contract import Listener
+from profl.bench.engine.job import Job, Outcome, run_job
+from profl.bench.results import CellFolder
+
+_rounds: Any = None
+"""In a worker: the queue on which finished rounds are reported."""
+
+
+def _start_worker(rounds: Any) -> None:
+    global _rounds
+    _rounds = rounds
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the parent is gone, however it ended: nobody else would stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_in_worker(job: Job) -> Outcome:
+    return run_job(job, lambda cell, row: _rounds.put((cell, row)))
+
+
+def run_in_processes(jobs: Sequence[Job], workers: int, listener: Listener) -> None:
+    # Devices hold different numbers of examples, so convolutions come in many shapes; compiling one takes longer than
+    # running it, and the library keeps too few of them by default.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch may hang
+    left = list(jobs)
+    while left:
+        rounds = context.Queue()  # a new one for every pool: whoever is killed while writing leaves it locked
+        with ProcessPoolExecutor(
+            min(workers, len(left)), mp_context=context, initializer=_start_worker, initargs=(rounds,)
+        ) as pool:
+            running: dict[Future[Outcome], Job] = {pool.submit(_run_in_worker, job): job for job in left}
+            left = []
+            try:
+                while running:
+                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    _report(rounds, listener)
+                    for future in done:
+                        job = running.pop(future)
+                        try:
+                            listener.finished(job.cell, future.result())
+                        except BrokenProcessPool:
+                            left += _after_crash(job, listener)
+            except BaseException:
+                for process in list((pool._processes or {}).values()):
+                    process.kill()
+                raise
+
+
+def _after_crash(job: Job, listener: Listener) -> list[Job]:
+    """A worker was killed and all its pool with it: a cell that was running fails, one that waited runs again."""
+    folder = CellFolder(job.path)
+    if not folder.attempted:
+        return [job]
+    message = "a worker process was killed, perhaps because the machine ran out of memory: run again to go on"
+    folder.fail(message)
+    listener.finished(job.cell, Outcome(error=message))
+    return []
+
+
+def _report(rounds: Any, listener: Listener) -> None:
+    while True:
+        try:
+            cell, row = rounds.get_nowait()
+        except queue.Empty:
+            return
+        listener.round(cell, row)
