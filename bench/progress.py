@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from profl.bench.cell import Cell
-from profl.bench.engine.job import Outcome
+from profl.bench.engine import Outcome
 from profl.bench.federation import Row
 from profl.bench.fleet import format_bytes
 from profl.bench.held import HELD, describe_held

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from filelock import Timeout
@@ -16,13 +15,12 @@ from filelock import Timeout
 from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
 from profl.bench.data.partition import partition
-from profl.bench.engine.contract import Listener
-from profl.bench.engine.job import Job, Outcome, one_line, one_torch_thread, run_job
-from profl.bench.engine.local_processes import run_in_processes
+from profl.bench.engine import Engine, Job, Listener, Outcome
+from profl.bench.engine.job import failure
 from profl.bench.measuring import measure
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.process.probe import Prober
-from profl.bench.results.folder import folder_of
+from profl.bench.results.folder import CellFolder, folder_of
 
 
 def deal(todo: Sequence[Cell]) -> None:
@@ -55,15 +53,22 @@ def environment() -> dict[str, Any]:
     }
 
 
-def run_sweep(todo: Sequence[Cell], output: Path, workers: int, prober: Prober, listener: Listener) -> None:
+class SweepListener(Listener, Protocol):
+    """Who is told how a sweep goes on."""
+
+    def measured(self, cell: Cell) -> None:
+        """The cell's footprints are known."""
+
+
+def run_sweep(todo: Sequence[Cell], output: Path, engine: Engine, prober: Prober, listener: SweepListener) -> None:
     """Measure and run the cells that are not done; an error in one leaves the others going.
 
     Parameters
     ----------
     output
         Folder of the run; finished cells and rounds in it are kept and not repeated.
-    workers
-        Processes, one torch thread each; 1 runs in this process. The results do not depend on it.
+    engine
+        Who runs what is measured. The results do not depend on it.
 
     Raises
     ------
@@ -74,30 +79,26 @@ def run_sweep(todo: Sequence[Cell], output: Path, workers: int, prober: Prober, 
     KeyboardInterrupt
         On Ctrl-C, with the workers ended and every finished round on disk.
     """
-    ready: list[Job] = []
     missing = [cell for cell in todo if folder_of(cell, output).status != "done"]
     deal(missing)
-    for cell in missing:
-        folder = folder_of(cell, output)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with folder.lock():
-                folder.begin(cell.to_dict(), environment())
-                measured = measure(cell, prober)
-                folder.write_footprints(measured.entries(cell))
-                folder.write_timelines(measured.timelines())
-        except Timeout:
-            listener.finished(cell, Outcome(taken=True))
-            continue
-        except MeasurementFailed as error:
-            folder.fail(traceback.format_exc())
-            listener.finished(cell, Outcome(error=one_line(error)))
-            continue
-        listener.measured(cell)
-        ready.append(Job(cell, folder.path, measured.least_budgets, measured.full_model_bytes))
-    if workers == 1:
-        with one_torch_thread():
-            for job in ready:
-                listener.finished(job.cell, run_job(job, listener.round))
-    else:
-        run_in_processes(ready, workers, listener)
+    jobs = (_measured(cell, folder_of(cell, output), prober, listener) for cell in missing)
+    engine.run([job for job in jobs if job], listener)
+
+
+def _measured(cell: Cell, folder: CellFolder, prober: Prober, listener: SweepListener) -> Job | None:
+    """Measure a cell into its folder; return the job, or None if another sweep is at the cell or measuring fails."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder.lock():
+            folder.begin(cell.to_dict(), environment())
+            measured = measure(cell, prober)
+            folder.write_footprints(measured.entries(cell))
+            folder.write_timelines(measured.timelines())
+    except Timeout:
+        listener.finished(cell, Outcome(taken=True))
+        return None
+    except MeasurementFailed as error:
+        listener.finished(cell, failure(folder, error))
+        return None
+    listener.measured(cell)
+    return Job(cell, folder.path, measured.least_budgets, measured.full_model_bytes)

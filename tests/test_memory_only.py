@@ -19,7 +19,7 @@ import profl.bench.federation
 from profl.bench.cell import Cell
 from profl.bench.cli import main
 from profl.bench.config import Config, Grid, cells, read_config
-from profl.bench.engine.job import Job
+from profl.bench.engine import InProcess, Job, LocalProcesses
 from profl.bench.errors import InputError
 from profl.bench.held import HELD
 from profl.bench.measuring import measure
@@ -34,7 +34,7 @@ from profl.bench.results import CellFolder, read_run
 from profl.bench.results.folder import folder_of
 from profl.bench.sweep import run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
-from tests.test_sweep import Silent, bits
+from tests.sweeps import Silent, bits
 
 ROUNDS = 12
 RECIPE = replace(SMALL_RECIPE, rounds=ROUNDS, devices=30)  # three batches for each
@@ -101,7 +101,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, prober: Prober) -> tuple[Pat
     output = tmp_path_factory.mktemp("memory")
     todo = [memory_cell("profl"), memory_cell("heterofl")]
     listener = Silent()
-    run_sweep(todo, output, 2, prober, listener)
+    run_sweep(todo, output, LocalProcesses(2), prober, listener)
     assert set(listener.errors.values()) == {None}
     assert len(listener.rounds) == 2 * ROUNDS  # every round was reported across two processes
     return output, todo
@@ -129,7 +129,7 @@ def test_every_round_tells_the_memory_of_its_participants(swept: tuple[Path, lis
 
 def test_the_peaks_of_a_round_are_the_most_of_any_participant(tmp_path: Path, prober: Prober):
     cell = memory_cell("heterofl", "20%..120%")
-    run_sweep([cell], tmp_path, 1, prober, Silent())
+    run_sweep([cell], tmp_path, InProcess(), prober, Silent())
     rows = [row for row in folder_of(cell, tmp_path).rounds() if row["usages"]]
     for peak in PEAK_STATISTICS:
         assert all(row[peak] == max(usage[peak] for usage in row["usages"]) for row in rows)
@@ -204,9 +204,9 @@ def test_the_number_of_workers_and_an_interruption_change_nothing(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_sweep([cell], tmp_path, 1, prober, Interrupting())
+        run_sweep([cell], tmp_path, InProcess(), prober, Interrupting())
     # The worker may have gone one round further before it found that nobody listens.
-    run_sweep([cell], tmp_path, 1, prober, Silent())
+    run_sweep([cell], tmp_path, InProcess(), prober, Silent())
     assert bits([cell], tmp_path) == bits([cell], output)
 
 

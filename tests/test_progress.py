@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from profl.bench.cell import Cell
-from profl.bench.engine.job import Outcome
+from profl.bench.engine import Outcome
 from profl.bench.held import HELD
 from profl.bench.progress import SweepEvents, SweepProgress
 from tests.conftest import small_cell

@@ -52,6 +52,7 @@ def sweep(
     """
     from profl.bench.config import GRID, cells, override, read_config
     from profl.bench.config import preset as preset_file
+    from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.memory.process.probe import Prober
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.report import closing_table, write_report
@@ -68,6 +69,8 @@ def sweep(
         chosen = replace(chosen, gpu=available(chosen.gpu))
     todo = cells(chosen)
     run = output or Path("results") / f"run-{config.stem}{'-memory' if chosen.memory_only else ''}"
+    workers = workers or os.cpu_count() or 1
+    engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
     console = Console(stderr=True)
     for cell in todo:
         read_record(folder_of(cell, run))
@@ -80,7 +83,7 @@ def sweep(
     listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
     with Prober() as prober, listener as progress:
         try:
-            run_sweep(missing, run, workers or os.cpu_count() or 1, prober, progress)
+            run_sweep(missing, run, engine, prober, progress)
         except KeyboardInterrupt:
             console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
             raise SystemExit(130) from None

@@ -70,42 +70,61 @@ class OnVirtualGpu:
         return _run_here(self.job, report)
 
 
-def run_job(job: Job, on_round: Callable[[Cell, Row], None]) -> Outcome:
-    """Run one cell: here, or for its memory alone where its virtual GPU is."""
+def run_job(job: Job, on_round: Callable[[Row], None]) -> Outcome:
+    """Run one cell: here, or for its memory alone where its virtual GPU is.
+
+    One torch thread computes, whoever calls this, and everything is drawn from the cell's seed: the results do not
+    depend on the process or on what ran in it before.
+
+    Parameters
+    ----------
+    on_round
+        Told of every round when it is on disk.
+
+    Returns
+    -------
+    Outcome
+        Also of a cell that failed; the traceback is then in its folder.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C, or from ``on_round``; finished rounds are on disk.
+    """
     if not job.cell.memory_only:
-        return _run_here(job, lambda row: on_round(job.cell, row))
+        return _run_here(job, on_round)
     try:
         with Prober() as prober:
-            outcome: Outcome = prober.run(OnVirtualGpu(job), job.cell.gpu, lambda row: on_round(job.cell, row))
+            outcome: Outcome = prober.run(OnVirtualGpu(job), job.cell.gpu, on_round)
             return outcome
     except MeasurementFailed as error:
-        CellFolder(job.path).fail(traceback.format_exc())
-        return Outcome(error=one_line(error))
+        return failure(CellFolder(job.path), error)
 
 
 def _run_here(job: Job, on_round: Callable[[Row], None]) -> Outcome:
     """Run one cell in this process, unless another sweep is at it."""
     folder = CellFolder(job.path)
     try:
-        with folder.lock(), folder.attempt():
+        with folder.lock(), folder.attempt(), _one_torch_thread():
             if folder.status != "done":
                 run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, on_round)
     except Timeout:
         return Outcome(taken=True)
     except Exception as error:
-        with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
-            folder.fail(traceback.format_exc())
-        return Outcome(error=one_line(error))
+        return failure(folder, error)
     return Outcome(folder.summary())
 
 
-def one_line(error: Exception) -> str:
+def failure(folder: CellFolder, error: Exception) -> Outcome:
+    """Keep the traceback of the error that is being handled in the cell's folder; return how the cell ended."""
+    with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
+        folder.fail(traceback.format_exc())
     text = in_one_line(error)
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+    return Outcome(error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}")
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
+def _one_torch_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
