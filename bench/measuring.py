@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from profl.bench.cell import Cell
-from profl.bench.config import method_of
-from profl.bench.data import classes_of
+from profl.bench.experiment import Experiment
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.timeline import pack
@@ -55,17 +53,18 @@ def _least(footprint: Footprint) -> int:
     return footprint.least_budget_bytes
 
 
-def workloads(cell: Cell) -> dict[str, TrainingWorkload]:
+def workloads(experiment: Experiment) -> dict[str, TrainingWorkload]:
     """Return the steps to measure for a cell, by task key: every task its method may offer."""
-    method = method_of(cell)
-    return {task.key: TrainingWorkload(cell.method, method.model, task, cell.recipe) for task in method.all_tasks()}
+    cell, model = experiment.cell, experiment.model
+    return {task.key: TrainingWorkload(cell.method, model, task, cell.recipe) for task in experiment.tasks}
 
 
-def measure(cell: Cell, prober: Prober) -> Measured:
+def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
     """Measure every task of a cell's method, and the full model."""
-    model = cell.spec(classes_of(cell.dataset, Path(cell.data) if cell.data else None))
+    cell, model = experiment.cell, experiment.model
+    steps = workloads(experiment)
     full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
     return Measured(
-        {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in workloads(cell).items()},
+        {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in steps.items()},
         _least(prober.measure(full, cell.gpu)),
     )

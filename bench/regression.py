@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from profl.bench.cell import Cell
-from profl.bench.config import Config, cells
+from profl.bench.config import Config, experiments
 from profl.bench.errors import InputError
 from profl.bench.fleet import parse_bytes
 from profl.bench.measuring import workloads
@@ -91,7 +91,7 @@ def measure_all(config: Config, prober: Prober, tracked: Tracked = iter) -> Meas
     tracked
         Iterates over the names of what is measured; a progress bar may hang on to it.
     """
-    steps = {step.key: (step, cell) for cell in cells(config) for step in workloads(cell).values()}
+    steps = {step.key: (step, one.cell) for one in experiments(config) for step in workloads(one).values()}
     footprints = {key: prober.measure(steps[key][0], config.gpu) for key in tracked(sorted(steps))}
     return {
         "environment": asdict(next(iter(footprints.values())).environment),

@@ -17,7 +17,8 @@ from profl.bench.data import load_dataset
 from profl.bench.data.partition import partition
 from profl.bench.engine import Engine, Job, Listener, Outcome
 from profl.bench.engine.job import failure
-from profl.bench.measuring import measure
+from profl.bench.experiment import Experiment
+from profl.bench.measuring import measure_tasks
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import CellFolder, folder_of
@@ -31,9 +32,11 @@ def deal(todo: Sequence[Cell]) -> None:
     InputError
         If a dataset is missing or damaged, or does not give every device an example.
     """
-    for dataset, data in sorted({(cell.dataset, cell.data or "") for cell in todo}):
-        targets = load_dataset(dataset, Path(data) if data else None).train_targets.numpy()
-        mine = [cell for cell in todo if (cell.dataset, cell.data or "") == (dataset, data)]
+    by_data: dict[tuple[str, Path | None], list[Cell]] = {}
+    for cell in todo:
+        by_data.setdefault((cell.dataset, cell.data_folder), []).append(cell)
+    for (dataset, folder), mine in by_data.items():
+        targets = load_dataset(dataset, folder).train_targets.numpy()
         for devices, scheme, seed in {(cell.recipe.devices, cell.recipe.partition, cell.seed) for cell in mine}:
             partition(targets, devices, scheme, seed)
 
@@ -60,7 +63,9 @@ class SweepListener(Listener, Protocol):
         """The cell's footprints are known."""
 
 
-def run_sweep(todo: Sequence[Cell], output: Path, engine: Engine, prober: Prober, listener: SweepListener) -> None:
+def run_sweep(
+    todo: Sequence[Experiment], output: Path, engine: Engine, prober: Prober, listener: SweepListener
+) -> None:
     """Measure and run the cells that are not done; an error in one leaves the others going.
 
     Parameters
@@ -79,19 +84,20 @@ def run_sweep(todo: Sequence[Cell], output: Path, engine: Engine, prober: Prober
     KeyboardInterrupt
         On Ctrl-C, with the workers ended and every finished round on disk.
     """
-    missing = [cell for cell in todo if folder_of(cell, output).status != "done"]
-    deal(missing)
-    jobs = (_measured(cell, folder_of(cell, output), prober, listener) for cell in missing)
+    missing = [experiment for experiment in todo if folder_of(experiment.cell, output).status != "done"]
+    deal([experiment.cell for experiment in missing])
+    jobs = (_measured(experiment, folder_of(experiment.cell, output), prober, listener) for experiment in missing)
     engine.run([job for job in jobs if job], listener)
 
 
-def _measured(cell: Cell, folder: CellFolder, prober: Prober, listener: SweepListener) -> Job | None:
+def _measured(experiment: Experiment, folder: CellFolder, prober: Prober, listener: SweepListener) -> Job | None:
     """Measure a cell into its folder; return the job, or None if another sweep is at the cell or measuring fails."""
+    cell = experiment.cell
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         with folder.lock():
             folder.begin(cell.to_dict(), environment())
-            measured = measure(cell, prober)
+            measured = measure_tasks(experiment, prober)
             folder.write_footprints(measured.entries(cell))
             folder.write_timelines(measured.timelines())
     except Timeout:
@@ -101,4 +107,4 @@ def _measured(cell: Cell, folder: CellFolder, prober: Prober, listener: SweepLis
         listener.finished(cell, failure(folder, error))
         return None
     listener.measured(cell)
-    return Job(cell, folder.path, measured.least_budgets, measured.full_model_bytes)
+    return Job(experiment, folder.path, measured.least_budgets, measured.full_model_bytes)

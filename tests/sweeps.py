@@ -5,8 +5,11 @@ from pathlib import Path
 
 from profl.bench.cell import Cell
 from profl.bench.config import Config, Grid
-from profl.bench.engine import Outcome
+from profl.bench.engine import Engine, Outcome
+from profl.bench.experiment import Experiment
+from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import folder_of
+from profl.bench.sweep import run_sweep
 from tests.conftest import SMALL_RECIPE
 
 GRID = {
@@ -42,6 +45,11 @@ class Silent:
             return
         self.errors[cell.folder_name] = outcome.error
         self.accuracies[cell.folder_name] = outcome.summary and outcome.summary["final_accuracy"]
+
+
+def sweep(todo: list[Cell], output: Path, engine: Engine, prober: Prober, listener: Silent) -> None:
+    """Look up what the cells name, and run them."""
+    run_sweep([Experiment.of(cell) for cell in todo], output, engine, prober, listener)
 
 
 def bits(todo: list[Cell], output: Path) -> dict[str, list[dict]]:

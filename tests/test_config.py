@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from profl.bench.config import Grid, cells, override, presets, read_config
+from profl.bench.config import Grid, cells, experiments, override, presets, read_config
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from tests.conftest import SMALL_RECIPE
@@ -40,7 +40,7 @@ def test_a_method_that_ignores_memory_gets_one_cell():
 )
 def test_bad_names_are_refused_before_any_work(axis: str, value: str):
     with pytest.raises(InputError, match=value):
-        cells(replace(CONFIG, grid=Grid(**{**GRID, "method": ["heterofl"], axis: [value]})))
+        experiments(replace(CONFIG, grid=Grid(**{**GRID, "method": ["heterofl"], axis: [value]})))
 
 
 def test_options_of_a_method_that_is_not_run_are_checked_too():
@@ -91,7 +91,7 @@ def test_a_missing_file_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_gives_cells(name: str):
-    assert cells(read_config(presets()[name]))
+    assert experiments(read_config(presets()[name]))
 
 
 def test_given_values_replace_those_of_the_file():

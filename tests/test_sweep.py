@@ -12,16 +12,15 @@ from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import folder_of
 from profl.bench.results.json_files import read_json
-from profl.bench.sweep import run_sweep
 from tests.conftest import small_cell
-from tests.sweeps import CONFIG, Silent
+from tests.sweeps import CONFIG, Silent, sweep
 
 
 def test_a_cell_that_another_sweep_measures_is_left_to_it(tmp_path: Path, prober: Prober):
     cell, listener = small_cell(recipe=CONFIG.recipe), Silent()
     folder_of(cell, tmp_path).path.mkdir(parents=True)
     with FileLock(folder_of(cell, tmp_path).path / "cell.lock"):
-        run_sweep([cell], tmp_path, InProcess(), prober, listener)
+        sweep([cell], tmp_path, InProcess(), prober, listener)
     assert listener.taken == [cell.folder_name]
     assert listener.errors == {}
     assert not (folder_of(cell, tmp_path).path / "cell.json").exists()
@@ -32,7 +31,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path, prober:
     folder_of(bad, tmp_path).path.mkdir(parents=True)
     (folder_of(bad, tmp_path).path / "checkpoint.pt").write_text("not a checkpoint")
     listener = Silent()
-    run_sweep([bad, good], tmp_path, InProcess(), prober, listener)
+    sweep([bad, good], tmp_path, InProcess(), prober, listener)
     assert listener.errors[good.folder_name] is None
     assert "checkpoint.pt is damaged" in str(listener.errors[bad.folder_name])
     assert folder_of(bad, tmp_path).status == "failed"
@@ -51,7 +50,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path, prober:
 def test_data_that_cannot_be_dealt_is_refused_before_any_work(recipe: dict, message: str, tmp_path: Path):
     cell = small_cell(recipe=replace(CONFIG.recipe, **recipe))
     with pytest.raises(InputError, match=message), Prober() as idle:
-        run_sweep([cell], tmp_path, InProcess(), idle, Silent())
+        sweep([cell], tmp_path, InProcess(), idle, Silent())
     assert not folder_of(cell, tmp_path).path.exists()
 
 
@@ -59,12 +58,12 @@ def test_a_gpu_that_cannot_be_had_fails_the_cell_with_one_line(tmp_path: Path, p
     cell = small_cell(gpu="virtual:abacus", recipe=CONFIG.recipe)
     listener = Silent()
     with pytest.raises(GpuUnavailable, match="abacus"):
-        run_sweep([cell], tmp_path, InProcess(), prober, listener)
+        sweep([cell], tmp_path, InProcess(), prober, listener)
 
 
 def test_footprints_are_written_for_every_task(tmp_path: Path, prober: Prober):
     cell = small_cell("heterofl", "50%", recipe=CONFIG.recipe)
-    run_sweep([cell], tmp_path, InProcess(), prober, Silent())
+    sweep([cell], tmp_path, InProcess(), prober, Silent())
     run = folder_of(cell, tmp_path)
     entries = read_json(run.path / "footprints.json")
     assert [entry["task"] for entry in entries] == [

@@ -50,7 +50,7 @@ def sweep(
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
-    from profl.bench.config import GRID, cells, override, read_config
+    from profl.bench.config import GRID, experiments, override, read_config
     from profl.bench.config import preset as preset_file
     from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.memory.process.probe import Prober
@@ -67,7 +67,8 @@ def sweep(
     chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
     if not chosen.memory_only:
         chosen = replace(chosen, gpu=available(chosen.gpu))
-    todo = cells(chosen)
+    possible = experiments(chosen)
+    todo = [experiment.cell for experiment in possible]
     run = output or Path("results") / f"run-{config.stem}{'-memory' if chosen.memory_only else ''}"
     workers = workers or os.cpu_count() or 1
     engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
@@ -83,7 +84,7 @@ def sweep(
     listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
     with Prober() as prober, listener as progress:
         try:
-            run_sweep(missing, run, engine, prober, progress)
+            run_sweep(possible, run, engine, prober, progress)
         except KeyboardInterrupt:
             console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
             raise SystemExit(130) from None

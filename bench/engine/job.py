@@ -14,6 +14,7 @@ from filelock import Timeout
 
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError, in_one_line
+from profl.bench.experiment import Experiment
 from profl.bench.federation import Row, run_cell
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.process.probe import Prober
@@ -44,16 +45,23 @@ class Job:
 
     Parameters
     ----------
+    experiment
+        The cell, its names looked up.
     path
         The cell's folder.
     least_budgets, full_model_bytes
         As of ``Measured``.
     """
 
-    cell: Cell
+    experiment: Experiment
     path: Path
     least_budgets: Mapping[str, int]
     full_model_bytes: int
+
+    @property
+    def cell(self) -> Cell:
+        """What is run."""
+        return self.experiment.cell
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ def _run_here(job: Job, on_round: Callable[[Row], None]) -> Outcome:
     try:
         with folder.lock(), folder.attempt(), _one_torch_thread():
             if folder.status != "done":
-                run_cell(job.cell, folder, job.least_budgets, job.full_model_bytes, on_round)
+                run_cell(job.experiment, folder, job.least_budgets, job.full_model_bytes, on_round)
     except Timeout:
         return Outcome(taken=True)
     except Exception as error:

@@ -14,9 +14,8 @@ from profl.bench.engine import Engine, InProcess, Job, Listener, LocalProcesses,
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import folder_of
 from profl.bench.results.json_files import read_json, write_json
-from profl.bench.sweep import run_sweep
 from tests.conftest import small_cell
-from tests.sweeps import CONFIG, Silent, bits
+from tests.sweeps import CONFIG, Silent, bits, sweep
 
 
 class Backwards:
@@ -42,13 +41,13 @@ def test_every_engine_gives_the_same_bits_and_a_second_run_repeats_nothing(tmp_p
     engines: dict[str, Engine] = {"here": InProcess(), "two": LocalProcesses(2), "own": Backwards()}
     for name, engine in engines.items():
         listener = Silent()
-        run_sweep(todo, tmp_path / name, engine, prober, listener)
+        sweep(todo, tmp_path / name, engine, prober, listener)
         assert set(listener.errors.values()) == {None}
         assert len(listener.rounds) == 2 * len(todo)
     assert bits(todo, tmp_path / "here") == bits(todo, tmp_path / "two") == bits(todo, tmp_path / "own")
     for engine in engines.values():
         again = Silent()
-        run_sweep(todo, tmp_path / "two", engine, prober, again)
+        sweep(todo, tmp_path / "two", engine, prober, again)
         assert again.rounds == []
         assert again.errors == {}
 
@@ -61,7 +60,7 @@ def test_an_engine_is_handed_all_that_is_measured_and_only_that(tmp_path: Path, 
     write_json(folder_of(done, tmp_path).path / "summary.json", {})
     engine, listener = Handed(), Silent()
     with FileLock(folder_of(taken, tmp_path).path / "cell.lock"):
-        run_sweep([done, fine[0], taken, fine[1]], tmp_path, engine, prober, listener)
+        sweep([done, fine[0], taken, fine[1]], tmp_path, engine, prober, listener)
     (jobs,) = engine.jobs
     assert [job.cell for job in jobs] == listener.measured_cells == fine
     assert listener.taken == [taken.folder_name]
@@ -80,7 +79,7 @@ def test_threads_are_set_and_given_back(tmp_path: Path, prober: Prober):
 
     torch.set_num_threads(2)
     try:
-        run_sweep([small_cell(recipe=CONFIG.recipe)], tmp_path, InProcess(), prober, Watch())
+        sweep([small_cell(recipe=CONFIG.recipe)], tmp_path, InProcess(), prober, Watch())
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

@@ -13,9 +13,8 @@ from profl.bench.engine import LocalProcesses
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
 from profl.bench.results.folder import folder_of
-from profl.bench.sweep import run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
-from tests.sweeps import CONFIG, Silent
+from tests.sweeps import CONFIG, Silent, sweep
 
 
 def test_a_killed_worker_fails_its_cell_and_waiting_cells_run(tmp_path: Path, prober: Prober):
@@ -35,7 +34,7 @@ def test_a_killed_worker_fails_its_cell_and_waiting_cells_run(tmp_path: Path, pr
                     os.kill(process, signal.SIGKILL)
 
     listener = Killer()
-    run_sweep([long, *short], tmp_path, LocalProcesses(2), prober, listener)
+    sweep([long, *short], tmp_path, LocalProcesses(2), prober, listener)
     assert "killed" in str(listener.errors[long.folder_name])
     assert [listener.errors[cell.folder_name] for cell in short[1:]] == [None] * 3
     assert all(folder_of(cell, tmp_path).status == "done" for cell in short[1:])
@@ -57,7 +56,7 @@ def test_interrupting_ends_the_workers_and_keeps_the_rounds(tmp_path: Path, prob
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_sweep([cell, other], tmp_path, LocalProcesses(2), prober, Impatient())
+        sweep([cell, other], tmp_path, LocalProcesses(2), prober, Impatient())
     assert multiprocessing_children() == []
     folder = CellFolder(folder_of(cell, tmp_path).path)
     kept = len(folder.rounds())
