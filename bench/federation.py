@@ -27,7 +27,7 @@ from profl.bench.randomness import initialised, numpy_generator, torch_generator
 from profl.bench.results import CellFolder
 from profl.bench.training import RECALIBRATION_EXAMPLES, evaluate, recalibrate_batchnorm, train_locally
 
-Row = dict[str, Any]
+RoundRow = dict[str, Any]
 
 
 class Federation:
@@ -65,7 +65,7 @@ class Federation:
         smallest = min(self.budgets)
         self.method.settle([task for task in self.method.all_tasks() if self.least_budgets[task.key] <= smallest])
 
-    def run_round(self, number: int) -> Row:
+    def run_round(self, number: int) -> RoundRow:
         """Run round ``number`` (from 1); return its row, ``profl.bench.results.ROUND_COLUMNS`` but for the attempt."""
         began = time.perf_counter()
         tasks, phase = list(self.method.tasks()), self.method.phase
@@ -176,7 +176,7 @@ def run_cell(
     folder: CellFolder,
     least_budgets: Mapping[str, int],
     full_model_bytes: int,
-    on_round: Callable[[Row], None],
+    on_round: Callable[[RoundRow], None],
 ) -> None:
     """Run what is missing of a cell, round by round, keeping every finished round on disk.
 
@@ -202,7 +202,7 @@ def run_cell(
     folder.finish(_summary(folder.rounds(), federation, full_model_bytes))
 
 
-def _summary(rows: list[Row], federation: Federation, full_model_bytes: int) -> dict[str, Any]:
+def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int) -> dict[str, Any]:
     tested = [row for row in rows if row["test_accuracy"] is not None]
     best = max(tested, key=lambda row: row["test_accuracy"], default=None)
     peaks = [row["peak_reserved_bytes"] for row in rows if row["peak_reserved_bytes"] is not None]

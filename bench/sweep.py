@@ -41,7 +41,7 @@ def deal(todo: Sequence[Cell]) -> None:
             partition(targets, devices, scheme, seed)
 
 
-def environment() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Return the versions and the machine that a cell runs on."""
     return {
         "profl": version("profl"),
@@ -96,7 +96,7 @@ def _measured(experiment: Experiment, folder: CellFolder, prober: Prober, listen
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         with folder.lock():
-            folder.begin(cell.to_dict(), environment())
+            folder.begin(cell.to_dict(), machine())
             measured = measure_tasks(experiment, prober)
             folder.write_footprints(measured.entries(cell))
             folder.write_timelines(measured.timelines())

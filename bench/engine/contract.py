@@ -7,13 +7,13 @@ from typing import Protocol
 
 from profl.bench.cell import Cell
 from profl.bench.engine.job import Job, Outcome
-from profl.bench.federation import Row
+from profl.bench.federation import RoundRow
 
 
 class Listener(Protocol):
     """Who is told how jobs go on, in the thread that called `Engine.run`."""
 
-    def round(self, cell: Cell, row: Row) -> None:
+    def round(self, cell: Cell, row: RoundRow) -> None:
         """A round is over and on disk."""
 
     def finished(self, cell: Cell, outcome: Outcome) -> None:

@@ -15,7 +15,7 @@ from filelock import Timeout
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError, in_one_line
 from profl.bench.experiment import Experiment
-from profl.bench.federation import Row, run_cell
+from profl.bench.federation import RoundRow, run_cell
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
@@ -78,7 +78,7 @@ class OnVirtualGpu:
         return _run_here(self.job, report)
 
 
-def run_job(job: Job, on_round: Callable[[Row], None]) -> Outcome:
+def run_job(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
     """Run one cell: here, or for its memory alone where its virtual GPU is.
 
     One torch thread computes, whoever calls this, and everything is drawn from the cell's seed: the results do not
@@ -109,7 +109,7 @@ def run_job(job: Job, on_round: Callable[[Row], None]) -> Outcome:
         return failure(CellFolder(job.path), error)
 
 
-def _run_here(job: Job, on_round: Callable[[Row], None]) -> Outcome:
+def _run_here(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
     """Run one cell in this process, unless another sweep is at it."""
     folder = CellFolder(job.path)
     try:
