@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.queues import SimpleQueue
 
+from profl.bench.cell import Cell
 from profl.bench.engine.contract import Listener
 from profl.bench.engine.job import Job, Outcome, run_job
+from profl.bench.federation import RoundRow
 from profl.bench.results import CellFolder
+
+_Rounds = SimpleQueue[tuple[Cell, RoundRow]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class LocalProcesses:
 def _run_until_crash(jobs: Sequence[Job], workers: int, listener: Listener) -> list[Job]:
     """Run jobs in a pool of workers; return those that still wait when it breaks."""
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch may hang
-    rounds = context.Queue()  # a new one for every pool: whoever is killed while writing leaves it locked
+    # What is put into a simple queue is in it before the job ends, so that no round is told too late. A new one for
+    # every pool: whoever is killed while writing leaves it locked.
+    rounds: _Rounds = context.SimpleQueue()
     left: list[Job] = []
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(rounds,)) as pool:
         running: dict[Future[Outcome], Job] = {pool.submit(_run_in_worker, job): job for job in jobs}
@@ -78,20 +83,16 @@ def _after_crash(job: Job, listener: Listener) -> list[Job]:
     return []
 
 
-def _report(rounds: Any, listener: Listener) -> None:
-    while True:
-        try:
-            cell, row = rounds.get_nowait()
-        except queue.Empty:
-            return
-        listener.round(cell, row)
+def _report(rounds: _Rounds, listener: Listener) -> None:
+    while not rounds.empty():
+        listener.round(*rounds.get())
 
 
-_rounds: Any = None
+_rounds: _Rounds | None = None
 """In a worker: the queue on which finished rounds are reported."""
 
 
-def _start_worker(rounds: Any) -> None:
+def _start_worker(rounds: _Rounds) -> None:
     global _rounds
     _rounds = rounds
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
@@ -107,4 +108,6 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(job: Job) -> Outcome:
-    return run_job(job, lambda row: _rounds.put((job.cell, row)))
+    assert _rounds is not None
+    rounds = _rounds
+    return run_job(job, lambda row: rounds.put((job.cell, row)))

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from profl.bench.cell import Cell
 from profl.bench.config import cells
-from profl.bench.engine import Engine, InProcess, Job, Listener, LocalProcesses, run_job
+from profl.bench.engine import Engine, InProcess, Job, Listener, LocalProcesses, Outcome, run_job
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import folder_of
 from profl.bench.results.json_files import read_json, write_json
@@ -36,11 +36,19 @@ class Handed:
         self.jobs.append(list(jobs))
 
 
+class Orderly(Silent):
+    """Insists on hearing of a cell's rounds in their order, and of all of them before it is finished."""
+
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
+        super().finished(cell, outcome)
+        assert [number for name, number in self.rounds if name == cell.folder_name] == [1, 2]
+
+
 def test_every_engine_gives_the_same_bits_and_a_second_run_repeats_nothing(tmp_path: Path, prober: Prober):
     todo = cells(CONFIG)
     engines: dict[str, Engine] = {"here": InProcess(), "two": LocalProcesses(2), "own": Backwards()}
     for name, engine in engines.items():
-        listener = Silent()
+        listener = Orderly()
         sweep(todo, tmp_path / name, engine, prober, listener)
         assert set(listener.errors.values()) == {None}
         assert len(listener.rounds) == 2 * len(todo)
