@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -104,6 +105,11 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
     listed_budgets: list[int] | None = None
     memory_only: bool = False
+
+    @property
+    def data_folder(self) -> Path | None:
+        """Where the dataset lies; None if it needs no folder, or has one of its own."""
+        return Path(self.data) if self.data else None
 
     def spec(self, classes: int) -> ModelSpec:
         """Return the full model of the cell."""

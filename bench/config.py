@@ -14,13 +14,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
 from profl.bench.cell import EXACT, Cell, Recipe, Seed, Width
-from profl.bench.data import classes_of, shape_of, takes_folder
+from profl.bench.data import shape_of, takes_folder
 from profl.bench.data.partition import parse_scheme
 from profl.bench.errors import InputError, unknown
+from profl.bench.experiment import Experiment
 from profl.bench.fleet import UNLIMITED, Tier
 from profl.bench.memory.gpu.profile import VIRTUAL, resolve
-from profl.bench.method import Method
-from profl.bench.registry import create_method, method_class, method_options
+from profl.bench.models import ModelSpec
+from profl.bench.registry import method_class, method_options
 from profl.bench.validation import checked
 
 
@@ -94,7 +95,7 @@ def read_config(path: Path) -> Config:
 
 
 def cells(config: Config) -> list[Cell]:
-    """Return the cells of a sweep, checked, so that nothing is refused after work has begun.
+    """Return the cells of a sweep, each once; `experiments` also looks up what they name.
 
     A method that ignores memory gives the same result in every tier; it gets one cell, in the tier `UNLIMITED`.
 
@@ -118,11 +119,10 @@ def cells(config: Config) -> list[Cell]:
     if config.data is not None and not any(takes_folder(name) for name in config.grid.dataset):
         names = ", ".join(config.grid.dataset)
         raise InputError(f"data is '{config.data}', but {names} comes with profl: leave data out, or name its dataset")
-    for name in config.grid.method:
-        method_class(name)  # a wrong name is told before what another method refuses
+    ignoring = {name for name in config.grid.method if method_class(name).ignores_memory}
     for values in itertools.product(*(getattr(config.grid, axis) for axis in GRID)):
         named = dict(zip(GRID, values, strict=True))
-        if method_class(named["method"]).ignores_memory:
+        if named["method"] in ignoring:
             named["tier"] = UNLIMITED
         tier = Tier.parse(named["tier"])
         tier.budgets(config.recipe.devices, named["seed"], full_model_bytes=1)
@@ -136,27 +136,35 @@ def cells(config: Config) -> list[Cell]:
             memory_only=config.memory_only,
         )
         if cell not in result:
-            _check_fit(cell)
-            method_of(cell)
             result.append(cell)
     return result
 
 
-def _check_fit(cell: Cell) -> None:
+def experiments(config: Config) -> list[Experiment]:
+    """Return the cells of a sweep with their names looked up, so that nothing is refused after work has begun.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, a value cannot be used, or a model cannot take the examples of a dataset.
+    GpuUnavailable
+        If no GPU has this name.
+    """
+    possible = [Experiment.of(cell) for cell in cells(config)]
+    for dataset, model in {(one.cell.dataset, one.model) for one in possible}:
+        _check_shapes(dataset, model)
+    return possible
+
+
+def _check_shapes(dataset: str, model: ModelSpec) -> None:
     """Refuse a dataset whose examples the model cannot take; measuring alone needs none, but the number of classes."""
-    given, taken = shape_of(cell.dataset), cell.spec(classes=2).skeleton().input_shape
+    given, taken = shape_of(dataset), model.skeleton().input_shape
     if given != taken:
         has, takes = ("x".join(map(str, shape)) for shape in (given, taken))
         raise InputError(
-            f"dataset '{cell.dataset}' has examples of shape {has}, but model '{cell.model}' takes {takes}: "
+            f"dataset '{dataset}' has examples of shape {has}, but model '{model.name}' takes {takes}: "
             "choose another of either"
         )
-
-
-def method_of(cell: Cell) -> Method:
-    """Return a cell's method, as it is before the first round."""
-    model = cell.spec(classes_of(cell.dataset, Path(cell.data) if cell.data else None))
-    return create_method(cell.method, model, cell.recipe.rounds, cell.seed, cell.options)
 
 
 def override(

@@ -7,17 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from profl.bench.cell import Cell
 from profl.bench.data import Dataset, load_dataset
 from profl.bench.data.partition import parse_scheme, partition
 from profl.bench.errors import InputError
+from profl.bench.experiment import Experiment
 from profl.bench.fleet import UNLIMITED, lost
 from profl.bench.held import held_over_rounds
 from profl.bench.memory.gpu.profile import PHYSICAL
@@ -25,11 +24,10 @@ from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.method import LocalContext, RoundSummary, Task, Update
 from profl.bench.randomness import initialised, numpy_generator, torch_generator
-from profl.bench.registry import create_method
 from profl.bench.results import CellFolder
 from profl.bench.training import RECALIBRATION_EXAMPLES, evaluate, recalibrate_batchnorm, train_locally
 
-Row = dict[str, Any]
+RoundRow = dict[str, Any]
 
 
 class Federation:
@@ -37,7 +35,7 @@ class Federation:
 
     Parameters
     ----------
-    cell
+    experiment
         What to run.
     dataset
         Its data.
@@ -47,10 +45,12 @@ class Federation:
         Least memory of the full model: what tiers in percent refer to.
     """
 
-    def __init__(self, cell: Cell, dataset: Dataset, least_budgets: Mapping[str, int], full_model_bytes: int) -> None:
-        recipe = cell.recipe
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, least_budgets: Mapping[str, int], full_model_bytes: int
+    ) -> None:
+        cell, recipe = experiment.cell, experiment.cell.recipe
         self.cell, self.recipe, self.dataset = cell, recipe, dataset
-        self.method = create_method(cell.method, cell.spec(dataset.classes), recipe.rounds, cell.seed, cell.options)
+        self.method = experiment.method()
         self.least_budgets = dict(least_budgets)
         self.budgets = cell.budgets(full_model_bytes)
         self.partition = partition(
@@ -65,7 +65,7 @@ class Federation:
         smallest = min(self.budgets)
         self.method.settle([task for task in self.method.all_tasks() if self.least_budgets[task.key] <= smallest])
 
-    def run_round(self, number: int) -> Row:
+    def run_round(self, number: int) -> RoundRow:
         """Run round ``number`` (from 1); return its row, ``profl.bench.results.ROUND_COLUMNS`` but for the attempt."""
         began = time.perf_counter()
         tasks, phase = list(self.method.tasks()), self.method.phase
@@ -172,11 +172,11 @@ class Federation:
 
 
 def run_cell(
-    cell: Cell,
+    experiment: Experiment,
     folder: CellFolder,
     least_budgets: Mapping[str, int],
     full_model_bytes: int,
-    on_round: Callable[[Row], None],
+    on_round: Callable[[RoundRow], None],
 ) -> None:
     """Run what is missing of a cell, round by round, keeping every finished round on disk.
 
@@ -187,8 +187,9 @@ def run_cell(
     torch.OutOfMemoryError
         If a task does not fit a device that its measured footprint admits (on a physical GPU only).
     """
-    dataset = load_dataset(cell.dataset, Path(cell.data) if cell.data else None)
-    federation = Federation(cell, dataset, least_budgets, full_model_bytes)
+    cell = experiment.cell
+    dataset = load_dataset(cell.dataset, cell.data_folder)
+    federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
     checkpoint = folder.resume()
     if checkpoint:
         federation.method.load_state_dict(checkpoint["method"])
@@ -201,7 +202,7 @@ def run_cell(
     folder.finish(_summary(folder.rounds(), federation, full_model_bytes))
 
 
-def _summary(rows: list[Row], federation: Federation, full_model_bytes: int) -> dict[str, Any]:
+def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int) -> dict[str, Any]:
     tested = [row for row in rows if row["test_accuracy"] is not None]
     best = max(tested, key=lambda row: row["test_accuracy"], default=None)
     peaks = [row["peak_reserved_bytes"] for row in rows if row["peak_reserved_bytes"] is not None]

@@ -18,3 +18,9 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     yield partial
     os.replace(partial, path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, `replacing` the one that is there."""
+    with replacing(path) as partial:
+        partial.write_text(text)

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -23,12 +23,12 @@ from rich.progress import (
 from rich.text import Text
 
 from profl.bench.cell import Cell
-from profl.bench.federation import Row
+from profl.bench.engine import Outcome
+from profl.bench.federation import RoundRow
 from profl.bench.fleet import format_bytes
 from profl.bench.held import HELD, describe_held
 from profl.bench.registry import method_class
-from profl.bench.results import as_json
-from profl.bench.sweep import Outcome
+from profl.bench.results.json_files import as_json
 
 SILENCE_SECONDS = 30
 """How long a cell may run, where no bars are drawn, before a line says how far it is."""
@@ -104,7 +104,7 @@ class SweepProgress:
         self._bars.advance(self._measuring)
         self._tell(f"measured {_name(cell)}")
 
-    def round(self, cell: Cell, row: Row) -> None:
+    def round(self, cell: Cell, row: RoundRow) -> None:
         """Count a round."""
         self._running.add(cell.folder_name)
         self._bars.advance(self._rounds)
@@ -174,7 +174,7 @@ class SweepEvents:
         """Write that a cell's footprints are known."""
         self._write("measured", cell, {"method": cell.method, "tier": cell.tier, "seed": cell.seed})
 
-    def round(self, cell: Cell, row: Row) -> None:
+    def round(self, cell: Cell, row: RoundRow) -> None:
         """Write a round's row."""
         self._write("round", cell, row)
 
@@ -187,9 +187,9 @@ class SweepEvents:
             self.taken.append(cell)
             self._write("skipped", cell, {})
         else:
-            self._write("finished", cell, dict(outcome.summary or {}))
+            self._write("finished", cell, outcome.summary or {})
 
-    def _write(self, event: str, cell: Cell, values: Row) -> None:
+    def _write(self, event: str, cell: Cell, values: Mapping[str, Any]) -> None:
         fields: dict[str, Any] = {"event": event, "cell": cell.folder_name, **values}
         try:
             click.echo(as_json(fields))

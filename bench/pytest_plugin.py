@@ -37,7 +37,7 @@ class _Limit(NamedTuple):
     metric: str
 
 
-class _Row(NamedTuple):
+class _SectionLine(NamedTuple):
     """A line of the terminal section; ``median_seconds`` and ``known_bytes`` (of the compared run) may be unknown."""
 
     test: str
@@ -50,13 +50,13 @@ class _Row(NamedTuple):
 
 
 _MEASURED = pytest.StashKey[list["Footprint"]]()
-_ROWS = pytest.StashKey[list[_Row]]()
+_SECTION_LINES = pytest.StashKey[list[_SectionLine]]()
 _COMPARED = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
-    config.stash[_ROWS] = []
+    config.stash[_SECTION_LINES] = []
 
 
 @pytest.hookimpl(trylast=True)
@@ -148,8 +148,8 @@ def pytest_terminal_summary(
     try:
         return (yield)
     finally:  # pytest-benchmark raises an error here if time has regressed
-        if config.stash[_ROWS]:
-            _write_section(terminalreporter, config.stash[_ROWS], _COMPARED in config.stash)
+        if config.stash[_SECTION_LINES]:
+            _write_section(terminalreporter, config.stash[_SECTION_LINES], _COMPARED in config.stash)
 
 
 def _demand(item: pytest.Item) -> tuple[list[_Limit], str]:
@@ -215,8 +215,8 @@ def _record(item: pytest.Item, limits: list[_Limit], measured: list[Footprint]) 
         seconds = benchmark.stats["median"] if benchmark.stats else None
     limited: dict[str, int | None] = {limit.metric: limit.limit_bytes for limit in limits}
     for metric, limit_bytes in (limited or {"peak_requested_bytes": None}).items():
-        item.config.stash[_ROWS].append(
-            _Row(
+        item.config.stash[_SECTION_LINES].append(
+            _SectionLine(
                 test=item.nodeid,
                 gpu=", ".join(dict.fromkeys(footprint.environment.gpu for footprint in measured)),
                 quantity=_quantity(metric),
@@ -270,7 +270,7 @@ def _mib(size: int | None) -> str:
     return "?" if size is None else f"{size / 2**20:,.2f}"
 
 
-def _write_section(reporter: pytest.TerminalReporter, rows: list[_Row], is_compared: bool) -> None:
+def _write_section(reporter: pytest.TerminalReporter, rows: list[_SectionLine], is_compared: bool) -> None:
     """Write a line per test and limited quantity; those above their limit in red."""
     texts = [
         ["test", *(row.test for row in rows)],
@@ -298,7 +298,7 @@ def _padded(column: list[str], justify: Callable[[str, int], str]) -> list[str]:
     return [justify(cell, width) for cell in column]
 
 
-def _change(row: _Row) -> str:
+def _change(row: _SectionLine) -> str:
     if row.peak_bytes is None or not row.known_bytes:
         return "?"
     return f"{row.peak_bytes / row.known_bytes - 1:+.2%}"
@@ -308,5 +308,5 @@ def _milliseconds(seconds: float | None) -> str:
     return "?" if seconds is None else f"{seconds * 1000:,.3f}"
 
 
-def _is_over(row: _Row) -> bool:
+def _is_over(row: _SectionLine) -> bool:
     return row.limit_bytes is not None and (row.peak_bytes is None or row.peak_bytes > row.limit_bytes)

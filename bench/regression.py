@@ -13,14 +13,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 from profl.bench.cell import Cell
-from profl.bench.config import Config, cells
+from profl.bench.config import Config, experiments
 from profl.bench.errors import InputError
 from profl.bench.fleet import parse_bytes
+from profl.bench.measuring import workloads
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.recording.budget import GRANULE_BYTES
-from profl.bench.results import category_columns
-from profl.bench.sweep import workloads
+from profl.bench.results.schema import category_columns
 
 PEAK = "peak_requested_bytes"
 
@@ -91,7 +91,7 @@ def measure_all(config: Config, prober: Prober, tracked: Tracked = iter) -> Meas
     tracked
         Iterates over the names of what is measured; a progress bar may hang on to it.
     """
-    steps = {step.key: (step, cell) for cell in cells(config) for step in workloads(cell).values()}
+    steps = {step.key: (step, one.cell) for one in experiments(config) for step in workloads(one).values()}
     footprints = {key: prober.measure(steps[key][0], config.gpu) for key in tracked(sorted(steps))}
     return {
         "environment": asdict(next(iter(footprints.values())).environment),

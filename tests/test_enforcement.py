@@ -7,11 +7,12 @@ import torch
 
 from profl.bench.cell import Cell, Recipe
 from profl.bench.data import load_dataset
+from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation
+from profl.bench.measuring import measure_tasks
 from profl.bench.memory.errors import OutOfMemory
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared, StepObserver
-from profl.bench.sweep import measure
 from tests.conftest import small_cell
 
 GPU = "virtual:jetson-orin"
@@ -30,7 +31,7 @@ class Rounds:
         return f"two rounds of {self.cell}"
 
     def prepare(self, device: torch.device) -> Prepared:
-        fleet = Federation(replace(self.cell, gpu="cuda"), load_dataset("digits"), self.least_budgets, 1)
+        fleet = Federation(Experiment.of(replace(self.cell, gpu="cuda")), load_dataset("digits"), self.least_budgets, 1)
         for number in (1, 2):
             row = fleet.run_round(number)
             assert row["participants"] == RECIPE.participants
@@ -54,7 +55,7 @@ class Rounds:
 @pytest.mark.parametrize("method", ["exclusive", "inclusivefl", "profl"])
 def test_devices_train_in_their_least_budget_and_not_in_much_less(method: str, prober: Prober):
     cell = small_cell(method, width=8, recipe=replace(RECIPE, rounds=12 if method == "profl" else 2))
-    least = measure(cell, prober).least_budgets
+    least = measure_tasks(Experiment.of(cell), prober).least_budgets
     first = next(iter(least))
     enough = replace(cell, tier=f"{least[first]}B")
     prober.measure(Rounds(enough, least), GPU, least_budget=False)

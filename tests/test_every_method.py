@@ -7,30 +7,30 @@ from itertools import product
 import pytest
 import torch
 
-from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
+from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation
+from profl.bench.measuring import workloads
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Unobserved
 from profl.bench.models.registry import models
 from profl.bench.registry import methods
-from profl.bench.sweep import workloads
 from tests.conftest import SMALL_RECIPE, small_cell
 
 EVERY = [pytest.param(*pair, id="-".join(pair)) for pair in product(sorted(methods()), sorted(models()))]
 
 
-def cell_of(method: str, model: str) -> Cell:
-    return small_cell(method, model=model, width=4)
+def experiment_of(method: str, model: str) -> Experiment:
+    return Experiment.of(small_cell(method, model=model, width=4))
 
 
 @pytest.mark.parametrize(("method", "model"), EVERY)
 def test_the_categories_of_every_task_sum_to_the_allocators_peak(method: str, model: str, prober: Prober):
-    cell = cell_of(method, model)
-    steps = workloads(cell)
+    experiment = experiment_of(method, model)
+    steps = workloads(experiment)
     assert len({step.key for step in steps.values()}) == len(steps)
     for key, step in steps.items():
-        footprint = prober.measure(step, cell.gpu, least_budget=False)
+        footprint = prober.measure(step, experiment.cell.gpu, least_budget=False)
         assert sum(footprint.categories_at_peak.values()) == footprint.peak_requested_bytes
         assert footprint.peak_requested_bytes <= footprint.peak_allocated_bytes <= footprint.peak_reserved_bytes
         parameter_bytes = sum(parameter.nbytes for parameter in step.task.build().parameters())
@@ -39,14 +39,14 @@ def test_the_categories_of_every_task_sum_to_the_allocators_peak(method: str, mo
 
 @pytest.mark.parametrize(("method", "model"), EVERY)
 def test_a_round_trains_what_it_offers_and_gives_logits(method: str, model: str):
-    cell = cell_of(method, model)
-    needs = dict.fromkeys(workloads(cell), 1)
-    fleet = Federation(cell, load_dataset("digits"), needs, 1)
+    experiment = experiment_of(method, model)
+    needs = dict.fromkeys(workloads(experiment), 1)
+    fleet = Federation(experiment, load_dataset("digits"), needs, 1)
     before = {name: value.clone() for name, value in fleet.method.global_state.items()}
     row = fleet.run_round(1)
     assert row["participants"] == SMALL_RECIPE.participants
     assert any(not torch.equal(before[name], value) for name, value in fleet.method.global_state.items())
-    fresh = Federation(cell, load_dataset("digits"), needs, 1)
+    fresh = Federation(experiment, load_dataset("digits"), needs, 1)
     assert all(torch.equal(before[name], value) for name, value in fresh.method.global_state.items())
     inputs = torch.zeros(2, *fleet.method.model.skeleton().input_shape)
     assert fleet.method.global_model().eval()(inputs).shape == (2, 10)
@@ -55,12 +55,12 @@ def test_a_round_trains_what_it_offers_and_gives_logits(method: str, model: str)
 @pytest.mark.parametrize(("method", "model"), EVERY)
 def test_a_batch_may_be_a_single_example(method: str, model: str):
     # As the last of an epoch often is: BatchNorm then needs more than one pixel.
-    cell = replace(cell_of(method, model), recipe=replace(SMALL_RECIPE, batch_size=1))
-    for step in workloads(cell).values():
+    cell = small_cell(method, model=model, width=4, recipe=replace(SMALL_RECIPE, batch_size=1))
+    for step in workloads(Experiment.of(cell)).values():
         step.prepare(torch.device("cpu")).step(Unobserved())
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
 def test_tasks_are_values_that_travel(method: str):
-    for step in workloads(cell_of(method, "resnet18")).values():
+    for step in workloads(experiment_of(method, "resnet18")).values():
         assert pickle.loads(pickle.dumps(step)) == step

@@ -12,8 +12,8 @@ import torch
 from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
 from profl.bench.errors import InputError
+from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation, run_cell
-from profl.bench.registry import create_method
 from profl.bench.results import ROUND_COLUMNS, CellFolder
 from tests.conftest import SMALL_RECIPE, small_cell
 
@@ -23,9 +23,9 @@ METHODS = ("fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivef
 
 def federation(cell: Cell, least_budgets: Mapping[str, int] | None = None) -> Federation:
     """Return a federation whose tasks need what is given, or nothing."""
-    tasks = create_method(cell.method, cell.spec(10), cell.recipe.rounds, cell.seed, cell.options).all_tasks()
-    needs = least_budgets or {task.key: 1 for task in tasks}
-    return Federation(cell, load_dataset(cell.dataset), needs, full_model_bytes=100 * MB)
+    experiment = Experiment.of(cell)
+    needs = least_budgets or {task.key: 1 for task in experiment.tasks}
+    return Federation(experiment, load_dataset(cell.dataset), needs, full_model_bytes=100 * MB)
 
 
 def without_clock(rows: list[dict]) -> list[dict]:
@@ -44,7 +44,7 @@ def run(cell: Cell, path: Path, stop_after: int | None = None) -> list[dict]:
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        run_cell(cell, folder, needs, 100 * MB, on_round)
+        run_cell(Experiment.of(cell), folder, needs, 100 * MB, on_round)
     return without_clock(folder.rounds())
 
 
@@ -166,7 +166,7 @@ def test_a_summary_of_a_run_in_which_nobody_trained_names_no_task(tmp_path: Path
     cell = small_cell("exclusive", "50MB", recipe=replace(SMALL_RECIPE, rounds=2))
     folder = CellFolder(tmp_path / "cell")
     folder.begin(cell.to_dict(), {})
-    run_cell(cell, folder, {"full model": 51 * MB}, 51 * MB, lambda row: None)
+    run_cell(Experiment.of(cell), folder, {"full model": 51 * MB}, 51 * MB, lambda row: None)
     summary = folder.summary()
     assert summary["dearest_trained_budget_bytes"] is None
     assert summary["participation_share"] == 0
@@ -182,7 +182,7 @@ def test_a_summary_sums_and_averages_the_rounds_and_gives_the_dearest_task(tmp_p
     keys = federation(cell).least_budgets
     needs = {key: 80 * MB if key.startswith("shrink") else 10 * MB + place for place, key in enumerate(keys)}
     needs["grow 1"] = 99 * MB
-    run_cell(cell, folder, needs, 100 * MB, lambda row: None)
+    run_cell(Experiment.of(cell), folder, needs, 100 * MB, lambda row: None)
     rows, summary = folder.rounds(), folder.summary()
     able = {row["eligible_devices"] for row in rows}
     assert len(able) > 1

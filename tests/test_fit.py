@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from profl.bench.errors import InputError
+from profl.bench.experiment import Experiment
 from profl.bench.fit import LOOKAHEAD, Fit, fit, fit_table, guarantee, largest_batch, read_budgets
+from profl.bench.measuring import workloads
 from profl.bench.memory.errors import GpuUnavailable, OutOfMemory
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
-from profl.bench.sweep import workloads
 from profl.bench.training import TrainingWorkload
 
 from .conftest import SMALL_RECIPE, small_cell
@@ -67,7 +68,7 @@ def test_monotone_memory_takes_few_runs(largest: int, most: int):
 
 
 def workload(method: str, task: str, most: int) -> TrainingWorkload:
-    return workloads(small_cell(method, recipe=replace(SMALL_RECIPE, batch_size=most)))[task]
+    return workloads(Experiment.of(small_cell(method, recipe=replace(SMALL_RECIPE, batch_size=most))))[task]
 
 
 def test_the_virtual_gpu_agrees_with_trying_every_batch(prober: Prober):

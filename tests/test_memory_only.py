@@ -19,8 +19,11 @@ import profl.bench.federation
 from profl.bench.cell import Cell
 from profl.bench.cli import main
 from profl.bench.config import Config, Grid, cells, read_config
+from profl.bench.engine import InProcess, Job, LocalProcesses
 from profl.bench.errors import InputError
+from profl.bench.experiment import Experiment
 from profl.bench.held import HELD
+from profl.bench.measuring import measure_tasks
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.report import closing_text, write_report
@@ -29,9 +32,9 @@ from profl.bench.report.page.reproduce import configurations
 from profl.bench.report.study import studies
 from profl.bench.report.style import mebibytes
 from profl.bench.results import CellFolder, read_run
-from profl.bench.sweep import Job, folder_of, measure, run_sweep
+from profl.bench.results.folder import folder_of
 from tests.conftest import SMALL_RECIPE, small_cell
-from tests.test_sweep import Silent, bits
+from tests.sweeps import Silent, bits, sweep
 
 ROUNDS = 12
 RECIPE = replace(SMALL_RECIPE, rounds=ROUNDS, devices=30)  # three batches for each
@@ -77,7 +80,7 @@ class LeakingRounds:
 
         with leaking(self.trainings), suppress(KeyboardInterrupt):
             profl.bench.federation.run_cell(
-                self.job.cell, folder, self.job.least_budgets, self.job.full_model_bytes, on_round
+                self.job.experiment, folder, self.job.least_budgets, self.job.full_model_bytes, on_round
             )
         return None if self.stop_after else folder.summary()
 
@@ -98,7 +101,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, prober: Prober) -> tuple[Pat
     output = tmp_path_factory.mktemp("memory")
     todo = [memory_cell("profl"), memory_cell("heterofl")]
     listener = Silent()
-    run_sweep(todo, output, 2, prober, listener)
+    sweep(todo, output, LocalProcesses(2), prober, listener)
     assert set(listener.errors.values()) == {None}
     assert len(listener.rounds) == 2 * ROUNDS  # every round was reported across two processes
     return output, todo
@@ -107,8 +110,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory, prober: Prober) -> tuple[Pat
 def test_every_round_tells_the_memory_of_its_participants(swept: tuple[Path, list[Cell]], prober: Prober):
     output, todo = swept
     for cell in todo:
-        least, footprints = measure(cell, prober).least_budgets, measure(cell, prober).footprints
-        budgets = set(cell.budgets(measure(cell, prober).full_model_bytes))
+        measured = measure_tasks(Experiment.of(cell), prober)
+        least, footprints = measured.least_budgets, measured.footprints
+        budgets = set(cell.budgets(measured.full_model_bytes))
         rows = folder_of(cell, output).rounds()
         assert len(rows) == cell.recipe.rounds
         for row in rows:
@@ -126,7 +130,7 @@ def test_every_round_tells_the_memory_of_its_participants(swept: tuple[Path, lis
 
 def test_the_peaks_of_a_round_are_the_most_of_any_participant(tmp_path: Path, prober: Prober):
     cell = memory_cell("heterofl", "20%..120%")
-    run_sweep([cell], tmp_path, 1, prober, Silent())
+    sweep([cell], tmp_path, InProcess(), prober, Silent())
     rows = [row for row in folder_of(cell, tmp_path).rounds() if row["usages"]]
     for peak in PEAK_STATISTICS:
         assert all(row[peak] == max(usage[peak] for usage in row["usages"]) for row in rows)
@@ -201,9 +205,9 @@ def test_the_number_of_workers_and_an_interruption_change_nothing(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_sweep([cell], tmp_path, 1, prober, Interrupting())
+        sweep([cell], tmp_path, InProcess(), prober, Interrupting())
     # The worker may have gone one round further before it found that nobody listens.
-    run_sweep([cell], tmp_path, 1, prober, Silent())
+    sweep([cell], tmp_path, InProcess(), prober, Silent())
     assert bits([cell], tmp_path) == bits([cell], output)
 
 
@@ -213,10 +217,11 @@ PER_ROUND = LEAKED_BYTES * RECIPE.participants
 
 def ready(path: Path, prober: Prober) -> Job:
     """Return the leaky cell, measured into a run's folder."""
-    needs, folder = measure(LEAKY, prober), folder_of(LEAKY, path)
+    experiment, folder = Experiment.of(LEAKY), folder_of(LEAKY, path)
+    needs = measure_tasks(experiment, prober)
     folder.path.mkdir(parents=True)
     folder.write_footprints(needs.entries(LEAKY))
-    return Job(LEAKY, folder.path, needs.least_budgets, needs.full_model_bytes)
+    return Job(experiment, folder.path, needs.least_budgets, needs.full_model_bytes)
 
 
 def held_by_round(path: Path) -> list[int]:

@@ -5,13 +5,14 @@ import torch
 from torch import nn
 
 from profl.bench.cell import Recipe
-from profl.bench.config import Config, Grid, cells
+from profl.bench.config import Config, Grid, experiments
 from profl.bench.errors import InputError
+from profl.bench.experiment import Experiment
+from profl.bench.measuring import workloads
 from profl.bench.memory.workload import Unobserved
 from profl.bench.method import FullModel, LocalContext
 from profl.bench.models import ModelSpec, StagedModel
 from profl.bench.registry import create_method, methods
-from profl.bench.sweep import workloads
 from profl.bench.training import TrainingWorkload
 from tests.conftest import SMALL_RECIPE, plug_in, small_cell
 
@@ -100,9 +101,9 @@ def test_a_dataset_whose_examples_the_model_cannot_take_is_refused():
     grid = Grid(method=["fedavg"], model=["letters"], width=[2], dataset=["digits"], tier=["1GiB"], seed=[0])
     message = "dataset 'digits' has examples of shape 3x32x32, but model 'letters' takes 1x20x12: choose another"
     with pytest.raises(InputError, match=message):
-        cells(Config(grid, "virtual:jetson-orin", recipe=SMALL_RECIPE))
+        experiments(Config(grid, "virtual:jetson-orin", recipe=SMALL_RECIPE))
     # To measure, the number of classes is all that a dataset must give.
-    assert list(workloads(small_cell("fedavg", model="letters"))) == ["full model"]
+    assert list(workloads(Experiment.of(small_cell("fedavg", model="letters")))) == ["full model"]
 
 
 def test_a_head_without_a_linear_layer_must_name_its_classifier():

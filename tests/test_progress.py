@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from profl.bench.cell import Cell
+from profl.bench.engine import Outcome
 from profl.bench.held import HELD
 from profl.bench.progress import SweepEvents, SweepProgress
-from profl.bench.sweep import Outcome
 from tests.conftest import small_cell
 
 WIDE, NARROW, IDEAL = small_cell("heterofl", "80%"), small_cell("allsmall", "60%"), small_cell("fedavg")

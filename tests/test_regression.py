@@ -22,7 +22,7 @@ from profl.bench.regression import (
     verdict,
     write_junit,
 )
-from tests.test_results import MEASURED
+from tests.results.conftest import MEASURED
 
 DEFAULT = Sweep(preset="default")
 REFERENCE = {

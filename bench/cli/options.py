@@ -46,9 +46,10 @@ def chosen_workloads(
 ) -> dict[tuple[str, str], TrainingWorkload]:
     """Return the steps that `task_options` chose, by method and task."""
     from profl.bench.cell import Cell, Recipe
+    from profl.bench.experiment import Experiment
     from profl.bench.fleet import UNLIMITED
+    from profl.bench.measuring import workloads
     from profl.bench.registry import method_class, methods
-    from profl.bench.sweep import workloads
 
     for name in method:
         method_class(name)  # a wrong name is told before what another method refuses
@@ -56,7 +57,9 @@ def chosen_workloads(
     return {
         (name, task): workload
         for name in method or sorted(methods())
-        for task, workload in workloads(Cell(method=name, tier=UNLIMITED, seed=0, recipe=recipe, **shape)).items()
+        for task, workload in workloads(
+            Experiment.of(Cell(method=name, tier=UNLIMITED, seed=0, recipe=recipe, **shape))
+        ).items()
     }
 
 

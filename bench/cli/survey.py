@@ -72,7 +72,7 @@ def models(
     """
     from profl.bench.survey.models import GPUS, MODELS, USUAL_PRECISIONS, entries, identity, missing
     from profl.bench.survey.models import survey as measure_all
-    from profl.bench.survey.table import Row, as_frame, errors, identity_of, read_table
+    from profl.bench.survey.table import EntryRow, as_frame, errors, identity_of, read_table
 
     gpus = [available(name) for name in gpu or GPUS]
     wanted = entries(model or MODELS, gpus, precision or USUAL_PRECISIONS, batch_size, image_size)
@@ -82,7 +82,7 @@ def models(
     with Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
         bar = bars.add_task("measuring", total=len(todo))
 
-        def told(row: Row) -> None:
+        def told(row: EntryRow) -> None:
             bars.advance(bar)
             result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
             _line(aside, f"{_name(row)}: {result}")

@@ -50,13 +50,16 @@ def sweep(
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
-    from profl.bench.config import GRID, cells, override, read_config
+    from profl.bench.config import GRID, experiments, override, read_config
     from profl.bench.config import preset as preset_file
+    from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.memory.process.probe import Prober
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.report import closing_table, write_report
-    from profl.bench.results import cell_folders, check_one_recipe, read_run
-    from profl.bench.sweep import folder_of, run_sweep
+    from profl.bench.results.folder import cell_folders, folder_of
+    from profl.bench.results.record import read_record
+    from profl.bench.results.run import check_one_recipe, read_run
+    from profl.bench.sweep import run_sweep
 
     if preset and config:
         raise click.UsageError("give either --preset or --config")
@@ -64,11 +67,14 @@ def sweep(
     chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
     if not chosen.memory_only:
         chosen = replace(chosen, gpu=available(chosen.gpu))
-    todo = cells(chosen)
+    possible = experiments(chosen)
+    todo = [experiment.cell for experiment in possible]
     run = output or Path("results") / f"run-{config.stem}{'-memory' if chosen.memory_only else ''}"
+    workers = workers or os.cpu_count() or 1
+    engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
     console = Console(stderr=True)
     for cell in todo:
-        folder_of(cell, run).check()
+        read_record(folder_of(cell, run))
     check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
@@ -78,7 +84,7 @@ def sweep(
     listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
     with Prober() as prober, listener as progress:
         try:
-            run_sweep(missing, run, workers or os.cpu_count() or 1, prober, progress)
+            run_sweep(possible, run, engine, prober, progress)
         except KeyboardInterrupt:
             console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
             raise SystemExit(130) from None

@@ -16,7 +16,7 @@ from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
 from profl.bench.survey.classifier import IMAGE_SIDES, PRECISIONS, USUAL_IMAGE_SIDE, Classifier
-from profl.bench.survey.table import IDENTITY, PEAKS, Identity, Row, identity_of, read_table, write_table
+from profl.bench.survey.table import IDENTITY, PEAKS, EntryRow, Identity, identity_of, read_table, write_table
 
 # fmt: off
 MODELS = (
@@ -85,7 +85,7 @@ def missing(wanted: Sequence[Entry], path: Path) -> list[Entry]:
     return [entry for entry in wanted if identity(entry) not in known]
 
 
-def survey(todo: Sequence[Entry], path: Path, workers: int, on_row: Callable[[Row], None]) -> None:
+def survey(todo: Sequence[Entry], path: Path, workers: int, on_row: Callable[[EntryRow], None]) -> None:
     """Measure the entries and put their rows into the table at ``path``, each as soon as it is there.
 
     An entry that cannot be measured is a row too, without bytes but with the reason. Whoever interrupts this waits
@@ -115,7 +115,7 @@ def survey(todo: Sequence[Entry], path: Path, workers: int, on_row: Callable[[Ro
             for entry in mine:
                 if stopped.is_set():
                     return
-                row = measure(entry, prober)
+                row = measure_entry(entry, prober)
                 with one_at_a_time:
                     rows[identity(entry)] = row
                     write_table(rows.values(), path)
@@ -130,7 +130,7 @@ def survey(todo: Sequence[Entry], path: Path, workers: int, on_row: Callable[[Ro
             stopped.set()
 
 
-def measure(entry: Entry, prober: Prober) -> Row:
+def measure_entry(entry: Entry, prober: Prober) -> EntryRow:
     """Return the row of one entry.
 
     Raises
@@ -138,7 +138,7 @@ def measure(entry: Entry, prober: Prober) -> Row:
     GpuUnavailable
         If the GPU cannot be had.
     """
-    row: Row = dict(zip(IDENTITY, identity(entry), strict=True))
+    row: EntryRow = dict(zip(IDENTITY, identity(entry), strict=True))
     began = time.perf_counter()
     try:
         footprint = prober.measure(entry.classifier, entry.gpu)

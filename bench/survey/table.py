@@ -46,19 +46,19 @@ COLUMNS = {
 for the least budget and the start of a process included. ``failure`` is why there are no bytes. What is unknown, or
 not there, is empty."""
 
-Row = dict[str, Any]
+EntryRow = dict[str, Any]
 """A row by column; a column that is left out is empty."""
 
 Identity = tuple[str | int, ...]
 """What a row holds in the columns of `IDENTITY`."""
 
 
-def identity_of(row: Row) -> Identity:
+def identity_of(row: EntryRow) -> Identity:
     """Return what tells the row from all others."""
     return tuple(row[name] for name in IDENTITY)
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[EntryRow]:
     """Return the rows of the file, none if there is no file; what is empty is None.
 
     Raises

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from profl.bench.cell import Recipe
 from profl.bench.data import load_dataset
+from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation
 from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel
@@ -40,7 +41,7 @@ def paired(first: Callable[[], object], second: Callable[[], object], pairs: int
 @pytest.mark.benchmark(group="round loop")
 def test_the_round_loop_costs_little_beside_the_barest_loop(benchmark: BenchmarkFixture):
     cell = replace(small_cell(recipe=RECIPE), width=16)
-    fleet = Federation(cell, load_dataset("digits"), {"full model": 1}, 1)
+    fleet = Federation(Experiment.of(cell), load_dataset("digits"), {"full model": 1}, 1)
     data, module = fleet.dataset, cell.spec(10).build()
 
     def bare() -> None:

@@ -13,7 +13,7 @@ from profl.bench.errors import InputError
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.process.probe import Prober
 from profl.bench.survey.classifier import Classifier, known_models
-from profl.bench.survey.models import GPUS, MODELS, Entry, entries, measure, missing
+from profl.bench.survey.models import GPUS, MODELS, Entry, entries, measure_entry, missing
 from profl.bench.survey.table import COLUMNS, IDENTITY, PEAKS, as_frame, errors, read_table, write_table
 
 SMALL = ("--model", "squeezenet1_1", "--gpu", "virtual:t4", "--batch-size", "2", "--image-size", "64")
@@ -68,7 +68,7 @@ def test_running_again_measures_nothing_and_changes_no_byte(table: Path):
 def test_two_measurements_differ_in_nothing_but_seconds(table: Path, prober: Prober):
     for row in read_table(table):
         entry = Entry(Classifier(row["model"], row["precision"], row["batch_size"], row["image_size"]), row["gpu"])
-        again = as_frame([measure(entry, prober)]).drop(columns="seconds")
+        again = as_frame([measure_entry(entry, prober)]).drop(columns="seconds")
         pd.testing.assert_frame_equal(again, as_frame([row]).drop(columns="seconds"))
 
 
@@ -83,7 +83,7 @@ def test_only_what_is_missing_or_failed_or_of_another_environment_is_measured(ta
 def test_what_cannot_be_trained_is_a_row_with_the_reason(prober: Prober, tmp_path: Path):
     """A picture smaller than the network shrinks it."""
     entry = Entry(Classifier("alexnet", image_size=8), "virtual:t4")
-    write_table([measure(entry, prober)], tmp_path / "models.csv")
+    write_table([measure_entry(entry, prober)], tmp_path / "models.csv")
     (row,) = read_table(tmp_path / "models.csv")
     assert "alexnet" in row["failure"]
     assert "\n" not in row["failure"]

@@ -1,0 +1,39 @@
+"""The one seam between a sweep and whoever runs its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from profl.bench.cell import Cell
+from profl.bench.engine.job import Job, Outcome
+from profl.bench.federation import RoundRow
+
+
+class Listener(Protocol):
+    """Who is told how jobs go on, in the thread that called `Engine.run`."""
+
+    def round(self, cell: Cell, row: RoundRow) -> None:
+        """A round is over and on disk."""
+
+    def finished(self, cell: Cell, outcome: Outcome) -> None:
+        """A cell is over."""
+
+
+class Engine(Protocol):
+    """Who runs a sweep's measured cells.
+
+    An engine decides where and when: every job is run by `profl.bench.engine.run_job`, in a process that reaches the
+    job's folder. What a cell leaves on disk does not depend on the engine, as `run_job` sees to that.
+    """
+
+    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
+        """Run every job; tell of every round as it ends, and once for each job that its cell is finished.
+
+        A job whose worker died is over too: an `Outcome` with an error, while the others go on.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            On Ctrl-C, or from the listener, with every worker ended and finished rounds on disk.
+        """

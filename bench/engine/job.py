@@ -1,0 +1,141 @@
+"""A measured cell that is ready to run, how it is run, and how it ends."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from filelock import Timeout
+
+from profl.bench.cell import Cell
+from profl.bench.errors import InputError, in_one_line
+from profl.bench.experiment import Experiment
+from profl.bench.federation import RoundRow, run_cell
+from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.process.probe import Prober
+from profl.bench.results import CellFolder
+
+
+class Outcome(NamedTuple):
+    """How a cell ended.
+
+    Parameters
+    ----------
+    summary
+        As ``profl.bench.results`` describes it, if the cell is done.
+    error
+        What failed, in one line.
+    taken
+        Whether it was left to another sweep that is at it.
+    """
+
+    summary: Mapping[str, Any] | None = None
+    error: str | None = None
+    taken: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measured cell, ready to run: picklable, for a worker process.
+
+    Parameters
+    ----------
+    experiment
+        The cell, its names looked up.
+    path
+        The cell's folder.
+    least_budgets, full_model_bytes
+        As of ``Measured``.
+    """
+
+    experiment: Experiment
+    path: Path
+    least_budgets: Mapping[str, int]
+    full_model_bytes: int
+
+    @property
+    def cell(self) -> Cell:
+        """What is run."""
+        return self.experiment.cell
+
+
+@dataclass(frozen=True)
+class OnVirtualGpu:
+    """A job as a program for a worker process that has the cell's virtual GPU; it reports its rows."""
+
+    job: Job
+
+    @property
+    def key(self) -> str:
+        return self.job.path.name
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> Outcome:
+        return _run_here(self.job, report)
+
+
+def run_job(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
+    """Run one cell: here, or for its memory alone where its virtual GPU is.
+
+    One torch thread computes, whoever calls this, and everything is drawn from the cell's seed: the results do not
+    depend on the process or on what ran in it before.
+
+    Parameters
+    ----------
+    on_round
+        Told of every round when it is on disk.
+
+    Returns
+    -------
+    Outcome
+        Also of a cell that failed; the traceback is then in its folder.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C, or from ``on_round``; finished rounds are on disk.
+    """
+    if not job.cell.memory_only:
+        return _run_here(job, on_round)
+    try:
+        with Prober() as prober:
+            outcome: Outcome = prober.run(OnVirtualGpu(job), job.cell.gpu, on_round)
+            return outcome
+    except MeasurementFailed as error:
+        return failure(CellFolder(job.path), error)
+
+
+def _run_here(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
+    """Run one cell in this process, unless another sweep is at it."""
+    folder = CellFolder(job.path)
+    try:
+        with folder.lock(), folder.attempt(), _one_torch_thread():
+            if folder.status != "done":
+                run_cell(job.experiment, folder, job.least_budgets, job.full_model_bytes, on_round)
+    except Timeout:
+        return Outcome(taken=True)
+    except Exception as error:
+        return failure(folder, error)
+    return Outcome(folder.summary())
+
+
+def failure(folder: CellFolder, error: Exception) -> Outcome:
+    """Keep the traceback of the error that is being handled in the cell's folder; return how the cell ended."""
+    with suppress(OSError):  # a full disk, say: the cell then counts as interrupted
+        folder.fail(traceback.format_exc())
+    text = in_one_line(error)
+    return Outcome(error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}")
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,70 @@
+"""What is measured of a cell before it is run: every task of its method, and the full model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from profl.bench.cell import Cell
+from profl.bench.experiment import Experiment
+from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.process.probe import Prober
+from profl.bench.memory.timeline import pack
+from profl.bench.method import FullModel
+from profl.bench.training import TrainingWorkload
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a cell's method needs, measured.
+
+    Parameters
+    ----------
+    footprints
+        By task key.
+    full_model_bytes
+        Least budget of plain training of the full model.
+    """
+
+    footprints: Mapping[str, Footprint]
+    full_model_bytes: int
+
+    @property
+    def least_budgets(self) -> dict[str, int]:
+        """Least budgets in bytes, by task key."""
+        return {key: _least(footprint) for key, footprint in self.footprints.items()}
+
+    def entries(self, cell: Cell) -> list[dict[str, Any]]:
+        """Return the rows of ``footprints.json``."""
+        return [
+            {"task": key, "batch_size": cell.recipe.batch_size, "gpu": cell.gpu, **footprint.to_dict()}
+            for key, footprint in self.footprints.items()
+        ]
+
+    def timelines(self) -> dict[str, Any]:
+        """Return the content of ``timelines.json``."""
+        return {key: pack(footprint.timeline) for key, footprint in self.footprints.items() if footprint.timeline}
+
+
+def _least(footprint: Footprint) -> int:
+    if footprint.least_budget_bytes is None:
+        raise ValueError(f"the least budget of {footprint.key} was not measured")
+    return footprint.least_budget_bytes
+
+
+def workloads(experiment: Experiment) -> dict[str, TrainingWorkload]:
+    """Return the steps to measure for a cell, by task key: every task its method may offer."""
+    cell, model = experiment.cell, experiment.model
+    return {task.key: TrainingWorkload(cell.method, model, task, cell.recipe) for task in experiment.tasks}
+
+
+def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
+    """Measure every task of a cell's method, and the full model."""
+    cell, model = experiment.cell, experiment.model
+    steps = workloads(experiment)
+    full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
+    return Measured(
+        {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in steps.items()},
+        _least(prober.measure(full, cell.gpu)),
+    )

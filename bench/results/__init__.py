@@ -1,0 +1,31 @@
+"""What a run leaves on disk, and how it is read back. The schema is stated here and nowhere else.
+
+A run is a folder with one folder per cell::
+
+    RUN/cells/CELL/cell.json         what was run: method, model, dataset, tier, seed, recipe
+                   environment.json  where: versions, machine, torch threads
+                   footprints.json   measured memory of every task of the method
+                   timelines.json    live bytes of every task over time, as `profl.bench.memory.timeline` packs them
+                   rounds.jsonl      one row per finished round, appended and flushed
+                   checkpoint.pt     state after the last finished round, replaced atomically
+                   summary.json      final figures; present exactly when the cell is done
+                   error.txt         traceback of the last failure, if it failed
+                   running           empty; present while a worker is at the cell, and after it was killed
+                   cell.lock         empty, and stays; whoever works on the cell holds a lock on it
+"""
+
+from profl.bench.results.folder import CellFolder
+from profl.bench.results.record import Record
+from profl.bench.results.run import Run, read_run
+from profl.bench.results.schema import CELL_COLUMNS, FOOTPRINT_KEY, ROUND_COLUMNS, peak_column
+
+__all__ = [
+    "CELL_COLUMNS",
+    "FOOTPRINT_KEY",
+    "ROUND_COLUMNS",
+    "CellFolder",
+    "Record",
+    "Run",
+    "peak_column",
+    "read_run",
+]

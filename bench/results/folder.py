@@ -1,0 +1,247 @@
+"""A cell's folder: every file that a run leaves there, written and read."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
+
+from profl.bench.cell import Cell
+from profl.bench.errors import InputError
+from profl.bench.files import replacing, write_whole
+from profl.bench.memory.timeline import unpack
+from profl.bench.results.json_files import as_json, read_json, write_json
+from profl.bench.results.schema import (
+    FOOTPRINT_FORM,
+    MEMORY_OF_TRAINING,
+    OBJECT_FORM,
+    OBJECTS_FORM,
+    ROUND_COLUMNS,
+    ROUND_FORM,
+    SUMMARY_FORM,
+)
+from profl.bench.validation import describe
+
+_GLANCE_SECONDS = 1
+"""More than long enough for whoever only looks whether a cell's lock is held."""
+
+
+class CellFolder:
+    """One cell's folder. Every file is replaced atomically or appended by whole lines.
+
+    A ``kill -9`` loses at most the round in flight: a row without its checkpoint is dropped when the cell resumes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a file of the cell is damaged."""
+        return f"delete {self.path} to run it again"
+
+    @property
+    def status(self) -> str:
+        """``done``, ``failed`` (last attempt raised), ``running`` (now), ``stopped`` or ``waiting`` (not begun)."""
+        if (self.path / "summary.json").exists():
+            return "done"
+        if (self.path / "error.txt").exists():
+            return "failed"
+        if self._locked:
+            return "running"
+        return "stopped" if self.attempted or (self.path / "rounds.jsonl").exists() else "waiting"
+
+    @property
+    def _locked(self) -> bool:
+        """Whether a process holds the cell's lock."""
+        try:
+            with open(self.path / "cell.lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file is closed
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
+
+    def lock(self) -> FileLock:
+        """Return the lock that whoever works on the cell must hold; raises `filelock.Timeout` if another does."""
+        return FileLock(self.path / "cell.lock", timeout=_GLANCE_SECONDS)
+
+    @property
+    def attempted(self) -> bool:
+        """Whether a worker began the cell and has neither finished it nor failed."""
+        return (self.path / "running").exists()
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Mark the cell as being run; the mark outlives a kill."""
+        (self.path / "running").touch()
+        try:
+            yield
+        finally:
+            (self.path / "running").unlink(missing_ok=True)
+
+    def cell(self) -> Cell:
+        """Return what is run here."""
+        path = self.path / "cell.json"
+        return Cell.from_dict(read_json(path), str(path))
+
+    def environment(self) -> dict[str, Any]:
+        """Return where the cell is run; nothing if it is not begun."""
+        return self._read("environment.json", OBJECT_FORM) or {}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the final figures of a cell that is done."""
+        return self._read("summary.json", SUMMARY_FORM)
+
+    def _read(self, name: str, form: TypeAdapter[Any]) -> Any:
+        """Return a file's content as it stands, or nothing if there is no such file yet."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        content = read_json(path)
+        _check_form(content, form, str(path), self.path)
+        return content
+
+    def begin(self, cell: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Write what is to be run, and where; forget an earlier failure.
+
+        Raises
+        ------
+        InputError
+            If the folder already belongs to another cell.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        known = self.path / "cell.json"
+        if known.exists() and read_json(known) != json.loads(as_json(cell)):
+            raise InputError(f"{self.path} holds another cell: move it away, or choose another --output folder")
+        for stale in ("error.txt", "running"):
+            (self.path / stale).unlink(missing_ok=True)
+        write_json(known, cell)
+        write_json(self.path / "environment.json", environment)
+
+    def write_footprints(self, entries: list[dict[str, Any]]) -> None:
+        """Write the measured memory of every task of the method."""
+        write_json(self.path / "footprints.json", entries)
+
+    def write_timelines(self, packed: Mapping[str, Any]) -> None:
+        """Write what `profl.bench.memory.timeline.pack` made of every task's timeline, by task."""
+        write_json(self.path / "timelines.json", packed, indent=None)
+
+    def timelines(self) -> dict[str, Any]:
+        """Return what `write_timelines` wrote; nothing if there is no such file."""
+        packed = self._read("timelines.json", OBJECT_FORM) or {}
+        for task in packed:
+            try:
+                unpack(packed[task])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(f"{self.path}/timelines.json holds no timelines ({error}): {self.remedy}") from None
+        return packed
+
+    def footprints(self) -> list[dict[str, Any]]:
+        """Return what was measured; nothing if measuring has not got that far."""
+        entries = self._read("footprints.json", OBJECTS_FORM) or []
+        for entry in entries:
+            shape = {name: entry[name] for name in ("task", "batch_size", "gpu") if name in entry}
+            rest = {name: value for name, value in entry.items() if name not in shape}
+            try:
+                FOOTPRINT_FORM.validate_python(rest)
+            except ValidationError as error:
+                raise InputError(f"{describe(error, f'{self.path}/footprints.json')}; {self.remedy}") from None
+            if len(shape) < 3:
+                raise InputError(f"{self.path}/footprints.json lacks a task, batch size or GPU: {self.remedy}")
+        return entries
+
+    def append_round(self, row: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+        """Add one finished round and replace the checkpoint."""
+        with open(self.path / "rounds.jsonl", "a") as rows:
+            rows.write(as_json(row) + "\n")
+            rows.flush()
+            os.fsync(rows.fileno())
+        with replacing(self.path / "checkpoint.pt") as partial:
+            torch.save(dict(checkpoint), partial)
+
+    def resume(self) -> dict[str, Any] | None:
+        """Return the last checkpoint, or None, and drop rows of rounds after it.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint cannot be read.
+        """
+        path = self.path / "checkpoint.pt"
+        checkpoint = None
+        if path.exists():
+            try:
+                checkpoint = torch.load(path, weights_only=True)
+            except Exception as error:
+                message = f"{path} is damaged ({type(error).__name__}): {self.remedy}"
+                raise InputError(message) from error
+        finished = checkpoint["round"] if checkpoint else 0
+        kept = [as_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
+        if len(kept) != finished:
+            raise InputError(f"{self.path}/rounds.jsonl lacks rows: {self.remedy}")
+        write_whole(self.path / "rounds.jsonl", "".join(kept))
+        return checkpoint
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the final figures; the checkpoint is no longer needed and goes."""
+        write_json(self.path / "summary.json", summary)
+        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+
+    def fail(self, traceback: str) -> None:
+        """Record a failure; what was finished stays."""
+        write_whole(self.path / "error.txt", traceback)
+
+    def failure(self) -> str:
+        """Return the last line of the last failure; empty if it did not fail."""
+        path = self.path / "error.txt"
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        return lines[-1] if lines else ""
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the rows of the finished rounds; a last line cut short by a kill is left out.
+
+        Raises
+        ------
+        InputError
+            If another line cannot be read.
+        """
+        path = self.path / "rounds.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text(errors="replace").split("\n")
+        rows, unknown = [], {name: None for name in ROUND_COLUMNS if name in MEMORY_OF_TRAINING}
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise InputError(f"{path}, line {number} is not JSON: {self.remedy}") from None
+            _check_form(row, ROUND_FORM, f"{path}, line {number}", self.path)
+            rows.append({**unknown, **row})
+        return rows
+
+
+def _check_form(content: Any, form: TypeAdapter[Any], source: str, folder: Path) -> None:
+    try:
+        form.validate_python(content, strict=True)
+    except ValidationError as error:
+        raise InputError(f"{describe(error, source)}; delete {folder} to run it again") from None
+
+
+def cell_folders(run: Path) -> list[CellFolder]:
+    """Return the folders of a run's cells, by name."""
+    return [CellFolder(folder) for folder in sorted((run / "cells").glob("*")) if folder.is_dir()]
+
+
+def folder_of(cell: Cell, output: Path) -> CellFolder:
+    """Return the cell's folder in a run."""
+    return CellFolder(output / "cells" / cell.folder_name)

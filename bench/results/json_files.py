@@ -1,0 +1,46 @@
+"""JSON as a run's files hold it: unknown numbers are null."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from profl.bench.errors import InputError
+from profl.bench.files import write_whole
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: is this the folder of a run?") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON ({error}): delete the folder to run it again") from None
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write a JSON file atomically."""
+    write_whole(path, as_json(value, indent) + "\n")
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON in which NaN and infinity are null, as the standard has neither."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

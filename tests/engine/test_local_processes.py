@@ -1,0 +1,64 @@
+"""Workers that are killed or interrupted leave every finished round, and the cells that waited are run."""
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from profl.bench.cell import Cell
+from profl.bench.engine import LocalProcesses
+from profl.bench.memory.process.probe import Prober
+from profl.bench.results import CellFolder
+from profl.bench.results.folder import folder_of
+from tests.conftest import SMALL_RECIPE, small_cell
+from tests.sweeps import CONFIG, Silent, sweep
+
+
+def test_a_killed_worker_fails_its_cell_and_waiting_cells_run(tmp_path: Path, prober: Prober):
+    long = small_cell(recipe=replace(SMALL_RECIPE, rounds=200))
+    also_long = small_cell(seed=9, recipe=replace(SMALL_RECIPE, rounds=200))
+    short = [also_long, *(small_cell("exclusive", "200%", seed=seed, recipe=CONFIG.recipe) for seed in range(3))]
+    # One of those that wait has been run in part before: it has not failed either.
+    folder_of(short[1], tmp_path).begin(short[1].to_dict(), {})
+    (folder_of(short[1], tmp_path).path / "rounds.jsonl").touch()
+    assert folder_of(short[1], tmp_path).status == "stopped"
+
+    class Killer(Silent):
+        def round(self, cell: Cell, row: dict) -> None:
+            super().round(cell, row)
+            if cell == long and row["round"] == 3:
+                for process in multiprocessing_children():
+                    os.kill(process, signal.SIGKILL)
+
+    listener = Killer()
+    sweep([long, *short], tmp_path, LocalProcesses(2), prober, listener)
+    assert "killed" in str(listener.errors[long.folder_name])
+    assert [listener.errors[cell.folder_name] for cell in short[1:]] == [None] * 3
+    assert all(folder_of(cell, tmp_path).status == "done" for cell in short[1:])
+    assert 3 <= len(folder_of(long, tmp_path).rounds()) < 200
+
+
+def multiprocessing_children() -> list[int]:
+
+    return [process.pid for process in multiprocessing.active_children() if process.pid]
+
+
+def test_interrupting_ends_the_workers_and_keeps_the_rounds(tmp_path: Path, prober: Prober):
+    cell = small_cell(recipe=replace(SMALL_RECIPE, rounds=200))
+    other = small_cell(seed=1, recipe=replace(SMALL_RECIPE, rounds=200))
+
+    class Impatient(Silent):
+        def round(self, cell: Cell, row: dict) -> None:
+            if row["round"] == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep([cell, other], tmp_path, LocalProcesses(2), prober, Impatient())
+    assert multiprocessing_children() == []
+    folder = CellFolder(folder_of(cell, tmp_path).path)
+    kept = len(folder.rounds())
+    assert kept < 200
+    assert (folder.resume() or {"round": 0})["round"] in (kept, kept - 1)

@@ -1,0 +1,103 @@
+"""A sweep's configuration: its cells, and what is refused before any work."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from profl.bench.config import Grid, cells, experiments, override, presets, read_config
+from profl.bench.errors import InputError
+from profl.bench.fleet import UNLIMITED
+from tests.conftest import SMALL_RECIPE
+from tests.sweeps import CONFIG, GRID
+
+FILE = """
+gpu = 'cuda'
+grid = {method = ['profl'], model = ['resnet18'], width = [2], dataset = ['digits'], tier = ['1MB'], seed = [0]}
+"""
+
+
+def test_a_method_that_ignores_memory_gets_one_cell():
+    todo = cells(CONFIG)
+    assert [(cell.method, cell.tier) for cell in todo] == [
+        ("fedavg", UNLIMITED),
+        ("exclusive", "50%"),
+        ("exclusive", "100%"),
+        ("heterofl", "50%"),
+        ("heterofl", "100%"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("axis", "value"),
+    [
+        ("method", "fedprox"),
+        ("model", "resnet999"),
+        ("dataset", "mnist2"),
+        ("tier", "lots"),
+        ("tier", "0MB"),
+    ],
+)
+def test_bad_names_are_refused_before_any_work(axis: str, value: str):
+    with pytest.raises(InputError, match=value):
+        experiments(replace(CONFIG, grid=Grid(**{**GRID, "method": ["heterofl"], axis: [value]})))
+
+
+def test_options_of_a_method_that_is_not_run_are_checked_too():
+    with pytest.raises(InputError, match="options of method 'profl': pace cannot be"):
+        cells(replace(CONFIG, options={"profl": {"pace": [1]}}))
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(InputError, match="unknown option of method 'heterofl' 'speed'"):
+        cells(replace(CONFIG, options={"heterofl": {"speed": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpu = ", "is not TOML"),
+        ("gpu = 'cuda'", r"study\.toml: grid is missing"),
+        ("gpu = 'cuda'\ngrid = {method = ['profl']}", "grid.model, .*, grid.tier, grid.seed are missing"),
+        (FILE + "colour = 1", "unknown key 'colour': choose one of grid, gpu, data"),
+        (FILE.replace("{m", "{shape = [1], m"), "unknown key 'grid.shape': choose one of method, model, width"),
+        (FILE.replace("tier", "teir"), "unknown key 'grid.teir': choose one of method, model, width"),
+        (FILE + "recipe = {epochs = 1}", "unknown key 'recipe.epochs'"),
+        (FILE.replace("method = ['profl']", "method = []"), "grid.method cannot be"),
+        (FILE.replace("method = ['profl']", "method = 'profl'"), "grid.method cannot be 'profl'"),
+        (FILE.replace("width = [2]", "width = [2.0]"), r"grid.width.0 cannot be 2\.0"),
+        (FILE + "recipe = []", "recipe cannot be"),
+        (FILE + "recipe = {learning_rate = inf}", "recipe.learning_rate cannot be inf"),
+        (FILE + "options = 5", "options cannot be 5"),
+        (FILE + "options = {exclusive = 5}", "options.exclusive cannot be 5"),
+        ("grid = 5", "grid cannot be 5"),
+        (FILE.replace("seed = [0]", "seed = [99999999999999999999]"), "grid.seed.0 cannot be 99999999999999999999"),
+        (FILE.replace("width = [2]", "width = [1000000]"), "grid.width.0 cannot be 1000000"),
+        (FILE + "recipe = {devices = 100000000}", "recipe.devices cannot be 100000000"),
+        (FILE + "recipe = {learning_rate = 1e308}", r"recipe.learning_rate cannot be 1e\+308"),
+    ],
+)
+def test_a_bad_file_is_refused(text: str, message: str, tmp_path: Path):
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_config(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_every_preset_gives_cells(name: str):
+    assert experiments(read_config(presets()[name]))
+
+
+def test_given_values_replace_those_of_the_file():
+    changed = override(CONFIG, {"tier": ("75%",), "seed": ()}, gpu="virtual:t4", data=None, rounds=7, batch_size=None)
+    assert changed.grid.tier == ["75%"]
+    assert changed.grid.seed == [0]
+    assert changed.gpu == "virtual:t4"
+    assert changed.recipe.rounds == 7
+    assert changed.recipe.batch_size == SMALL_RECIPE.batch_size
