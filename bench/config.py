@@ -16,11 +16,11 @@ from pydantic.dataclasses import dataclass as validated
 from profl.bench.cell import EXACT, Cell, Recipe, Seed, Width
 from profl.bench.data import classes_of, takes_folder
 from profl.bench.data.partition import parse_scheme
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, unknown
 from profl.bench.fleet import UNLIMITED, Tier
 from profl.bench.memory.gpu.profile import VIRTUAL, resolve
 from profl.bench.method import Method
-from profl.bench.registry import create_method, method_class, method_options, unknown
+from profl.bench.registry import create_method, method_class, method_options
 from profl.bench.validation import checked
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isabstract
-from typing import Any, NoReturn
+from typing import Any
 
-from profl.bench.errors import InputError, in_one_line
+from profl.bench.errors import InputError, in_one_line, unknown
 from profl.bench.method import Method
 from profl.bench.models import ModelSpec, StagedModel, resnet18, resnet34
 from profl.bench.validation import checked
 
 MODELS: Mapping[str, Callable[[ModelSpec], StagedModel]] = {"resnet18": resnet18, "resnet34": resnet34}
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
-    """Raise the error for a name that is not registered, listing those that are."""
-    raise InputError(f"unknown {kind} '{name}': choose one of {', '.join(sorted(known))}")
 
 
 def model_builder(name: str) -> Callable[[ModelSpec], StagedModel]:

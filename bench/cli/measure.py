@@ -62,13 +62,13 @@ def measure(
     """
     from profl.bench.cli.against import described, other_run
     from profl.bench.cli.measure_output import Result, print_results
+    from profl.bench.errors import unknown
     from profl.bench.memory.comparison.against import Comparison
     from profl.bench.memory.comparison.measured_run import recorded_run
     from profl.bench.memory.comparison.run_file import check_writable, write_runs
     from profl.bench.memory.gpu.profile import ESTIMATE
     from profl.bench.memory.process.probe import Prober
     from profl.bench.memory.replay.settings import AllocatorSettings
-    from profl.bench.registry import unknown
 
     gpu = available(gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}

@@ -124,7 +124,7 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
     from rich.console import Console
 
     from profl.bench.cli.survey_output import print_line, recorders_table
-    from profl.bench.registry import unknown
+    from profl.bench.errors import unknown
     from profl.bench.survey.recorders import SUBJECTS, compare
 
     for name in subject:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, unknown
 from profl.bench.memory.workload import Prepared, StepObserver
-from profl.bench.registry import unknown
 
 if TYPE_CHECKING:
     import torch
