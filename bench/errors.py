@@ -1,7 +1,11 @@
-"""The one error that users are expected to see."""
+"""The one error that users are expected to see, and how it names what they may have meant."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import NoReturn
+
+LIKENESS = 0.7
+"""How alike two names must be, by difflib's ratio, for the one to be taken for the other misspelt."""
 
 
 class InputError(ValueError):
@@ -15,5 +19,17 @@ def in_one_line(error: Exception) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
-    """Raise the error for a name that is not known, listing those that are."""
-    raise InputError(f"unknown {kind} '{name}': choose one of {', '.join(sorted(known))}")
+    """Raise the error for a name that is not known, with the one it nearly is and all that are."""
+    names = sorted(known)
+    raise InputError(f"unknown {kind} '{name}': {choose(nearest(name, names), ', '.join(names))}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is spelt most like ``name``, in upper or lower case; None if no one is alike."""
+    spelt = {entry.casefold(): entry for entry in known}
+    return next((spelt[match] for match in get_close_matches(name.casefold(), spelt, 1, LIKENESS)), None)
+
+
+def choose(meant: str | None, known: str) -> str:
+    """Return the remedy for a name that is not known: what may be ``meant``, then what there is to choose from."""
+    return f"did you mean '{meant}'? Choose one of {known}" if meant else f"choose one of {known}"

@@ -123,7 +123,7 @@ def test_unknown_options_are_refused():
         ("gpu = 'cuda'\ngrid = {method = ['profl']}", "grid.model, .*, grid.tier, grid.seed are missing"),
         (FILE + "colour = 1", "unknown key 'colour': choose one of grid, gpu, data"),
         (FILE.replace("{m", "{shape = [1], m"), "unknown key 'grid.shape': choose one of method, model, width"),
-        (FILE.replace("tier", "teir"), "unknown key 'grid.teir': choose one of method, model, width"),
+        (FILE.replace("tier", "teir"), r"unknown key 'grid.teir': did you mean 'tier'\? Choose one of method, model"),
         (FILE + "recipe = {epochs = 1}", "unknown key 'recipe.epochs'"),
         (FILE.replace("method = ['profl']", "method = []"), "grid.method cannot be"),
         (FILE.replace("method = ['profl']", "method = 'profl'"), "grid.method cannot be 'profl'"),
