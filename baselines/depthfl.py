@@ -16,7 +16,7 @@ from profl.baselines.server import filled
 from profl.bench.aggregation import Update
 from profl.bench.errors import InputError
 from profl.bench.method import Method, RoundSummary, Task
-from profl.bench.models import ModelSpec, global_average_head
+from profl.bench.models import ModelSpec, global_average_head, initialise_convolutions
 from profl.bench.randomness import initialised
 
 
@@ -152,9 +152,7 @@ def gated_exit(channels: Sequence[int], classes: int) -> nn.Module:
     """
     stand_ins = [separable(channels[i], channels[i + 1]) for i in range(len(channels) - 1)]
     classifier = nn.Sequential(AttentionGate(channels[0]), *stand_ins, global_average_head(channels[-1], classes))
-    for part in classifier.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+    initialise_convolutions(classifier)
     return classifier
 
 

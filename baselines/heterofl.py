@@ -16,10 +16,7 @@ from profl.baselines.server import filled
 from profl.baselines.width import RATES, leading_state, load_leading, parse_rates
 from profl.bench.aggregation import Update
 from profl.bench.method import LocalContext, Method, Task, initial_state
-from profl.bench.models import ModelSpec
-
-CLASSIFIER = "head.2"
-"""Name of the last linear layer in a staged network."""
+from profl.bench.models import ModelSpec, StagedModel
 
 
 class HeteroFL(Method):
@@ -63,6 +60,7 @@ class HeteroFL(Method):
         super().__init__(model, rounds, seed, options)
         self._tasks = [SubnetworkTask(model.at_rate(rate), options.scaler) for rate in parse_rates(options.rates)]
         self.global_state = initial_state(model, seed)
+        self._classifier_weight = f"{model.skeleton().classifier_name}.weight"
         self._widest_trained = 0
 
     def all_tasks(self) -> Sequence[Task]:
@@ -73,15 +71,17 @@ class HeteroFL(Method):
 
     def aggregate(self, updates: Sequence[Update]) -> None:
         super().aggregate(updates)
-        features = [update.state[CLASSIFIER + ".weight"].shape[1] for update in updates]
+        features = [update.state[self._classifier_weight].shape[1] for update in updates]
         self._widest_trained = max(self._widest_trained, *features)
 
     def global_model(self) -> nn.Module:
-        with torch.device("meta"):
-            networks = {task.model: task.model.build() for task in self._tasks}
-        trained = [model for model, network in networks.items() if network.stage_channels[-1] <= self._widest_trained]
+        networks = {task.model: task.model.skeleton() for task in self._tasks}
+        trained = [model for model, network in networks.items() if self._features(network) <= self._widest_trained]
         model = trained[0] if trained else self._tasks[-1].model
         return filled(model.build, leading_state(networks[model], self.global_state))
+
+    def _features(self, network: nn.Module) -> int:
+        return network.get_parameter(self._classifier_weight).shape[1]
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "widest_trained": self._widest_trained}
@@ -137,11 +137,12 @@ class SubnetworkTask(Task):
         return functional.cross_entropy(logits, targets)
 
     def update(self, module: nn.Module, local: LocalContext) -> Update:
-        """Return the parameters; of the last linear layer the rows of the held classes only."""
+        """Return the parameters; of the classifier the rows of the held classes only."""
+        assert isinstance(module, StagedModel)  # as built
         state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         rows = local.classes.nonzero().flatten()
         regions = {}
-        for name in (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias"):
+        for name in [name for name in state if name.rpartition(".")[0] == module.classifier_name]:
             columns = [torch.arange(size) for size in state[name].shape[1:]]
             state[name] = state[name][rows]
             regions[name] = (rows, *columns)

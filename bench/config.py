@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
 from profl.bench.cell import EXACT, Cell, Recipe, Seed, Width
-from profl.bench.data import classes_of, takes_folder
+from profl.bench.data import classes_of, shape_of, takes_folder
 from profl.bench.data.partition import parse_scheme
 from profl.bench.errors import InputError, unknown
 from profl.bench.fleet import UNLIMITED, Tier
@@ -136,9 +136,21 @@ def cells(config: Config) -> list[Cell]:
             memory_only=config.memory_only,
         )
         if cell not in result:
+            _check_fit(cell)
             method_of(cell)
             result.append(cell)
     return result
+
+
+def _check_fit(cell: Cell) -> None:
+    """Refuse a dataset whose examples the model cannot take; measuring alone needs none, but the number of classes."""
+    given, taken = shape_of(cell.dataset), cell.spec(classes=2).skeleton().input_shape
+    if given != taken:
+        has, takes = ("x".join(map(str, shape)) for shape in (given, taken))
+        raise InputError(
+            f"dataset '{cell.dataset}' has examples of shape {has}, but model '{cell.model}' takes {takes}: "
+            "choose another of either"
+        )
 
 
 def method_of(cell: Cell) -> Method:

@@ -1,5 +1,7 @@
 """The one error that users are expected to see, and how it names what they may have meant."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NoReturn

@@ -63,7 +63,7 @@ class Task(ABC):
         module.load_state_dict({name: global_state[name] for name in module.state_dict()})
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the scalar training loss for ``inputs`` (batch, 3, 32, 32) and int64 ``targets`` (batch,)."""
+        """Return the scalar training loss for ``inputs`` (batch, *input_shape) and int64 ``targets`` (batch,)."""
         return functional.cross_entropy(module(inputs), targets)
 
     def update(self, module: nn.Module, local: LocalContext) -> Update:

@@ -1,39 +1,23 @@
-"""Names to things: methods (entry points, so that other packages can plug in theirs) and models."""
+"""Methods by name: entry points, so that other packages can plug in theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from inspect import isabstract
 from typing import Any
 
-from profl.bench.errors import InputError, in_one_line, unknown
+from profl.bench.errors import InputError, unknown
 from profl.bench.method import Method
-from profl.bench.models import ModelSpec, StagedModel, resnet18, resnet34
+from profl.bench.models import ModelSpec
+from profl.bench.plugins import installed, load
 from profl.bench.validation import checked
 
-MODELS: Mapping[str, Callable[[ModelSpec], StagedModel]] = {"resnet18": resnet18, "resnet34": resnet34}
 
-
-def model_builder(name: str) -> Callable[[ModelSpec], StagedModel]:
-    """Return the function that builds a model of this name.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
-    if name not in MODELS:
-        unknown("model", name, MODELS)
-    return MODELS[name]
-
-
-@cache
 def methods() -> Mapping[str, EntryPoint]:
     """Return the installed methods by name, from the entry points ``profl.methods``."""
-    return {point.name: point for point in entry_points(group="profl.methods")}
+    return installed("profl.methods")
 
 
 def method_class(name: str) -> type[Method]:
@@ -45,20 +29,13 @@ def method_class(name: str) -> type[Method]:
         If no installed package offers it, if its module cannot be imported, or if what is offered is no whole
         ``Method``.
     """
-    if name not in methods():
-        unknown("method", name, methods())
-    point = methods()[name]
-    try:
-        loaded = point.load()
-    except Exception as error:  # a plug-in's module may raise anything
-        raise InputError(f"method '{name}' ({point.value}) cannot be imported: {in_one_line(error)}") from error
+    loaded = load("method", name, methods())
+    where = f"method '{name}' ({methods()[name].value})"
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-        raise InputError(f"method '{name}' ({point.value}) is not a subclass of profl.bench.method.Method")
+        raise InputError(f"{where} is not a subclass of profl.bench.method.Method")
     if isabstract(loaded):
         lacking = ", ".join(sorted(loaded.__abstractmethods__))
-        raise InputError(
-            f"method '{name}' ({point.value}) does not define {lacking}, as profl.bench.method.Method asks"
-        )
+        raise InputError(f"{where} does not define {lacking}, as profl.bench.method.Method asks")
     return loaded
 
 

@@ -16,7 +16,7 @@ from profl.bench.cell import Recipe
 from profl.bench.data import augment
 from profl.bench.memory.workload import Prepared, StepObserver
 from profl.bench.method import Task
-from profl.bench.models import INPUT_SHAPE, ModelSpec
+from profl.bench.models import ModelSpec
 
 EVALUATION_BATCH = 256
 """Examples per batch when testing: nothing is kept for backward, so this is not what limits a device."""
@@ -76,8 +76,8 @@ def train_locally(
     Parameters
     ----------
     inputs, targets
-        The device's examples: float32 (examples, 3, 32, 32) and int64 (examples,), in host memory; only a batch
-        at a time goes to the module's device.
+        The device's examples: of the model's input dtype, (examples, *input_shape), and int64 (examples,), in
+        host memory; only a batch at a time goes to the module's device.
     generator
         Decides order and augmentation; nothing else does.
     augmented
@@ -171,7 +171,8 @@ class TrainingWorkload:
         with torch.device("meta"):
             module = self.task.build()
         module.to_empty(device=device)
-        inputs = torch.zeros(self.recipe.batch_size, *INPUT_SHAPE, device=device)
+        takes = self.model.skeleton()
+        inputs = torch.zeros(self.recipe.batch_size, *takes.input_shape, dtype=takes.input_dtype, device=device)
         targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
         optimizer = local_optimizer(self.task, module, self.recipe)
 

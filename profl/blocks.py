@@ -1,8 +1,10 @@
 """Cut a staged model into blocks, and train one of them: the module a device holds, and the task around it.
 
-Blocks are counted from 1: block t is stage t, and the stem belongs to block 1 [code]. A basic layer is
-called a proxy where it is a tensor's name: ``proxies.i`` stands in for ``stages.i``, whose index counts
-from 0.
+Blocks are counted from 1: block t is stage t, and the stem belongs to block 1 [code]. Where a later block
+would be stands a *basic layer*, as the model states it (``StagedModel.stand_in``): for a ResNet one 3x3
+convolution with the block's stride, 2 in its later stages, without bias, BatchNorm or activation [code], its
+initial values Kaiming fan-out like the network's other convolutions [default]. A basic layer is called a proxy
+where it is a tensor's name: ``proxies.i`` stands in for ``stages.i``, whose index counts from 0.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from torch import Tensor, nn
 
 from profl.bench.method import LocalContext, Task, Update
 from profl.bench.models import ModelSpec
-from profl.output_module import basic_layer
 
 FrozenBatchNorm = Literal["train", "eval"]
 """The mode of frozen blocks: batch statistics, while the running ones move; or the running ones, unmoved."""
@@ -55,7 +56,7 @@ class BlockModel(nn.Module):
         replaced = range(blocks if replaced_from is None else replaced_from, len(model.stages))
         self.stem = model.stem
         self.stages = model.stages[:blocks]
-        self.proxies = nn.ModuleDict({str(stage): basic_layer(spec.name, model, stage) for stage in replaced})
+        self.proxies = nn.ModuleDict({str(stage): model.stand_in(stage) for stage in replaced})
         self.head = model.head
         self.frozen_batchnorm = frozen_batchnorm
         self.frozen_parts = 1 + frozen if frozen else 0  # the stem goes with block 1
@@ -143,8 +144,7 @@ def block_parameters(spec: ModelSpec) -> list[dict[str, int]]:
 
     The head belongs to no block.
     """
-    with torch.device("meta"):
-        model = spec.build()
+    model = spec.skeleton()
     parts = [{"stem": model.stem, "stages.0": model.stages[0]}]
     parts += [{f"stages.{index}": stage} for index, stage in enumerate(model.stages) if index]
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import settings
 
 from profl.bench.cell import Cell, Recipe
 from profl.bench.memory.process.probe import Prober
+from profl.bench.plugins import installed
 
 # The same examples every time, so that what passed once passes again.
 settings.register_profile("repeatable", derandomize=True)
@@ -36,3 +38,8 @@ def small_cell(method: str = "fedavg", tier: str = "unlimited", **more: object) 
     """Return a cell of a very narrow ResNet18 on digits."""
     values = {"model": "resnet18", "width": 2, "dataset": "digits", "seed": 0, "gpu": "virtual:jetson-orin"}
     return Cell(method=method, tier=tier, **{**values, "recipe": SMALL_RECIPE, **more})
+
+
+def plug_in(patch: pytest.MonkeyPatch, group: str, name: str, value: str) -> None:
+    """Add an entry point ``name = "value"`` to those installed, as if another package offered it."""
+    patch.setitem(installed(group), name, EntryPoint(name, value, group))  # type: ignore[arg-type]

@@ -10,11 +10,12 @@ from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
 from profl.bench.federation import Federation
 from profl.bench.memory.process.probe import Prober
-from profl.bench.registry import MODELS, methods
+from profl.bench.models.registry import models
+from profl.bench.registry import methods
 from profl.bench.sweep import workloads
 from tests.conftest import SMALL_RECIPE, small_cell
 
-EVERY = [pytest.param(*pair, id="-".join(pair)) for pair in product(sorted(methods()), sorted(MODELS))]
+EVERY = [pytest.param(*pair, id="-".join(pair)) for pair in product(sorted(methods()), sorted(models()))]
 
 
 def cell_of(method: str, model: str) -> Cell:

@@ -1,15 +1,16 @@
 """Names to things, and options of the right type."""
 
 import sys
-from importlib.metadata import EntryPoint
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import profl.bench.registry as registry
 from profl.bench.errors import InputError
 from profl.bench.models import ModelSpec
-from profl.bench.registry import create_method, method_class, model_builder
+from profl.bench.models.registry import model_builder
+from profl.bench.registry import create_method, method_class
+from tests.conftest import plug_in
 
 MODEL = ModelSpec("resnet18", 2, 10)
 
@@ -43,31 +44,60 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_a_plugged_in_name_that_is_no_method_is_refused(monkeypatch: pytest.MonkeyPatch):
-    point = EntryPoint("mine", "profl.bench.models:ModelSpec", "profl.methods")
-    monkeypatch.setattr(registry, "methods", lambda: {"mine": point})
+    plug_in(monkeypatch, "profl.methods", "mine", "profl.bench.models:ModelSpec")
     with pytest.raises(InputError, match="not a subclass"):
         method_class("mine")
+
+
+BROKEN = [
+    ("class Mine(", r"cannot be imported: .*'\(' was never closed"),
+    ("import nothing_like_this", "cannot be imported: No module named 'nothing_like_this'"),
+    ("Yours = 1", "cannot be imported: module 'plugged' has no attribute 'Mine'"),
+]
+
+
+@pytest.fixture
+def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
+    """Returns ``plugged(group, text)``: plug in ``plugged:Mine`` as ``mine``, from a module with this text."""
+
+    def write(group: str, text: str) -> None:
+        (tmp_path / "plugged.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "plugged", raising=False)
+        plug_in(monkeypatch, group, "mine", "plugged:Mine")
+
+    return write
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("class Mine(", r"cannot be imported: .*'\(' was never closed"),
-        ("import nothing_like_this", "cannot be imported: No module named 'nothing_like_this'"),
-        ("Yours = 1", "cannot be imported: module 'plugged' has no attribute 'Mine'"),
+        *BROKEN,
         (
             "from profl.bench.method import Method\nclass Mine(Method): ...",
             "does not define all_tasks, global_model, tasks",
         ),
     ],
 )
-def test_a_plugged_in_method_that_is_broken_is_named(
-    text: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    (tmp_path / "plugged.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "plugged", raising=False)
-    point = EntryPoint("mine", "plugged:Mine", "profl.methods")
-    monkeypatch.setattr(registry, "methods", lambda: {"mine": point})
+def test_a_plugged_in_method_that_is_broken_is_named(text: str, message: str, plugged):
+    plugged("profl.methods", text)
     with pytest.raises(InputError, match=rf"method 'mine' \(plugged:Mine\) {message}"):
         method_class("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *BROKEN,
+        ("Mine = 3", "cannot be called with a profl.bench.models.ModelSpec"),
+        (
+            "from torch.nn import Identity as Mine",
+            "builds an instance of Identity, not of profl.bench.models.StagedModel",
+        ),
+    ],
+)
+def test_a_plugged_in_model_that_is_broken_is_named(text: str, message: str, plugged):
+    plugged("profl.models", text)
+    with pytest.raises(InputError, match=rf"model 'mine' \(plugged:Mine\) {message}") as refused:
+        ModelSpec("mine", 2, 10).build()
+    assert "\n" not in str(refused.value)

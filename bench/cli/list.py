@@ -22,11 +22,12 @@ def list_names(kind: str | None) -> None:
     from profl.bench.config import presets
     from profl.bench.data import DATASETS
     from profl.bench.memory.gpu.profile import known_gpus, profiles
-    from profl.bench.registry import MODELS, methods
+    from profl.bench.models.registry import models
+    from profl.bench.registry import methods
 
     names: dict[str, Iterable[str]] = {
         "methods": methods(),
-        "models": MODELS,
+        "models": models(),
         "datasets": DATASETS,
         "gpus": known_gpus(),
         "presets": presets(),

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from profl.bench.data import cifar, digits, imagefolder
 from profl.bench.data.augmentation import augment
-from profl.bench.data.dataset import Dataset
+from profl.bench.data.dataset import PICTURE_SHAPE, Dataset
 from profl.bench.errors import InputError, unknown
 
-__all__ = ["DATASETS", "Dataset", "augment", "classes_of", "load_dataset", "takes_folder"]
+__all__ = ["DATASETS", "Dataset", "augment", "classes_of", "load_dataset", "shape_of", "takes_folder"]
 
 
 def _folder(root: Path | None) -> Path:
@@ -22,11 +22,15 @@ def _folder(root: Path | None) -> Path:
 
 
 class Source(NamedTuple):
-    """Where a dataset comes from: how to load it, how to count its classes without that, and if it lies in a folder."""
+    """Where a dataset comes from: how to load it, how to count its classes without that, and if it lies in a folder.
+
+    ``shape`` is that of one example, for the models that take it; its numbers are float32.
+    """
 
     load: Callable[[Path | None], Dataset]
     classes: Callable[[Path | None], int]
     in_folder: bool = True
+    shape: tuple[int, ...] = PICTURE_SHAPE
 
 
 DATASETS: Mapping[str, Source] = {
@@ -66,6 +70,11 @@ def classes_of(name: str, root: Path | None = None) -> int:
     Memory depends on the data through this number alone. Parameters and errors as `load_dataset`.
     """
     return _source(name).classes(root)
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    """Return the shape of one example of a dataset; `InputError` if there is no such dataset."""
+    return _source(name).shape
 
 
 def takes_folder(name: str) -> bool:

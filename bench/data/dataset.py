@@ -10,6 +10,9 @@ from torch import Tensor
 SIDE = 32
 """Height and width in pixels of every picture."""
 
+PICTURE_SHAPE = (3, SIDE, SIDE)
+"""Shape of every picture (channels, height, width)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -1,6 +1,6 @@
 """Staged networks: every model is a stem, a row of stages and a head, at any width."""
 
-from profl.bench.models.resnet import resnet18, resnet34
-from profl.bench.models.staged import INPUT_SHAPE, ModelSpec, StagedModel, global_average_head
+from profl.bench.models.spec import ModelSpec
+from profl.bench.models.staged import StagedModel, bare_convolution, global_average_head, initialise_convolutions
 
-__all__ = ["INPUT_SHAPE", "ModelSpec", "StagedModel", "global_average_head", "resnet18", "resnet34"]
+__all__ = ["ModelSpec", "StagedModel", "bare_convolution", "global_average_head", "initialise_convolutions"]

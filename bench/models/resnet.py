@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from profl.bench.models.staged import INPUT_SHAPE, ModelSpec, StagedModel, global_average_head
+from profl.bench.models.spec import ModelSpec
+from profl.bench.models.staged import StagedModel, global_average_head, initialise_convolutions
 
 
 def resnet18(spec: ModelSpec) -> StagedModel:
@@ -27,15 +28,13 @@ def _resnet(spec: ModelSpec, depths: Sequence[int]) -> StagedModel:
     channels = [spec.channels(1), *(spec.channels(2**stage) for stage in range(len(depths)))]
     strides = [1 if stage == 0 else 2 for stage in range(len(depths))]
     stem = nn.Sequential(
-        nn.Conv2d(INPUT_SHAPE[0], channels[0], 3, stride=1, padding=1, bias=False),
+        nn.Conv2d(StagedModel.input_shape[0], channels[0], 3, stride=1, padding=1, bias=False),
         nn.BatchNorm2d(channels[0]),
         nn.ReLU(inplace=True),
     )
     stages = [_stage(channels[stage], channels[stage + 1], strides[stage], depth) for stage, depth in enumerate(depths)]
     model = StagedModel(stem, stages, global_average_head(channels[-1], spec.classes), channels, strides)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    initialise_convolutions(model)
     return model
 
 

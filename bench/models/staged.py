@@ -1,23 +1,22 @@
-"""What every network of the bench looks like, and the value that names one."""
+"""What every network of the bench looks like."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
 
+import torch
 from torch import Tensor, nn
 
-INPUT_SHAPE = (3, 32, 32)
-"""Shape of one picture (channels, height, width) of every dataset of the bench."""
+from profl.bench.errors import InputError
 
 
 class StagedModel(nn.Module):
     """A network cut along its own architecture: ``head(stages(stem(inputs)))``.
 
     Methods slice networks by these parts (a depth is the first stages, a block of ProFL is one stage), and by
-    channels: two models of one name at different rates have the same tensors, only smaller.
+    channels: two models of one name at different rates have the same tensors, only smaller. What else methods and
+    harness need to know of a network it states itself; where the defaults below are wrong for it, its class is a
+    subclass that says so.
 
     Parameters
     ----------
@@ -30,6 +29,11 @@ class StagedModel(nn.Module):
     stage_strides
         By how much each stage divides height and width.
     """
+
+    input_shape: tuple[int, ...] = (3, 32, 32)
+    """Shape of one example; of a picture (channels, height, width)."""
+    input_dtype: torch.dtype = torch.float32
+    """Type of the examples."""
 
     def __init__(
         self,
@@ -55,52 +59,44 @@ class StagedModel(nn.Module):
             features = stage(features)
         return self.head(features)
 
+    @property
+    def classifier_name(self) -> str:
+        """Name of the layer that gives the logits, a row of its weight for each class: the head's last linear one."""
+        linear = [name for name, part in self.head.named_modules(prefix="head") if isinstance(part, nn.Linear)]
+        if not linear:
+            raise InputError(f"the head of {type(self).__name__} has no linear layer: override classifier_name")
+        return linear[-1]
+
+    def stand_in(self, stage: int) -> nn.Module:
+        """Return a cheap layer, with initial values of its own, that takes and gives features of a stage's shapes.
+
+        ProFL trains it in the stage's place (its *basic layer*). By default it is that of the published code: one 3x3
+        convolution with the stage's stride, without bias, BatchNorm or activation.
+
+        Parameters
+        ----------
+        stage
+            Which stage, from 0.
+        """
+        return bare_convolution(self.stage_channels[stage], self.stage_channels[stage + 1], self.stage_strides[stage])
+
 
 def global_average_head(channels: int, classes: int) -> nn.Sequential:
     """Average over height and width, then one linear layer: (batch, channels, h, w) -> (batch, classes)."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """Names one network; equal specs build equal shapes.
+def bare_convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """One 3x3 convolution without bias, padded so that the stride alone decides height and width."""
+    convolution = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    initialise_convolutions(convolution)
+    return convolution
 
-    Parameters
-    ----------
-    name
-        A model of the registry, for example ``resnet18``.
-    width
-        Channels of the first stage of the full model (64 in the papers).
-    classes
-        Number of classes.
-    rate
-        Share of every layer's channels that is kept, in (0, 1]; 1 is the full model.
-    """
 
-    name: str
-    width: int
-    classes: int
-    rate: Fraction = Fraction(1)
-
-    def channels(self, multiple: int) -> int:
-        """Channels of a layer that has ``multiple * width`` in the full model: ``ceil(rate * multiple * width)``.
-
-        The rounding is HeteroFL's (``diaoenmao/HeteroFL-Computation-and-Communication-Efficient-Federated-Learning``).
-        """
-        return math.ceil(self.rate * multiple * self.width)
-
-    def at_rate(self, rate: Fraction) -> ModelSpec:
-        """Return the same network with only the share ``rate`` of its channels."""
-        return replace(self, rate=rate)
-
-    def build(self) -> StagedModel:
-        """Build the network with PyTorch's global random generator.
-
-        Raises
-        ------
-        profl.bench.errors.InputError
-            If no model has this name.
-        """
-        from profl.bench.registry import model_builder
-
-        return model_builder(self.name)(self)
+def initialise_convolutions(module: nn.Module) -> None:
+    """Draw the weights of every convolution by Kaiming, fan-out; its bias becomes 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -6,7 +6,7 @@ from torch import nn
 
 from profl.bench.method import LocalContext, RoundSummary
 from profl.bench.models import ModelSpec, StagedModel, global_average_head
-from profl.bench.registry import MODELS
+from tests.conftest import plug_in
 
 CLASSES = 4
 
@@ -31,7 +31,7 @@ def _registered():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", tiny_network)
+        plug_in(patch, "profl.models", "tiny", f"{__name__}:{tiny_network.__name__}")
         yield
     torch.set_num_threads(threads)
 

@@ -10,7 +10,6 @@ from profl.bench.models import ModelSpec
 from profl.blocks import BlockModel, block_parameters
 from profl.growing import GrowTask
 from profl.method import ProFL, ProFLOptions
-from profl.output_module import basic_layer
 from profl.shrinking import MapTask, ShrinkTask
 from tests.oracles import progressive
 
@@ -73,7 +72,7 @@ def test_blocks_and_head_make_up_the_model(tiny):
 @pytest.mark.parametrize(("stage", "parameters"), progressive.BASIC_LAYERS.items())
 def test_a_basic_layer_is_one_bare_convolution(stage, parameters):
     model = PAPER.build()
-    layer = basic_layer("resnet18", model, stage)
+    layer = model.stand_in(stage)
     assert type(layer) is nn.Conv2d
     assert (layer.kernel_size, layer.stride, layer.padding, layer.bias) == ((3, 3), (2, 2), (1, 1), None)
     assert scalars(layer.parameters()) == parameters
@@ -83,14 +82,14 @@ def test_a_basic_layer_makes_the_shape_of_its_stage(tiny):
     model = tiny.build()
     features = torch.randn(2, 3, 8, 8)
     for stage, module in enumerate(model.stages):
-        assert basic_layer("tiny", model, stage)(features).shape == module(features).shape
+        assert model.stand_in(stage)(features).shape == module(features).shape
         features = module(features)
 
 
 def test_initial_values_of_basic_layers_keep_the_scale_of_features():
     model = ModelSpec("resnet18", 32, 10).build()
     features = torch.randn(4, 32, 16, 16)
-    scaled = basic_layer("resnet18", model, 1)(features)
+    scaled = model.stand_in(1)(features)
     # Kaiming fan-out: variance 2 / (9 * out), over 9 * out / 2 inputs (fewer at the border).
     assert scaled[..., 1:, 1:].std().item() == pytest.approx(1, rel=0.1)
 

@@ -1,0 +1,67 @@
+"""The value that names a network, at any width and rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import torch
+
+from profl.bench.errors import InputError
+from profl.bench.models.registry import model_builder, models
+from profl.bench.models.staged import StagedModel
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Names one network; equal specs build equal shapes.
+
+    Parameters
+    ----------
+    name
+        A model of the registry, for example ``resnet18``.
+    width
+        Channels of the first stage of the full model (64 in the papers).
+    classes
+        Number of classes.
+    rate
+        Share of every layer's channels that is kept, in (0, 1]; 1 is the full model.
+    """
+
+    name: str
+    width: int
+    classes: int
+    rate: Fraction = Fraction(1)
+
+    def channels(self, multiple: int) -> int:
+        """Channels of a layer that has ``multiple * width`` in the full model: ``ceil(rate * multiple * width)``.
+
+        The rounding is HeteroFL's (``diaoenmao/HeteroFL-Computation-and-Communication-Efficient-Federated-Learning``).
+        """
+        return math.ceil(self.rate * multiple * self.width)
+
+    def at_rate(self, rate: Fraction) -> ModelSpec:
+        """Return the same network with only the share ``rate`` of its channels."""
+        return replace(self, rate=rate)
+
+    def skeleton(self) -> StagedModel:
+        """Return the network on the device 'meta': all that it states and its tensors' shapes, in no memory."""
+        with torch.device("meta"):
+            return self.build()
+
+    def build(self) -> StagedModel:
+        """Build the network with PyTorch's global random generator.
+
+        Raises
+        ------
+        profl.bench.errors.InputError
+            As `model_builder`, or if what it offers builds anything else than a ``StagedModel``.
+        """
+        model = model_builder(self.name)(self)
+        if not isinstance(model, StagedModel):
+            where = f"model '{self.name}' ({models()[self.name].value})"
+            raise InputError(
+                f"{where} builds an instance of {type(model).__name__}, not of profl.bench.models.StagedModel"
+            )
+        return model
