@@ -149,7 +149,7 @@ def test_two_recipes_in_one_run_are_refused_and_nothing_is_run(run: Path):
 
 
 def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("profl.bench.config.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("profl.bench.presets.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     result = profl("sweep")
     assert result.exit_code == 130
     assert result.output == "stopped\n"
@@ -157,7 +157,7 @@ def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
 
 def test_being_told_to_end_is_like_ctrl_c(monkeypatch: pytest.MonkeyPatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("profl.bench.config.presets", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("profl.bench.presets.presets", lambda: os.kill(os.getpid(), signal.SIGTERM))
     result = profl("sweep")
     assert (result.exit_code, result.output) == (130, "stopped\n")
     assert signal.getsignal(signal.SIGTERM) is before

@@ -38,9 +38,7 @@ def test_what_is_suggested_is_known(name: str, known: list[str]) -> None:
 
 
 def test_an_unknown_name_is_told_with_the_nearest_and_all() -> None:
-    with pytest.raises(
-        InputError, match=r"^unknown model 'resnet43': did you mean 'resnet34'\? Choose one of lenet, res"
-    ):
+    with pytest.raises(InputError, match=r"^unknown model 'resnet43': did you mean 'resnet34'\? Choose one of lenet, "):
         unknown("model", "resnet43", ["resnet34", "lenet"])
     with pytest.raises(InputError, match=r"^unknown model 'vgg': choose one of lenet, resnet34$"):
         unknown("model", "vgg", ["resnet34", "lenet"])

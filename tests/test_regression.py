@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from profl.bench.cli import main
-from profl.bench.config import cells, presets, read_config
+from profl.bench.config import cells, read_config
 from profl.bench.errors import InputError
 from profl.bench.memory.footprint import Portion
+from profl.bench.presets import presets
 from profl.bench.reference import Sweep, read_reference, reference_files, write_reference
 from profl.bench.regression import (
     Difference,

@@ -11,11 +11,12 @@ from filelock import FileLock
 
 import profl.bench.sweep as sweeping
 from profl.bench.cell import Cell
-from profl.bench.config import Config, Grid, cells, override, presets, read_config
+from profl.bench.config import Config, Grid, cells, override, read_config
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.process.probe import Prober
+from profl.bench.presets import presets
 from profl.bench.results import CellFolder
 from profl.bench.sweep import Outcome, folder_of, run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell

@@ -19,10 +19,10 @@ def list_names(kind: str | None) -> None:
       profl list
       profl list gpus
     """
-    from profl.bench.config import presets
     from profl.bench.data import DATASETS
     from profl.bench.memory.gpu.profile import known_gpus, profiles
     from profl.bench.models.registry import models
+    from profl.bench.presets import presets
     from profl.bench.registry import methods
 
     names: dict[str, Iterable[str]] = {

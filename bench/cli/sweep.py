@@ -51,8 +51,8 @@ def sweep(
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
     from profl.bench.config import GRID, cells, override, read_config
-    from profl.bench.config import preset as preset_file
     from profl.bench.memory.process.probe import Prober
+    from profl.bench.presets import preset as preset_file
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.report import closing_table, write_report
     from profl.bench.results import cell_folders, check_one_recipe, read_run
