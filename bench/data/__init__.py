@@ -1,4 +1,8 @@
-"""Datasets as tensors; their partitions over clients are in `profl.bench.data.partition`."""
+"""Datasets as tensors; their partitions over clients are in `profl.bench.data.partition`.
+
+Their names are wanted at once, and torch, torchvision and scikit-learn take seconds to import: every function here
+imports them when it is called.
+"""
 
 from __future__ import annotations
 
