@@ -1,4 +1,7 @@
-"""The command line: one command a file."""
+"""The command line: one command a file.
+
+A command's module imports click alone, and its function what the command needs: help is there at once.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +27,38 @@ class Friendly(click.Group):
     """A group whose commands end Ctrl-C, bad input, and files that cannot be read or written, with one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from pydantic import ValidationError
-
-        from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
-        from profl.bench.validation import describe
-
         try:
             with _terminated_like_ctrl_c():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             raise SystemExit(130) from None
-        except ValidationError as error:
-            raise click.ClickException(describe(error)) from error
-        except (InputError, GpuUnavailable, MeasurementFailed) as error:
-            raise click.ClickException(in_one_line(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):  # --help among them
+            raise
         except BrokenPipeError:  # of `| head`, which click ends without a word
             raise
-        except OSError as error:
-            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+        except Exception as error:
+            line = _in_one_line(error)
+            if line is None:
+                raise
+            raise click.ClickException(line) from error
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """Return what a user is told of an error; None if it is none of theirs to see without its traceback."""
+    from pydantic import ValidationError
+
+    from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
+    from profl.bench.validation import describe
+
+    match error:
+        case ValidationError():
+            return describe(error)
+        case InputError() | GpuUnavailable() | MeasurementFailed():
+            return in_one_line(error)
+        case OSError():
+            return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return None
 
 
 @contextmanager

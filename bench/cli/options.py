@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import track
 
 if TYPE_CHECKING:
     from profl.bench.training import TrainingWorkload
@@ -72,5 +70,8 @@ def available(gpu: str) -> str:
 
 def tracked(entries: Collection[T], text: str) -> Iterable[T]:
     """Return the entries, with a progress bar on stderr if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
     console = Console(stderr=True)
     return track(entries, text, console=console, transient=True, disable=not console.is_terminal)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from profl.bench.cli.options import available, several
 
@@ -50,6 +49,8 @@ def sweep(
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
+    from rich.console import Console
+
     from profl.bench.config import GRID, cells, override, read_config
     from profl.bench.memory.process.probe import Prober
     from profl.bench.presets import preset as preset_file
