@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from profl.bench.memory.replay.settings import AllocatorSettings
 
 
-@click.command()
+@click.command(name="measure")
 @task_options("Methods whose tasks are measured.", 64, "Pictures in a batch.")
 @several("--task", "Only these tasks, as the table names them.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Folder for timeline plots, one per task.")
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--against", help="Compare with virtual:auto (the one like --gpu), another GPU, or a file of --save.")
 @click.option("--save", type=click.Path(path_type=Path), help="File (.json, .json.gz) for --against elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def measure(
+def measure_command(
     method: tuple[str, ...],
     model: str,
     width: int,
