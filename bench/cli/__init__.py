@@ -75,7 +75,14 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@click.group(cls=Friendly, context_settings={"help_option_names": ["-h", "--help"]})
+COMPLETION = """\b
+To complete commands, options and names with the tab key, put into ~/.bashrc:
+  eval "$(_PROFL_COMPLETE=bash_source profl)"
+  COMP_WORDBREAKS=${COMP_WORDBREAKS//:}  # virtual:h100 is one word
+Other shells: zsh_source and fish_source, and no second line."""
+
+
+@click.group(cls=Friendly, epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="profl")
 def main() -> None:
     """Measured training memory of ProFL and its rivals in memory-constrained federated learning.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from profl.bench.cli.options import available, several
+from profl.bench.cli.options import available, names_of, several
 
 RESULTS = Path("results/survey")
 
@@ -24,7 +24,11 @@ def survey() -> None:
 
 @survey.command()
 @several("--model", "Classifiers of torchvision.  [default: 24, of every family]")
-@several("--gpu", "cuda, virtual:NAME or estimate:NAME.  [default: virtual h100, a100-80, t4, jetson-orin]")
+@several(
+    "--gpu",
+    "cuda, virtual:NAME or estimate:NAME.  [default: virtual h100, a100-80, t4, jetson-orin]",
+    shell_complete=names_of("gpus"),
+)
 @several("--precision", "float32, float16 or bfloat16.  [default: float32 and float16]")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Pictures in a batch.")
 @click.option("--image-size", type=int, help="Their side in pixels.  [default: 224; 299 for inception_v3]")
