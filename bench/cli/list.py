@@ -21,9 +21,10 @@ def list_names(kind: str | None) -> None:
       profl list gpus
     """
     from profl.bench.cli.names import NAMES
-    from profl.bench.memory.gpu.profile import profiles
 
     if kind == "gpus":
+        from profl.bench.memory.gpu.profile import profiles
+
         click.echo("cuda: this machine's own")
         for profile in profiles():
             major, minor = profile.gpu.capability

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from profl.bench.data import DATASETS
-from profl.bench.memory.gpu.profile import known_gpus
 from profl.bench.plugins import installed
 from profl.bench.presets import presets
+
+
+def _gpus() -> list[str]:
+    from profl.bench.memory.gpu.profile import known_gpus  # and with it the whole room of memory
+
+    return known_gpus()
+
 
 NAMES: Mapping[str, Callable[[], Iterable[str]]] = {
     "methods": lambda: installed("profl.methods"),
     "models": lambda: installed("profl.models"),
     "datasets": lambda: DATASETS,
-    "gpus": known_gpus,
+    "gpus": _gpus,
     "presets": presets,
 }
 """What gives the names, by kind."""
