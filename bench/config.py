@@ -6,7 +6,6 @@ import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from pydantic.dataclasses import dataclass as validated
 from profl.bench.cell import EXACT, Cell, Recipe, Seed, Width
 from profl.bench.data import shape_of, takes_folder
 from profl.bench.data.partition import parse_scheme
-from profl.bench.errors import InputError, unknown
+from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.fleet import UNLIMITED, Tier
 from profl.bench.memory.gpu.profile import VIRTUAL, resolve
@@ -62,19 +61,6 @@ class Config:
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     memory_only: bool = False
-
-
-def presets() -> dict[str, Path]:
-    """Return the configurations that come with the package, by name."""
-    folder = Path(str(files("profl.bench") / "presets"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def preset(name: str) -> Path:
-    """Return the configuration of this name; `InputError` if none comes with the package."""
-    if name not in presets():
-        unknown("preset", name, presets())
-    return presets()[name]
 
 
 def read_config(path: Path) -> Config:

@@ -1,21 +1,37 @@
-"""The one error that users are expected to see."""
+"""The one error that users are expected to see, and how it names what they may have meant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import NoReturn
+
+LIKENESS = 0.7
+"""How alike two names must be, by difflib's ratio, for the one to be taken for the other misspelt."""
 
 
 class InputError(ValueError):
     """A value the user gave cannot be used; the message names it and the remedy."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
-    """Raise the error for a name that does not exist, listing those that do."""
-    raise InputError(f"unknown {kind} '{name}': choose one of {', '.join(sorted(known))}")
-
-
 def in_one_line(error: Exception) -> str:
     """Return an error's message in one line; of several lines, as a traceback has, the first and the last."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     return " ".join([*lines[:1], *lines[1:][-1:]]) or "no message"
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
+    """Raise the error for a name that is not known, with the one it nearly is and all that are."""
+    names = sorted(known)
+    raise InputError(f"unknown {kind} '{name}': {choose(nearest(name, names), ', '.join(names))}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is spelt most like ``name``, in upper or lower case; None if no one is alike."""
+    spelt = {entry.casefold(): entry for entry in known}
+    return next((spelt[match] for match in get_close_matches(name.casefold(), spelt, 1, LIKENESS)), None)
+
+
+def choose(meant: str | None, known: str) -> str:
+    """Return the remedy for a name that is not known: what may be ``meant``, then what there is to choose from."""
+    return f"did you mean '{meant}'? Choose one of {known}" if meant else f"choose one of {known}"

@@ -173,12 +173,13 @@ def _demand(item: pytest.Item) -> tuple[list[_Limit], str]:
 
 def peak_memory(limit: str | int, gpu: str | None = None, quantity: str = "requested") -> _Limit:
     """Read the marker's arguments; named like the marker, for Python's own messages about them."""
-    from profl.bench.errors import InputError
+    from profl.bench.errors import InputError, choose, nearest
     from profl.bench.fleet import parse_bytes
 
     metrics = {_quantity(metric): metric for metric in _metrics()}
     if quantity not in metrics:
-        raise InputError(f"unknown quantity {quantity!r}: choose one of {', '.join(metrics)}")
+        remedy = choose(nearest(str(quantity), metrics), ", ".join(metrics))
+        raise InputError(f"unknown quantity {quantity!r}: {remedy}")
     if not isinstance(gpu, str | None):
         raise InputError(f"gpu cannot be {gpu!r}: give its name, as in 'virtual:t4'")
     if isinstance(limit, str):

@@ -18,8 +18,9 @@ from typing import Any
 from pydantic.dataclasses import dataclass as validated
 
 from profl.bench.cell import EXACT
-from profl.bench.config import Config, override, preset, read_config
+from profl.bench.config import Config, override, read_config
 from profl.bench.errors import InputError
+from profl.bench.presets import preset
 from profl.bench.regression import PEAK, Measurement, allowed_bytes
 from profl.bench.results.json_files import read_json, write_json
 from profl.bench.validation import checked

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, choose, nearest
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def describe(error: ValidationError, source: str = "", kind: type | None = None)
     if isinstance(own, ValueError):  # raised by a dataclass's own check
         problem = str(own)
     elif first["type"] == "unexpected_keyword_argument":
-        problem = f"unknown key '{name}'" + _known(kind, place[:-1])
+        problem = f"unknown key '{name}'" + _known(kind, place)
     elif first["type"] == "missing":
         missing = [".".join(map(str, found["loc"])) for found in error.errors() if found["type"] == "missing"]
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -52,6 +52,10 @@ def describe(error: ValidationError, source: str = "", kind: type | None = None)
 
 
 def _known(kind: Any, place: Sequence[str]) -> str:
-    for part in place:
+    """Return what may be written in place of the key that ``place`` ends with, if its table is a dataclass's."""
+    for part in place[:-1]:
         kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
-    return f": choose one of {', '.join(field.name for field in fields(kind))}" if is_dataclass(kind) else ""
+    if not is_dataclass(kind):
+        return ""
+    names = [field.name for field in fields(kind)]
+    return f": {choose(nearest(place[-1], names), ', '.join(names))}"

@@ -80,6 +80,10 @@ def test_a_second_sweep_repeats_nothing(run: Path):
             ["sweep", "--preset", "smoke", "--method", "fedprox"],
             "unknown method 'fedprox': choose one of allsmall",
         ),
+        (["sweep", "--preset", "smok"], "unknown preset 'smok': did you mean 'smoke'? Choose one of default"),
+        (["sweep", "--preset", "smoke", "--method", "prolf"], "unknown method 'prolf': did you mean 'profl'? Choose"),
+        (["sweep", "--preset", "smoke", "--dataset", "digit"], "unknown dataset 'digit': did you mean 'digits'?"),
+        (["sweep", "--preset", "smoke", "--gpu", "h100"], "unknown GPU 'h100': did you mean 'virtual:h100'?"),
         (["sweep", "--preset", "smoke", "--model", "vgg99"], "unknown model 'vgg99'"),
         (["sweep", "--preset", "smoke", "--dataset", "imagenet"], "unknown dataset 'imagenet'"),
         (["sweep", "--preset", "smoke", "--tier", "a lot"], "tier 'a lot' is neither"),
@@ -98,6 +102,8 @@ def test_a_second_sweep_repeats_nothing(run: Path):
         (["sweep", "--config", "none.toml"], "none.toml cannot be read"),
         (["sweep", "--preset", "smoke", "--width", "0"], "grid.width.0 cannot be 0"),
         (["measure", "--model", "vgg99"], "unknown model 'vgg99'"),
+        (["measure", "--model", "resnet43"], "unknown model 'resnet43': did you mean 'resnet34'?"),
+        (["measure", "--method", "fedavg", "--task", "ful model"], "'ful model': did you mean 'full model'?"),
         (["measure", "--method", "fedavg", "--task", "nap"], "unknown task 'nap': choose one of full model"),
         (["measure", "--method", "fedavg", "--gpu", "h100"], "unknown GPU 'h100'"),
         (["measure", "--method", "fedavg", "--batch-size", "0"], "batch_size cannot be 0"),
@@ -149,15 +155,21 @@ def test_two_recipes_in_one_run_are_refused_and_nothing_is_run(run: Path):
 
 
 def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("profl.bench.config.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("profl.bench.presets.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     result = profl("sweep")
     assert result.exit_code == 130
     assert result.output == "stopped\n"
 
 
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("profl.bench.presets.presets", lambda: {}["nothing"])
+    with pytest.raises(KeyError):
+        profl("sweep")
+
+
 def test_being_told_to_end_is_like_ctrl_c(monkeypatch: pytest.MonkeyPatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("profl.bench.config.presets", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("profl.bench.presets.presets", lambda: os.kill(os.getpid(), signal.SIGTERM))
     result = profl("sweep")
     assert (result.exit_code, result.output) == (130, "stopped\n")
     assert signal.getsignal(signal.SIGTERM) is before

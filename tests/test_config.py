@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from profl.bench.config import Grid, cells, experiments, override, presets, read_config
+from profl.bench.config import Grid, cells, experiments, override, read_config
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
+from profl.bench.presets import presets
 from tests.conftest import SMALL_RECIPE
 from tests.sweeps import CONFIG, GRID
 
@@ -61,7 +62,7 @@ def test_unknown_options_are_refused():
         ("gpu = 'cuda'\ngrid = {method = ['profl']}", "grid.model, .*, grid.tier, grid.seed are missing"),
         (FILE + "colour = 1", "unknown key 'colour': choose one of grid, gpu, data"),
         (FILE.replace("{m", "{shape = [1], m"), "unknown key 'grid.shape': choose one of method, model, width"),
-        (FILE.replace("tier", "teir"), "unknown key 'grid.teir': choose one of method, model, width"),
+        (FILE.replace("tier", "teir"), r"unknown key 'grid.teir': did you mean 'tier'\? Choose one of method, model"),
         (FILE + "recipe = {epochs = 1}", "unknown key 'recipe.epochs'"),
         (FILE.replace("method = ['profl']", "method = []"), "grid.method cannot be"),
         (FILE.replace("method = ['profl']", "method = 'profl'"), "grid.method cannot be 'profl'"),

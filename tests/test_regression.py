@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from profl.bench.cli import main
-from profl.bench.config import cells, presets, read_config
+from profl.bench.config import cells, read_config
 from profl.bench.errors import InputError
 from profl.bench.memory.footprint import Portion
+from profl.bench.presets import presets
 from profl.bench.reference import Sweep, read_reference, reference_files, write_reference
 from profl.bench.regression import (
     Difference,
@@ -239,7 +240,10 @@ def test_a_folder_without_references_is_an_error_as_nothing_would_be_compared(tm
         (altered(tolerances="2%"), "tolerances cannot be '2%'"),
         (altered(tolerances={"z": "2%"}), "tolerances has 'z', which is no entry of metrics"),
         (altered(tolerances={"a": "2"}), "tolerance '2' is neither"),
-        (altered(tolerence="2%"), "unknown key 'tolerence': choose one of sweep, environment, metrics"),
+        (
+            altered(tolerence="2%"),
+            r"unknown key 'tolerence': did you mean 'tolerance'\? Choose one of sweep, environment",
+        ),
     ],
 )
 def test_a_damaged_reference_is_an_error(tmp_path: Path, text: str, told: str):

@@ -1,4 +1,7 @@
-"""The command line: one command a file."""
+"""The command line: one command a file.
+
+A command's module imports click alone, and its function what the command needs: help is there at once.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from profl.bench.cli.check import check
 from profl.bench.cli.doctor import doctor
 from profl.bench.cli.fit import fit
 from profl.bench.cli.list import list_names
-from profl.bench.cli.measure import measure
+from profl.bench.cli.measure import measure_command
 from profl.bench.cli.report import report
 from profl.bench.cli.survey import survey
 from profl.bench.cli.sweep import sweep
@@ -24,25 +27,38 @@ class Friendly(click.Group):
     """A group whose commands end Ctrl-C, bad input, and files that cannot be read or written, with one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from pydantic import ValidationError
-
-        from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
-        from profl.bench.validation import describe
-
         try:
             with _terminated_like_ctrl_c():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("stopped", err=True)
             raise SystemExit(130) from None
-        except ValidationError as error:
-            raise click.ClickException(describe(error)) from error
-        except (InputError, GpuUnavailable, MeasurementFailed) as error:
-            raise click.ClickException(in_one_line(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):  # --help among them
+            raise
         except BrokenPipeError:  # of `| head`, which click ends without a word
             raise
-        except OSError as error:
-            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+        except Exception as error:
+            line = _in_one_line(error)
+            if line is None:
+                raise
+            raise click.ClickException(line) from error
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """Return what a user is told of an error; None if it is none of theirs to see without its traceback."""
+    from pydantic import ValidationError
+
+    from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
+    from profl.bench.validation import describe
+
+    match error:
+        case ValidationError():
+            return describe(error)
+        case InputError() | GpuUnavailable() | MeasurementFailed():
+            return in_one_line(error)
+        case OSError():
+            return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return None
 
 
 @contextmanager
@@ -59,7 +75,14 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@click.group(cls=Friendly, context_settings={"help_option_names": ["-h", "--help"]})
+COMPLETION = """\b
+To complete commands, options and names with the tab key, put into ~/.bashrc:
+  eval "$(_PROFL_COMPLETE=bash_source profl)"
+  COMP_WORDBREAKS=${COMP_WORDBREAKS//:}  # virtual:h100 is one word
+Other shells: zsh_source and fish_source, and no second line."""
+
+
+@click.group(cls=Friendly, epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="profl")
 def main() -> None:
     """Measured training memory of ProFL and its rivals in memory-constrained federated learning.
@@ -74,5 +97,5 @@ def main() -> None:
     """
 
 
-for command in (sweep, measure, fit, survey, report, check, list_names, doctor):
+for command in (sweep, measure_command, fit, survey, report, check, list_names, doctor):
     main.add_command(command)

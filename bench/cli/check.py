@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from profl.bench.cli.options import tracked
+from profl.bench.cli.options import names_of, tracked
 
 
 @click.command()
@@ -21,9 +21,15 @@ from profl.bench.cli.options import tracked
     help="Folder of the committed memory numbers, one JSON file for every sweep and GPU.",
 )
 @click.option("--update", is_flag=True, help="Accept the measured numbers: rewrite the references.")
-@click.option("--preset", help="With --update: make or rewrite the reference of this preset alone.")
+@click.option(
+    "--preset",
+    help="With --update: make or rewrite the reference of this preset alone.",
+    shell_complete=names_of("presets"),
+)
 @click.option("--config", type=click.Path(path_type=Path), help="With --update: the same for a TOML file of your own.")
-@click.option("--gpu", help="With --preset or --config: measure this GPU instead of the sweep's.")
+@click.option(
+    "--gpu", help="With --preset or --config: measure this GPU instead of the sweep's.", shell_complete=names_of("gpus")
+)
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the result to this file, as JUnit XML.")
 def check(
     folder: Path, update: bool, preset: str | None, config: Path | None, gpu: str | None, junit: Path | None

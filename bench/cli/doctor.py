@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 
 @click.command()
@@ -15,6 +13,9 @@ def doctor() -> None:
     Example:
       profl doctor
     """
+    from rich.console import Console
+    from rich.table import Table
+
     from profl.bench.doctor import examine
 
     table = Table("part", "state", "remedy", title="profl doctor")

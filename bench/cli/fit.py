@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
 
 from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
 
@@ -38,6 +37,8 @@ def fit(
       profl fit --budget 64MiB --budget 256MiB --method profl --method heterofl --model resnet34
       profl fit --budget 2GiB --batch-size 1024 --json > fit.json
     """
+    from rich.console import Console
+
     from profl.bench.fit import fit as fit_task
     from profl.bench.fit import fit_table, guarantee, read_budgets
     from profl.bench.memory.process.probe import Prober

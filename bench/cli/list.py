@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
 
-from profl.bench.memory.gpu.profile import Profile
+if TYPE_CHECKING:
+    from profl.bench.memory.gpu.profile import Profile
 
 
 @click.command(name="list")
@@ -19,20 +20,11 @@ def list_names(kind: str | None) -> None:
       profl list
       profl list gpus
     """
-    from profl.bench.config import presets
-    from profl.bench.data import DATASETS
-    from profl.bench.memory.gpu.profile import known_gpus, profiles
-    from profl.bench.models.registry import models
-    from profl.bench.registry import methods
+    from profl.bench.cli.names import NAMES
 
-    names: dict[str, Iterable[str]] = {
-        "methods": methods(),
-        "models": models(),
-        "datasets": DATASETS,
-        "gpus": known_gpus(),
-        "presets": presets(),
-    }
     if kind == "gpus":
+        from profl.bench.memory.gpu.profile import profiles
+
         click.echo("cuda: this machine's own")
         for profile in profiles():
             major, minor = profile.gpu.capability
@@ -41,10 +33,10 @@ def list_names(kind: str | None) -> None:
         click.echo("virtual:sm_XX: any supported compute capability; no board's convolution workspaces")
         click.echo("estimate:NAME: any of these virtual GPUs, estimated where nothing can run")
     elif kind:
-        click.echo("\n".join(names[kind]))
+        click.echo("\n".join(NAMES[kind]()))
     else:
-        for group, members in names.items():
-            click.echo(f"{group}: {', '.join(members)}")
+        for group, names in NAMES.items():
+            click.echo(f"{group}: {', '.join(names())}")
 
 
 def _memory_source(profile: Profile) -> str:

@@ -5,33 +5,20 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby, islice
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
-from profl.bench.memory.footprint import PEAKS, Footprint
-from profl.bench.memory.gpu.profile import ESTIMATE
-from profl.bench.memory.replay.settings import AllocatorSettings
-from profl.bench.memory.workload import CATEGORIES
 
 if TYPE_CHECKING:
-    from profl.bench.memory.comparison.against import Comparison
-    from profl.bench.memory.comparison.measured_run import MeasuredRun
-
-T = TypeVar("T")
-TASKS_PER_TABLE = 5
+    from profl.bench.memory.replay.settings import AllocatorSettings
 
 
-@click.command()
+@click.command(name="measure")
 @task_options("Methods whose tasks are measured.", 64, "Pictures in a batch.")
 @several("--task", "Only these tasks, as the table names them.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Folder for timeline plots, one per task.")
@@ -41,7 +28,7 @@ TASKS_PER_TABLE = 5
 @click.option("--against", help="Compare with virtual:auto (the one like --gpu), another GPU, or a file of --save.")
 @click.option("--save", type=click.Path(path_type=Path), help="File (.json, .json.gz) for --against elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def measure(
+def measure_command(
     method: tuple[str, ...],
     model: str,
     width: int,
@@ -74,11 +61,14 @@ def measure(
       profl measure --method profl --json > footprints.json
     """
     from profl.bench.cli.against import described, other_run
+    from profl.bench.cli.measure_output import Result, print_results
     from profl.bench.errors import unknown
     from profl.bench.memory.comparison.against import Comparison
     from profl.bench.memory.comparison.measured_run import recorded_run
     from profl.bench.memory.comparison.run_file import check_writable, write_runs
+    from profl.bench.memory.gpu.profile import ESTIMATE
     from profl.bench.memory.process.probe import Prober
+    from profl.bench.memory.replay.settings import AllocatorSettings
 
     gpu = available(gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
@@ -117,63 +107,11 @@ def measure(
         return
     how = "not measured but" if gpu.startswith(ESTIMATE) else "measured on"
     device = results[0].footprint.environment.device_name
-    _print(f"{model} width {width}, batch {batch_size}, {how} {device}", results)
+    print_results(f"{model} width {width}, batch {batch_size}, {how} {device}", results)
     if save:
         click.echo(f"{len(runs)} measured {'run' if len(runs) == 1 else 'runs'} in {save}")
     if plot:
         click.echo(f"{len(results)} {'timeline' if len(results) == 1 else 'timelines'} in {plot}")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was measured of one task, and what was made of it.
-
-    Parameters
-    ----------
-    replayed
-        Bytes under other allocator settings, by the table's row.
-    run, comparison
-        With its events, and against another run; None where nobody asked for them.
-    """
-
-    method: str
-    task: str
-    footprint: Footprint
-    replayed: Mapping[str, int]
-    run: MeasuredRun | None
-    comparison: Comparison | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints of the task."""
-        against = {"against": self.comparison.to_dict()} if self.comparison else {}
-        footprint = self.footprint.to_dict(attribution=True)
-        return {"method": self.method, "task": self.task, **footprint, **self.replayed, **against}
-
-
-def _print(heading: str, results: list[Result]) -> None:
-    """Print tables of the footprints, or of what they are compared with, and remarks."""
-    from profl.bench.cli.against import print_comparison
-
-    console = Console()
-    console.print(heading, highlight=False)
-    for result in results:
-        if result.comparison:
-            print_comparison(console, result.comparison)
-    if any(result.replayed or not result.comparison for result in results):
-        for table in _footprint_tables(results):
-            console.print(table)
-    console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
-    for result in results:
-        for line in _remarks(result.footprint):
-            console.print(f"{result.method}, {result.task}: {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _remarks(footprint: Footprint) -> Iterator[str]:
-    """Say where the peak is reached, and what could not be modelled."""
-    peak = footprint.peak_position
-    if peak is not None:
-        yield f"peak in step {peak.step}, {peak.phase}, in {peak.module or '?'} by {peak.operator or '?'}"
-    yield from (f"careful: {caveat}" for caveat in footprint.caveats)
 
 
 def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:
@@ -187,34 +125,3 @@ def _peaks_under(settings: Mapping[str, AllocatorSettings], snapshot: Path) -> d
 
     trace = recorded_trace(pickle.loads(snapshot.read_bytes())["device_traces"])
     return {f"reserved if {text}": replay(trace, chosen).peak_reserved_bytes for text, chosen in settings.items()}
-
-
-def _footprint_tables(results: list[Result]) -> Iterator[Table]:
-    """Return tables narrow enough for a terminal: a column per task, a row per category and peak."""
-    for method, of_method in groupby(results, key=lambda result: result.method):
-        for part in _batched(of_method, TASKS_PER_TABLE):
-            table = Table(title=method, box=box.SIMPLE_HEAD, pad_edge=False)
-            table.add_column("MiB", no_wrap=True)
-            for result in part:
-                table.add_column(result.task, justify="right", min_width=8)
-            rows = list(_footprint_rows([result.footprint for result in part]))
-            rows += [(name, [result.replayed[name] for result in part]) for name in part[0].replayed]
-            for name, row in rows:
-                cells = ["?" if size is None else f"{size / 2**20:.1f}" for size in row]
-                style = None if name in CATEGORIES else "bold"
-                table.add_row(name, *cells, style=style, end_section=name == CATEGORIES[-1])
-            yield table
-
-
-def _batched(entries: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Return the entries in lists of ``size``, the last one shorter. Python 3.12 has it as ``itertools.batched``."""
-    rest = iter(entries)
-    while part := list(islice(rest, size)):
-        yield part
-
-
-def _footprint_rows(footprints: list[Footprint]) -> Iterator[tuple[str, list[int | None]]]:
-    for category in CATEGORIES:
-        yield category, [footprint.categories_at_peak[category] for footprint in footprints]
-    for name, attribute in PEAKS.items():
-        yield name, [getattr(footprint, attribute) for footprint in footprints]

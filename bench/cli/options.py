@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import track
 
 if TYPE_CHECKING:
     from profl.bench.training import TrainingWorkload
@@ -20,17 +18,42 @@ def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any
     return click.option(flag, multiple=True, type=kind, help=text + " May be repeated.", **more)
 
 
+def names_of(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return what completes the value of an option in a shell: by the names that ``profl list KIND`` shows."""
+
+    def complete(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
+        from profl.bench.cli.names import NAMES
+
+        return [name for name in NAMES[kind]() if name.startswith(incomplete)]
+
+    return complete
+
+
 def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[Any], Any]:
     """Return the options that choose tasks to measure; the texts and the default say what a command does with them."""
     options = [
-        several("--method", methods + "  [default: all]"),
-        click.option("--model", default="resnet18", show_default=True, help="The network."),
+        several("--method", methods + "  [default: all]", shell_complete=names_of("methods")),
+        click.option(
+            "--model", default="resnet18", show_default=True, help="The network.", shell_complete=names_of("models")
+        ),
         click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage."),
         click.option("--batch-size", type=int, default=batch_size, show_default=True, help=batch_text),
-        click.option("--dataset", default="cifar10", show_default=True, help="Decides the number of classes."),
+        click.option(
+            "--dataset",
+            default="cifar10",
+            show_default=True,
+            help="Decides the number of classes.",
+            shell_complete=names_of("datasets"),
+        ),
         click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder."),
         click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see."),
-        click.option("--gpu", default="virtual:h100", show_default=True, help="cuda, virtual:NAME or estimate:NAME."),
+        click.option(
+            "--gpu",
+            default="virtual:h100",
+            show_default=True,
+            help="cuda, virtual:NAME or estimate:NAME.",
+            shell_complete=names_of("gpus"),
+        ),
     ]
 
     def decorate(command: Any) -> Any:
@@ -75,5 +98,8 @@ def available(gpu: str) -> str:
 
 def tracked(entries: Collection[T], text: str) -> Iterable[T]:
     """Return the entries, with a progress bar on stderr if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
     console = Console(stderr=True)
     return track(entries, text, console=console, transient=True, disable=not console.is_terminal)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 
 @click.command()
@@ -22,6 +21,8 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
       profl report results/mine --output figures/
       profl report results/torch-2.14 results/torch-2.15
     """
+    from rich.console import Console
+
     from profl.bench.report import closing_table, write_comparison, write_report
     from profl.bench.results import read_run
 

@@ -8,23 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from profl.bench.cli.options import available, several
+from profl.bench.cli.options import available, names_of, several
 
 
 @click.command()
-@click.option("--preset", help="A configuration that comes with profl: see 'profl list'.  [default: default]")
+@click.option(
+    "--preset",
+    help="A configuration that comes with profl: see 'profl list'.  [default: default]",
+    shell_complete=names_of("presets"),
+)
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file of your own instead of a preset.")
-@several("--method", "Methods to run.")
-@several("--model", "Models to train.")
+@several("--method", "Methods to run.", shell_complete=names_of("methods"))
+@several("--model", "Models to train.", shell_complete=names_of("models"))
 @several("--width", "Channels of the model's first stage.", int)
-@several("--dataset", "Datasets.")
+@several("--dataset", "Datasets.", shell_complete=names_of("datasets"))
 @several("--tier", "Memory tiers: 512MiB, 50%, 100..900MB, 20%..120% or a file.")
 @several("--seed", "Seeds.", int)
 @click.option("--rounds", type=int, help="Round budget of every run.")
 @click.option("--batch-size", type=int, help="Largest local batch.")
-@click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.")
+@click.option(
+    "--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", shell_complete=names_of("gpus")
+)
 @click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100).")
 @click.option(
     "--memory-only",
@@ -50,10 +55,12 @@ def sweep(
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
+    from rich.console import Console
+
     from profl.bench.config import GRID, experiments, override, read_config
-    from profl.bench.config import preset as preset_file
     from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.memory.process.probe import Prober
+    from profl.bench.presets import preset as preset_file
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.report import closing_table, write_report
     from profl.bench.results.folder import cell_folders, folder_of

@@ -1,4 +1,8 @@
-"""Datasets as tensors; their partitions over clients are in `profl.bench.data.partition`."""
+"""Datasets as tensors; their partitions over clients are in `profl.bench.data.partition`.
+
+Their names are wanted at once, and torch, torchvision and scikit-learn take seconds to import: every function here
+imports them when it is called.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import NamedTuple
 from profl.bench.data import cifar, digits, imagefolder
 from profl.bench.data.augmentation import augment
 from profl.bench.data.dataset import PICTURE_SHAPE, Dataset
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, unknown
 
 __all__ = ["DATASETS", "Dataset", "augment", "classes_of", "load_dataset", "shape_of", "takes_folder"]
 
@@ -34,9 +38,9 @@ class Source(NamedTuple):
 
 
 DATASETS: Mapping[str, Source] = {
-    "digits": Source(lambda root: digits.load(), lambda root: digits.CLASSES, in_folder=False),
     "cifar10": Source(partial(cifar.load, "cifar10"), lambda root: cifar.CLASSES["cifar10"]),
     "cifar100": Source(partial(cifar.load, "cifar100"), lambda root: cifar.CLASSES["cifar100"]),
+    "digits": Source(lambda root: digits.load(), lambda root: digits.CLASSES, in_folder=False),
     "imagefolder": Source(
         lambda root: imagefolder.load(_folder(root)), lambda root: len(imagefolder.classes(_folder(root)))
     ),
@@ -84,5 +88,5 @@ def takes_folder(name: str) -> bool:
 
 def _source(name: str) -> Source:
     if name not in DATASETS:
-        raise InputError(f"unknown dataset '{name}': choose one of {', '.join(DATASETS)}")
+        unknown("dataset", name, DATASETS)
     return DATASETS[name]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def augment(batch: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
@@ -27,6 +29,9 @@ def augment(batch: Tensor, generator: torch.Generator, padding: int = 4) -> Tens
     Tensor
         Like ``batch``.
     """
+    import torch
+    from torch.nn import functional
+
     examples, channels, height, width = batch.shape
     top = torch.randint(2 * padding + 1, (examples, 1), generator=generator)
     left = torch.randint(2 * padding + 1, (examples, 1), generator=generator)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
-
-import torch
-from filelock import FileLock
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from profl.bench.data.dataset import Dataset, normalised
 from profl.bench.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASSES = {"cifar10": 10, "cifar100": 100}
 
@@ -37,6 +36,8 @@ def load(name: str, root: Path | None) -> Dataset:
     InputError
         If the data is neither there nor can be downloaded.
     """
+    import torch
+
     root = default_root() if root is None else root
     train, test = _split(name, root, train=True), _split(name, root, train=False)
     train_inputs, test_inputs = normalised(_pictures(train), _pictures(test))
@@ -45,7 +46,8 @@ def load(name: str, root: Path | None) -> Dataset:
 
 
 def _split(name: str, root: Path, train: bool) -> Any:
-    from torchvision import datasets  # takes seconds to import, and few commands load pictures
+    from filelock import FileLock
+    from torchvision import datasets
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
@@ -64,4 +66,6 @@ def _split(name: str, root: Path, train: bool) -> Any:
 
 
 def _pictures(split: Any) -> Tensor:
+    import torch
+
     return torch.from_numpy(split.data).permute(0, 3, 1, 2)

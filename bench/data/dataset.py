@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE = 32
 """Height and width in pixels of every picture."""
@@ -64,6 +65,8 @@ def normalised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _channel_statistics(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    import torch
+
     # Counting the 256 levels is exact. A floating-point sum over millions of pixels could differ in its last
     # bits with the number of threads, and every result after it too.
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in pictures.unbind(1)])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch.nn import functional
-
 from profl.bench.data.dataset import SIDE, Dataset, normalised
 
 CLASSES = 10
@@ -16,9 +13,10 @@ def load() -> Dataset:
     The 8x8 pictures of ``sklearn.datasets.load_digits`` (17 grey levels) are resized to 32x32 bilinearly. The
     split is fixed and stratified by class. Writers are not separated: the source does not name them.
     """
-    # scikit-learn takes seconds to import, and few commands load this dataset.
+    import torch
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
+    from torch.nn import functional
 
     pictures, targets = load_digits(return_X_y=True)
     grey = torch.as_tensor(pictures, dtype=torch.float32).view(-1, 1, 8, 8) * (255 / 16)

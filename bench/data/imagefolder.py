@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from profl.bench.data.dataset import SIDE, Dataset, normalised
 from profl.bench.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REMEDY = "put the pictures into train/<class>/ and test/<class>/, with the same classes in both"
 
@@ -56,7 +57,8 @@ def _subfolders(split: Path) -> list[str]:
 
 
 def _split(split: Path) -> tuple[Tensor, Tensor]:
-    from torchvision.datasets import ImageFolder  # takes seconds to import, and few commands load pictures
+    import torch
+    from torchvision.datasets import ImageFolder
 
     try:
         folder = ImageFolder(str(split))

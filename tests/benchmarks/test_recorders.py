@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from profl.bench.memory.process.probe import Prober
 from profl.bench.survey.classifier import Classifier
 from profl.bench.survey.recorders import cpu_step_seconds
-from tests.benchmarks.test_speed import seconds
+from tests.benchmarks.timing import seconds
 
 
 @pytest.mark.benchmark(group="footprint")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -21,21 +18,10 @@ from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import torch_generator
 from profl.bench.training import TrainingWorkload
+from tests.benchmarks.timing import paired
 from tests.conftest import small_cell
 
 RECIPE = Recipe(rounds=10**6, devices=90, participants=10, partition="iid", batch_size=16, evaluate_every=10**6)
-
-
-def seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
-def paired(first: Callable[[], object], second: Callable[[], object], pairs: int) -> float:
-    """Return the median ratio of their times, taken in turns as the machine's speed drifts."""
-    first(), second()
-    return statistics.median(seconds(first) / seconds(second) for _ in range(pairs))
 
 
 @pytest.mark.benchmark(group="round loop")

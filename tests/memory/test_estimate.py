@@ -295,7 +295,7 @@ def test_elsewhere_than_on_linux_there_is_an_estimate(monkeypatch: pytest.Monkey
     assert "needs Linux, this is darwin" in notice
 
 
-@pytest.mark.parametrize("gpu", ["estimate:h1000", "estimate:sm_99", "estimate:"])
+@pytest.mark.parametrize("gpu", ["estimate:abacus", "estimate:sm_99", "estimate:"])
 def test_an_unknown_gpu_lists_the_known_ones(prober: Prober, gpu: str) -> None:
     with pytest.raises(GpuUnavailable, match=rf"unknown GPU '{gpu}': choose one of cuda, .*estimate:NAME"):
         prober.fits(Linear(), gpu, 1 << 30)

@@ -120,3 +120,26 @@ def test_a_worker_sees_the_board_and_cudnn_plans_for_it(name: str, cublas_worksp
     assert linear.environment.device_name == gpu.name
     assert linear.categories_at_peak["workspace"] == 2 * cublas_workspace_bytes  # forward's and backward's thread
     assert convolution.categories_at_peak["workspace"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("virtual:h1000", "virtual:h100"),
+        ("estimate:jetson-orin-nanoo", "estimate:jetson-orin-nano"),
+        ("h100", "virtual:h100"),
+        ("H100", "virtual:h100"),
+        ("virtal:h100", "virtual:h100"),
+        ("virtual:cuda", "cuda"),
+        ("CUDA", "cuda"),
+    ],
+)
+def test_a_misspelt_gpu_suggests_the_nearest(name: str, meant: str) -> None:
+    with pytest.raises(GpuUnavailable, match=rf"unknown GPU '{name}': did you mean '{meant}'\? Choose one of cuda, "):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["virtual:abacus", "virtual:", "", ":"])
+def test_a_gpu_like_no_other_suggests_none(name: str) -> None:
+    with pytest.raises(GpuUnavailable, match=rf"unknown GPU '{name}': choose one of cuda, "):
+        resolve(name)

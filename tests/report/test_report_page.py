@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profl.bench.config import cells, presets, read_config
+from profl.bench.config import cells, read_config
 from profl.bench.errors import InputError
 from profl.bench.memory.timeline import Timeline, pack, unpack
 from profl.bench.memory.workload import CATEGORIES
+from profl.bench.presets import presets
 from profl.bench.report import write_report
 from profl.bench.report.page import write_page
 from profl.bench.report.page.grids import DESCRIPTIONS, Grid, largest_blocks, matrix, summary

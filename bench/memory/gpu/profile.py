@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from profl.bench.errors import choose, nearest
 from profl.bench.memory.errors import GpuUnavailable
 
 PHYSICAL = "cuda"
@@ -119,8 +120,8 @@ def resolve(gpu: str) -> VirtualGpu | None:
     Raises
     ------
     GpuUnavailable
-        If the name is unknown, in which case the message lists the known ones, or if PyTorch no longer supports
-        the GPU.
+        If the name is unknown, in which case the message lists the known ones and first the one that it nearly is,
+        or if PyTorch no longer supports the GPU.
     """
     if gpu == PHYSICAL:
         return None
@@ -138,7 +139,15 @@ def resolve(gpu: str) -> VirtualGpu | None:
     )
     if kind + colon in _SHOWN and name in (path.stem for path in _PROFILES.glob("*.json")):
         raise GpuUnavailable(f"no GPU '{gpu}': {_file(name)['refused']}; choose one of {known}")
-    raise GpuUnavailable(f"unknown GPU '{gpu}': choose one of {known}")
+    raise GpuUnavailable(f"unknown GPU '{gpu}': {choose(_nearest(gpu), known)}")
+
+
+def _nearest(gpu: str) -> str | None:
+    """Return the GPU that ``gpu`` nearly names; a virtual one if it does not say of which kind."""
+    kind, colon, name = gpu.rpartition(":")
+    prefix = kind + colon if kind + colon in _SHOWN else VIRTUAL
+    meant = nearest(name, [PHYSICAL, *_names()])
+    return meant if meant in (None, PHYSICAL) else prefix + meant
 
 
 def _names() -> list[str]:

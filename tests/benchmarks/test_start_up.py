@@ -1,0 +1,32 @@
+"""How long a person waits for the command line, as a ratio to Python's own start; in pytest-benchmark's extra_info."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tests.benchmarks.timing import paired
+
+MAIN = "from profl.bench.cli import main; main(prog_name='profl')"
+STARTS = {
+    "import profl": ["import profl"],
+    "profl --help": [MAIN, "--help"],
+    "profl measure --help": [MAIN, "measure", "--help"],
+    "profl list": [MAIN, "list"],
+}
+
+
+def run_python(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-c", *arguments], stdout=subprocess.DEVNULL, check=True)
+
+
+@pytest.mark.benchmark(group="start-up")
+@pytest.mark.parametrize("name", STARTS)
+def test_start_up(benchmark: BenchmarkFixture, name: str) -> None:
+    benchmark.extra_info["ratio_to_python"] = paired(
+        lambda: run_python(*STARTS[name]), lambda: run_python("pass"), pairs=10
+    )
+    benchmark.pedantic(run_python, args=STARTS[name], rounds=5)

@@ -1,0 +1,44 @@
+"""Names that are not known, and what their errors suggest."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profl.bench.errors import InputError, nearest, unknown
+
+METHODS = ["profl", "fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("prolf", "profl"),
+        ("ProFL", "profl"),
+        ("HeteroFl", "heterofl"),
+        ("inclusive", "inclusivefl"),
+        ("exlusive", "exclusive"),
+        ("fedprox", None),
+        ("", None),
+    ],
+)
+def test_the_nearest_name_is_the_one_misspelt_if_any(name: str, meant: str | None) -> None:
+    assert nearest(name, METHODS) == meant
+
+
+@given(st.sampled_from(METHODS), st.data())
+def test_any_letter_may_be_left_out_or_doubled(name: str, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(name) - 1))
+    assert nearest(name[:place] + name[place + 1 :], METHODS) == name
+    assert nearest(name[:place] + name[place] + name[place:], METHODS) == name
+
+
+@given(st.text(), st.lists(st.text()))
+def test_what_is_suggested_is_known(name: str, known: list[str]) -> None:
+    assert nearest(name, known) in (None, *known)
+
+
+def test_an_unknown_name_is_told_with_the_nearest_and_all() -> None:
+    with pytest.raises(InputError, match=r"^unknown model 'resnet43': did you mean 'resnet34'\? Choose one of lenet, "):
+        unknown("model", "resnet43", ["resnet34", "lenet"])
+    with pytest.raises(InputError, match=r"^unknown model 'vgg': choose one of lenet, resnet34$"):
+        unknown("model", "vgg", ["resnet34", "lenet"])
