@@ -15,11 +15,15 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def copied(folder: Path) -> Path:
+    """Copy the examples into ``folder``, as somebody has them who tries them."""
+    shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return folder
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
-    """A folder with a copy of the examples, as somebody has who tries them."""
-    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    return tmp_path
+    return copied(tmp_path)
 
 
 def python(desk: Path, *arguments: str, status: int = 0) -> str:
@@ -35,27 +39,35 @@ def profl(desk: Path, *arguments: str) -> str:
     return python(desk, "-c", "from profl.bench.cli import main; main()", *arguments)
 
 
-def summaries(run: Path) -> dict[str, dict]:
-    """Return the summaries of a run's cells, by method."""
-    return {
-        json.loads((cell / "cell.json").read_text())["method"]: json.loads((cell / "summary.json").read_text())
-        for cell in (run / "cells").iterdir()
-    }
-
-
-def test_a_method_of_ones_own_is_installed_measured_and_trained(desk: Path):
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A desk on which the method is installed and has been trained on the pictures, beside one of ours."""
+    desk = copied(tmp_path_factory.mktemp("desk"))
     install = ["--no-deps", "--no-build-isolation", "--no-index", "--target", "site", "./examples/own_method"]
     python(desk, "-m", "pip", "install", "--quiet", *install)
-    shape = ["--method", "topheavy", "--tier", "100%", "--width", "2", "--rounds", "2", "--seed", "0"]
-    profl(desk, "sweep", "--preset", "smoke", *shape, "--output", "run", "--workers", "1")
-    (cell,) = (desk / "run" / "cells").iterdir()
-    tasks = {row["task"]: row for row in json.loads((cell / "footprints.json").read_text())}
-    assert list(tasks) == ["last 3", "last 2", "last 1"]
-    gradients = [tasks[f"last {count}"]["categories_at_peak"]["optimizer state"] for count in (3, 2, 1)]
-    assert gradients == sorted(gradients, reverse=True)  # the fewer stages train, the less momentum there is
-    summary = summaries(desk / "run")["topheavy"]
-    assert summary["participation_share"] == 1
-    assert 0 <= summary["final_accuracy"] <= 1
+    python(desk, "examples/own_dataset/draw_pictures.py", "pictures")
+    methods = ["--method", "exclusive", "--method", "topheavy"]
+    profl(desk, "sweep", "--config", "examples/own_dataset/study.toml", *methods, "--output", "run", "--workers", "1")
+    return desk
+
+
+def cell_of(desk: Path, method: str) -> Path:
+    (cell,) = (desk / "run" / "cells").glob(f"{method}-*")
+    return cell
+
+
+def summary_of(desk: Path, method: str) -> dict:
+    return json.loads((cell_of(desk, method) / "summary.json").read_text())
+
+
+def test_a_method_of_ones_own_is_installed_measured_and_trained(swept: Path):
+    rows = json.loads((cell_of(swept, "topheavy") / "footprints.json").read_text())
+    assert [row["task"] for row in rows] == ["last 3", "last 2", "last 1"]
+    momentum = [row["categories_at_peak"]["optimizer state"] for row in rows]
+    assert momentum[0] > momentum[1] > momentum[2] > 0  # the fewer stages train, the less there is
+    trained, ours = summary_of(swept, "topheavy"), summary_of(swept, "exclusive")
+    assert trained["participation_share"] > ours["participation_share"]
+    assert 0 <= trained["final_accuracy"] <= 1
 
 
 def test_a_step_of_ones_own_is_measured_and_the_categories_sum_to_the_peak(desk: Path):
@@ -77,11 +89,9 @@ def test_the_guard_passes_and_fails_when_a_step_needs_more(desk: Path):
     assert "above the limit of 41.00 MiB: own_model.build on virtual jetson-orin" in done
 
 
-def test_a_folder_of_pictures_is_trained_on(desk: Path):
-    python(desk, "examples/own_dataset/draw_pictures.py", "pictures")
-    assert len(list((desk / "pictures").rglob("*.png"))) == 100
-    profl(desk, "sweep", "--config", "examples/own_dataset/study.toml", "--output", "run", "--workers", "1")
-    summary = summaries(desk / "run")["exclusive"]
+def test_a_folder_of_pictures_is_trained_on(swept: Path):
+    assert len(list((swept / "pictures").rglob("*.png"))) == 100
+    summary = summary_of(swept, "exclusive")
     assert 0 < summary["participation_share"] < 1  # memory decides who trains
     assert summary["final_accuracy"] > 0.5  # which is chance: there are two classes
 
