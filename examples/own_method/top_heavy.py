@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from profl import Method, ModelSpec, Task, initial_state
+from profl import Method, ModelSpec, Task
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,8 @@ class LastStages(Task):
 
 
 class TopHeavy(Method):
-    def __init__(self, model, rounds, seed, options):
-        super().__init__(model, rounds, seed, options)
-        self.global_state = initial_state(model, seed)
-
     def all_tasks(self):
         return [LastStages(self.model, count) for count in (3, 2, 1)]
 
     def tasks(self):
         return self.all_tasks()
-
-    def global_model(self):
-        module = self.model.build()
-        module.load_state_dict(self.global_state)
-        return module
