@@ -1,0 +1,371 @@
+"""What documents say: links lead somewhere, commands run or at least parse, code and numbers are those of the files.
+
+A comment before a block of code or a table says where it is from:
+
+``<!-- from FILE -->``
+    The block is part of that file.
+``<!-- printed -->``
+    Every line is printed by the commands before it.
+``<!-- not run: REASON -->``, ``<!-- not checked: REASON -->``
+    Neither run nor checked; its commands parse all the same.
+``<!-- table: NAME -->``
+    The numbers are made again, from committed result files or by measuring.
+
+Commands without a comment are run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from textwrap import indent
+
+import click
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import profl.bench.memory
+from profl.bench.cli import main
+from profl.bench.memory import Prober
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
+MADE_BY_COMMANDS = {"results/run-default"}
+"""Paths that documents name and that are not committed."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code, or a table, in a document.
+
+    Parameters
+    ----------
+    place
+        Document and line, for messages.
+    language
+        As the fence names it; ``table``.
+    mark
+        The comment on the line before, without its brackets; empty if there is none.
+    """
+
+    place: str
+    language: str
+    mark: str
+    lines: tuple[str, ...]
+
+    @property
+    def is_run(self) -> bool:
+        return not self.mark.startswith("not run: ")
+
+    @property
+    def commands(self) -> list[list[str]]:
+        return [words for line in self.lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks_of(document: Path) -> Iterator[Block]:
+    lines = document.read_text(encoding="utf-8").splitlines()
+    number = 0
+    while number < len(lines):
+        start, fence = number, re.fullmatch(r"```(\w*)", lines[number])
+        number += 1
+        if fence:
+            number = lines.index("```", number) + 1
+            inside = lines[start + 1 : number - 1]
+        elif lines[start].startswith("|"):
+            while number < len(lines) and lines[number].startswith("|"):
+                number += 1
+            inside = lines[start:number]
+        else:
+            continue
+        comment = re.fullmatch(r"<!-- (.*) -->", lines[start - 1])
+        place = f"{document.relative_to(ROOT)}:{start + 1}"
+        yield Block(place, fence[1] if fence else "table", comment[1] if comment else "", tuple(inside))
+
+
+BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
+
+
+def each(blocks: Iterable[Block]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in blocks])
+
+
+def of(*languages: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language in languages]
+
+
+@cache
+def prose(document: Path) -> str:
+    """Return a document without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+@cache
+def anchors(document: Path) -> set[str]:
+    """Return what headings are called in addresses, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", prose(document), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+each_document = pytest.mark.parametrize(
+    "document", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in DOCUMENTS]
+)
+
+
+# --- links, files, figures ---
+
+
+@each_document
+def test_links_lead_somewhere(document: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@each_document
+def test_files_that_are_named_exist(document: Path):
+    folders = "bench|profl|baselines|tests|examples|results|docs"
+    for name in re.findall(rf"`((?:{folders})/[\w./*-]*)`", prose(document)):
+        assert name.rstrip("/") in MADE_BY_COMMANDS or list(ROOT.glob(name)), name
+
+
+@each_document
+def test_figures_stand_beside_the_command_that_makes_them(document: Path):
+    for section in re.split(r"^##? ", document.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        if "![" in section:
+            assert re.search(r"profl (report results/default|measure .*--plot)", section), section[:80]
+
+
+def test_the_door_is_short_and_leads_to_every_document():
+    door = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(door.splitlines()) <= 150
+    for document in DOCUMENTS[1:]:
+        assert f"]({document.relative_to(ROOT)})" in door
+
+
+def test_versions_agree():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+# --- code ---
+
+
+@each(of("python", "toml", "yaml", ""))
+def test_code_is_that_of_a_file_or_says_why_not(block: Block):
+    kind, _, rest = block.mark.partition(" ")
+    assert kind in ("from", "not", "printed"), f"{block.place} does not say where it is from"
+    if kind == "from":
+        text = "\n".join(block.lines)
+        known = (ROOT / rest).read_text(encoding="utf-8")
+        assert any(indent(text, " " * depth) in known for depth in (0, 4)), f"{block.place} is not in {rest}"
+
+
+# --- commands ---
+
+
+def parsed(words: list[str]) -> None:
+    """Parse a command without running it; `click.UsageError` if it has no such option, argument or choice."""
+    command: click.Command | None = main
+    rest = list(words)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        command = command.get_command(click.Context(command), name)
+        assert command is not None, f"no command {name} in {shlex.join(words)}"
+    if rest or not isinstance(command, click.Group):
+        with suppress(click.exceptions.Exit):  # of --help and --version
+            command.make_context(words[0], rest)
+
+
+def test_a_command_that_does_not_parse_is_found():
+    for right in (["measure", "--method", "profl"], ["measure", "--help"], ["--version"]):
+        parsed(right)
+    for wrong in (
+        ["--verbose"],
+        ["measure", "--methd", "profl"],
+        ["list", "gpu"],
+        ["fit"],
+        ["survey", "models", "--workers", "0"],
+    ):
+        with pytest.raises(click.UsageError):
+            parsed(wrong)
+    with pytest.raises(AssertionError, match="no command swep"):
+        parsed(["swep"])
+
+
+@each(of("sh"))
+def test_commands_of_blocks_parse(block: Block):
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for program, *words in block.commands:
+        if program == "profl":
+            parsed(words)
+        elif program == "make":
+            assert set(words) <= set(targets)
+        else:
+            assert not block.is_run, f"{block.place}: only profl is run from documents, not {program}"
+
+
+@each_document
+def test_commands_in_sentences_parse(document: Path):
+    for text in re.findall(r"`(profl [^`]+)`", prose(document)):
+        words = shlex.split(text.replace("\n", " "))[1:]
+        try:
+            parsed(words)
+        except click.MissingParameter:
+            assert len(words) == 1, f"{text} lacks something"  # the name of a command stands for it
+
+
+@pytest.fixture
+def cli(prober: Prober, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a command in an empty folder, with the worker process that is warm already; return what it prints."""
+    for module in (profl.bench.memory, sys.modules[Prober.__module__]):
+        monkeypatch.setattr(module, "Prober", lambda: nullcontext(prober))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(main, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def squeezed(line: str) -> str:
+    return " ".join(line.split())
+
+
+@each(block for block in of("sh") if block.is_run)
+def test_commands_run_and_print_what_is_said(block: Block, cli: Callable[..., str]):
+    printed = "".join(cli(*words) for _, *words in block.commands)
+    following = BLOCKS[BLOCKS.index(block) + 1]
+    said = following.lines if following.mark == "printed" else ()
+    assert {squeezed(line) for line in said} <= {squeezed(line) for line in printed.splitlines()}
+
+
+def test_what_is_printed_follows_a_command_that_is_run():
+    for before, block in pairwise(BLOCKS):
+        assert block.mark != "printed" or (before.language == "sh" and before.is_run), block.place
+    languages = {block.language for block in BLOCKS}
+    assert languages == {"python", "toml", "yaml", "", "sh", "table"}  # those that tests look at
+
+
+# --- tables ---
+
+
+def mebibytes(size: float) -> str:
+    return f"{size / 2**20:.0f}"
+
+
+def percent(share: float, form: str = ".1f") -> str:
+    return f"{100 * share:{form}} %"
+
+
+def accuracy(method: str, tier: str) -> str:
+    """Return a cell of the table of the default run: final accuracy, and who takes part."""
+    cells = pd.read_csv(ROOT / "results/default/report/cells.csv")
+    name = re.sub(r"\W*(\w+).*", r"\1", method)
+    found = cells[(cells["method"] == name) & cells["tier"].isin([tier, "unlimited"])]
+    shown = percent(found["final_accuracy"].item())
+    ideal = found["tier"].item() == "unlimited"
+    return shown if ideal else f"{shown} ({100 * found['participation_share'].item():.0f})"
+
+
+def surveyed() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "results/survey/models.csv")
+
+
+def models(step: str, gpu: str) -> str:
+    name, precision = step.split(", ")
+    table = surveyed()
+    found = table[(table["model"] == name) & (table["precision"] == precision) & (table["gpu"] == f"virtual:{gpu}")]
+    quantities = ("peak_requested", "peak_allocated", "peak_reserved", "least_budget")
+    return " / ".join(mebibytes(found[f"{quantity}_bytes"].item()) for quantity in quantities)
+
+
+def estimates(quantity: str, board: str) -> str:
+    """Return mean and largest relative error, the latter with its sign."""
+    table = surveyed().set_index(["model", "precision", "batch_size", "image_size"])
+    sizes = table[f"{quantity.replace(' ', '_')}_bytes"]
+    by_gpu = {kind: sizes[table["gpu"] == f"{kind}:{board}"] for kind in ("estimate", "virtual")}
+    errors = (by_gpu["estimate"] / by_gpu["virtual"] - 1).dropna()
+    assert len(errors) == 48
+    return f"{percent(errors.abs().mean())}, {percent(errors[errors.abs().idxmax()], '+.1f')}"
+
+
+def recorders(step: str, recorder: str) -> str:
+    table = pd.read_csv(ROOT / "results/survey/recorders.csv")
+    rows = table[table["subject"] == step].set_index("recorder")
+    if recorder == "one plain CPU step":
+        return f"{rows['cpu_step_seconds'].iloc[0]:.1f} s"
+    row = rows.loc[recorder if recorder != "profl" else "profl, virtual:h100"]
+    error = percent(row["error_to_requested"], "+.1f") if row["error_to_requested"] else "0"
+    return f"{error}, {row['seconds']:.1f} s"
+
+
+FROM_FILES: dict[str, Callable[[str, str], str]] = {
+    function.__name__: function for function in (accuracy, models, estimates, recorders)
+}
+"""By the name of a table: what a cell says, given what its row and its column are called."""
+
+MEASURED = {"reduction"}
+"""Tables that tests of their own measure."""
+
+
+def table_of(block: Block) -> list[list[str]]:
+    """Return a table's cells, heading first."""
+    heading, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.lines)
+    return [heading, *rows]
+
+
+def test_every_table_of_numbers_says_where_it_is_from():
+    for block in BLOCKS:
+        if block.language == "table" and any(re.search(r"\d", re.sub("`[^`]*`", "", line)) for line in block.lines):
+            kind, _, name = block.mark.partition(": ")
+            assert kind == "not checked" or (kind == "table" and name in {*FROM_FILES, *MEASURED}), block.place
+    assert {block.mark.removeprefix("table: ") for block in BLOCKS} >= {*FROM_FILES, *MEASURED}
+
+
+@each(block for block in of("table") if block.mark.removeprefix("table: ") in FROM_FILES)
+def test_tables_are_those_of_the_result_files(block: Block):
+    cell = FROM_FILES[block.mark.removeprefix("table: ")]
+    (_, *columns), *rows = table_of(block)
+    for row, *shown in rows:
+        assert shown == [cell(row, column) for column in columns], row
+
+
+def test_the_default_run_is_shown_whole():
+    (block,) = (block for block in BLOCKS if block.mark == "table: accuracy")
+    (_, *tiers), *rows = table_of(block)
+    cells = pd.read_csv(ROOT / "results/default/report/cells.csv")
+    assert {re.sub(r"\W*(\w+).*", r"\1", row[0]) for row in rows} == set(cells["method"])
+    assert {*tiers, "unlimited"} == set(cells["tier"])
+
+
+def test_the_memory_that_profl_saves_is_measured_again(cli: Callable[..., str]):
+    (block,) = (block for block in BLOCKS if block.mark == "table: reduction")
+    _, *rows = table_of(block)
+    for *_, whole, step, reduction, _, _ in rows:
+        share = 1 - float(step.removesuffix(" MiB")) / float(whole.removesuffix(" MiB"))
+        assert reduction == percent(share)
+    model, gpu, *shown = rows[0]
+    chosen = ["--method", "fedavg", "--method", "profl", "--task", "full model", "--task", "grow 1"]
+    setting = ["--model", model, "--batch-size", "64", "--gpu", gpu.replace(" ", ":"), "--json"]
+    full, grow = json.loads(cli("measure", *chosen, *setting))["tasks"]
+    peaks = [task["peak_requested_bytes"] for task in (full, grow)]
+    budgets = [task["least_budget_bytes"] for task in (full, grow)]
+    shares = [percent(1 - smaller / larger) for larger, smaller in (peaks, budgets)]
+    assert shown[:4] == [*(f"{peak / 2**20:.1f} MiB" for peak in peaks), *shares]
