@@ -12,10 +12,11 @@ import pandas as pd
 from profl.bench.errors import InputError
 from profl.bench.fleet import format_bytes
 from profl.bench.memory.workload import CATEGORIES
-from profl.bench.report.page.grids import Entry, Grid, Row
+from profl.bench.report.grid import Entry, Grid, GridRow
+from profl.bench.report.looks import in_order
 from profl.bench.report.page.records import environments, recipes
 from profl.bench.report.page.writing import data_uri, render
-from profl.bench.report.style import in_order, mebibytes
+from profl.bench.report.style import mebibytes
 from profl.bench.results import FOOTPRINT_KEY, Run, peak_column
 
 QUANTITIES = {"peak requested": "peak_requested_bytes", "least budget": "least_budget_bytes"}
@@ -188,7 +189,7 @@ def _with_differences(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
 def _settings_grid(caption: str, table: pd.DataFrame, names: Sequence[str]) -> Grid:
     groups = {
         str(group): [
-            Row(row["setting"], [Entry("missing" if pd.isna(row[name]) else row[name]) for name in names])
+            GridRow(row["setting"], [Entry("missing" if pd.isna(row[name]) else row[name]) for name in names])
             for _, row in rows.iterrows()
         ]
         for group, rows in table.groupby("group", sort=False)
@@ -261,7 +262,7 @@ def _memory_grid(memory: pd.DataFrame, names: Sequence[str]) -> Grid:
             moved = [category for category in CATEGORIES if abs(found[category][f"{name} difference"]) > 0]
             lines = tuple(f"{category} {_change(found[category], name)}" for category in moved)
             entries.append(Entry("" if lines else "–", lines))
-        rows.append(Row(", ".join(str(task[column].iloc[0]) for column in varying), entries))
+        rows.append(GridRow(", ".join(str(task[column].iloc[0]) for column in varying), entries))
     columns = [f"{quantity}\n{name}" for quantity in QUANTITIES for name in names]
     columns += [f"at the peak\n{name}" for name in names[1:]]
     note = f"MiB; below it the difference from {names[0]}. ? not measured in this run. Equal tasks are left out."
@@ -284,7 +285,7 @@ def _accuracy_grid(accuracy: pd.DataFrame, names: Sequence[str], runs: Sequence[
     for values, rows in accuracy.groupby(place) if place else [((), accuracy)]:
         by_pair = rows.set_index(["method", "tier"])
         groups[", ".join(map(str, values))] = [
-            Row(
+            GridRow(
                 method,
                 [
                     _accuracy(by_pair.loc[(method, tier)], names)

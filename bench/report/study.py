@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +17,13 @@ from profl.bench.data import classes_of
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.gpu.profile import ESTIMATE
-from profl.bench.report.style import IDEAL, in_order, mebibytes
+from profl.bench.report.looks import IDEAL, Look, in_order, looks
+from profl.bench.report.style import mebibytes
 from profl.bench.results import Run
 
 
 class Spread(NamedTuple):
-    """A figure over the seeds; all NaN if unknown."""
+    """A number over the seeds; all NaN if unknown."""
 
     mean: float
     low: float
@@ -32,6 +33,15 @@ class Spread(NamedTuple):
     def known(self) -> bool:
         """Whether there is anything to show."""
         return math.isfinite(self.mean)
+
+    @property
+    def span(self) -> str:
+        """The range of a share, in percent."""
+        return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+
+    def percent(self, digits: int = 1) -> str:
+        """Return the mean of a share in percent, ``?`` if unknown."""
+        return f"{100 * self.mean:.{digits}f} %" if self.known else "?"
 
     def times(self, factor: float) -> Spread:
         """Return the same in another unit."""
@@ -90,18 +100,38 @@ class Study:
         """Whether nothing was computed, so that there is no accuracy to show."""
         return bool(self.cells["memory_only"].all())
 
-    @property
-    def figure_names(self) -> list[str]:
-        """The figures that there can be something in, by file name."""
-        by_round = ["memory_by_round"] if self.rounds["peak_reserved_bytes"].notna().any() else []
-        if self.memory_only:
-            return ["memory_by_round", "peak_memory", "participation"]
-        return ["accuracy_by_tier", "accuracy_by_budget", "peak_memory", "participation", "learning_curves", *by_round]
-
     @cached_property
     def methods(self) -> list[str]:
         """Methods, in display order."""
         return in_order(self.cells["method"].tolist())
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """How each method is drawn, in display order."""
+        return looks(self.methods)
+
+    @property
+    def ideals(self) -> list[str]:
+        """Methods that ignore memory: drawn apart, left out of every contest."""
+        return [name for name in self.methods if name == IDEAL]
+
+    @property
+    def rivals(self) -> list[str]:
+        """All other methods."""
+        return [name for name in self.methods if name not in self.ideals]
+
+    @property
+    def highlight(self) -> str:
+        """The method that stands out."""
+        return "profl"
+
+    def label(self, method: str, between: str = " ") -> str:
+        """Return a method's name, and whether it is an ideal."""
+        return f"{method}{between}(ideal)" if method in self.ideals else method
+
+    def aside(self, form: str) -> str:
+        """Return ``fedavg aside`` put in place of the ``{}`` of ``form``; nothing if there is no ideal."""
+        return form.format(f"{' and '.join(self.ideals)} aside") if self.ideals else ""
 
     @cached_property
     def tiers(self) -> list[str]:
@@ -122,6 +152,11 @@ class Study:
         """How many seeds were run."""
         return self.cells["seed"].nunique()
 
+    @property
+    def tier_labels(self) -> list[str]:
+        """The labels of all tiers, in two lines."""
+        return [self.tier_label(tier) for tier in self.tiers]
+
     def tier_label(self, tier: str, between: str = "\n") -> str:
         """Return a tier's name and what each of its devices has, or all have on average."""
         mean = "mean " if tier in self.mixed else ""
@@ -135,6 +170,17 @@ class Study:
         """
         return 1.5 * self.chance / (1 + 0.5 * self.chance)
 
+    @cached_property
+    def tasks(self) -> list[tuple[str, list[tuple[str, dict[Any, Any]]]]]:
+        """The measured tasks of every method by name, each with its row of the footprints; in display order."""
+        entries = [dict(entry) for entry in self.footprints.to_dict("records")]
+        varies = len({entry["batch_size"] for entry in entries}) > 1
+        found: dict[str, list[tuple[str, dict[Any, Any]]]] = {method: [] for method in self.methods}
+        for entry in entries:
+            batch = f", batch {entry['batch_size']}" if varies else ""
+            found[entry["method"]].append((f"{entry['task']}{batch}", entry))
+        return [(method, tasks) for method, tasks in found.items() if tasks]
+
     def cells_of(self, method: str, tier: str) -> pd.DataFrame:
         """Return the cells of a method and tier, by seed."""
         return self._by_pair.get((method, tier), self.cells.iloc[:0])
@@ -143,7 +189,7 @@ class Study:
     def _by_pair(self) -> dict[Any, pd.DataFrame]:
         return dict(iter(self.cells.sort_values("seed").groupby(["method", "tier"])))
 
-    def figures(self, column: str) -> dict[tuple[str, str], Spread]:
+    def spreads(self, column: str) -> dict[tuple[str, str], Spread]:
         """Return a column of the finished cells over their seeds, for every pair of method and tier."""
         if column not in self._found:
             found = {(method, tier): UNKNOWN for method in self.methods for tier in self.tiers}
@@ -159,7 +205,7 @@ class Study:
 
     def idle(self, method: str, tier: str) -> bool:
         """Whether the pair has finished cells and in none of them any device could train."""
-        return self.figures("participation_share")[method, tier].high == 0
+        return self.spreads("participation_share")[method, tier].high == 0
 
     @property
     def unfinished(self) -> list[str]:
@@ -194,6 +240,12 @@ class Study:
         missing = self.unfinished
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         return [f"No result: {shown}."] if missing else []
+
+
+def bytes_of(entry: Mapping[Any, Any], column: str) -> float:
+    """Return a number of bytes of a footprint, NaN if it was not measured."""
+    value = entry.get(column)
+    return math.nan if value is None else float(value)
 
 
 def studies(run: Run) -> Iterator[Study]:

@@ -13,14 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from profl.bench.errors import InputError
+from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report import write_report
-from profl.bench.report.accuracy import COINCIDENT, Point, front_of, pareto_front, schedule
 from profl.bench.report.coincidence import coincident
-from profl.bench.report.memory import CATEGORY_COLOURS
+from profl.bench.report.figures import FIGURES
+from profl.bench.report.figures.accuracy_by_budget import Point, front_of, pareto_front
+from profl.bench.report.figures.learning_curves import COINCIDENT, schedule
+from profl.bench.report.looks import in_order, looks
 from profl.bench.report.study import Study, studies
-from profl.bench.report.style import house_style, in_order, looks, mebibytes
-from profl.bench.report.writing import FIGURES
+from profl.bench.report.style import house_style, mebibytes
 from profl.bench.results import Run, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
 
@@ -31,9 +33,12 @@ def study(run: Run) -> Study:
     return only
 
 
+NAMED = {figure.name: figure for figure in FIGURES}
+
+
 def draw(name: str, study: Study) -> Figure:
     with house_style():
-        figure = FIGURES[name](study)
+        figure = NAMED[name].draw(study)
         figure.draw_without_rendering()
     return figure
 
@@ -41,7 +46,7 @@ def draw(name: str, study: Study) -> Figure:
 @pytest.fixture(scope="module")
 def drawn(study: Study) -> dict[str, Figure]:
     """Every figure of the run: drawing takes long, and most tests only look."""
-    return {name: draw(name, study) for name in FIGURES}
+    return {name: draw(name, study) for name in NAMED}
 
 
 def texts(figure: Figure) -> list[str]:
@@ -62,7 +67,7 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
             write_cell(tmp_path, method, tier, rounds=6)
     first = write_report(read_run(tmp_path))
     tables = {f"{name}.{kind}" for name in ("cells", "rounds", "footprints") for kind in ("csv", "parquet")}
-    figures = {f"{name}.{kind}" for name in set(FIGURES) - {"memory_by_round"} for kind in ("png", "svg")}
+    figures = {f"{name}.{kind}" for name in set(NAMED) - {"memory_by_round"} for kind in ("png", "svg")}
     assert {path.name for path in first} == tables | figures | {"index.html"}
     assert {path.parent for path in first} == {tmp_path / "report"}
     for one, other in zip(first, write_report(read_run(tmp_path), tmp_path / "again"), strict=True):
@@ -70,7 +75,7 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
 
 
 def test_two_models_have_their_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("profl.bench.report.study.Study.figure_names", ["participation"])
+    monkeypatch.setattr("profl.bench.report.figures.FIGURES", (NAMED["participation"],))
     monkeypatch.setattr("profl.bench.report.writing.write_page", lambda run, folder: folder / "index.html")
     write_cell(tmp_path, "profl", "50%", rounds=4)
     write_cell(tmp_path, "profl", "50%", rounds=4, model="vit")
@@ -87,13 +92,13 @@ def test_no_run_no_report(tmp_path: Path):
 # all figures
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", NAMED)
 def test_headings_say_model_dataset_and_where_memory_was_measured(drawn: dict[str, Figure], name: str):
     heading = "\n".join(texts(drawn[name]))
     assert "resnet18 (width 16) on digits · memory measured on: virtual jetson-orin" in heading
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", NAMED)
 def test_nothing_is_cut_off_and_no_text_is_small(drawn: dict[str, Figure], name: str):
     figure = drawn[name]
     page = figure.bbox.padded(1)
@@ -223,7 +228,7 @@ def test_untrained_models_are_hollow(drawn: dict[str, Figure]):
 def test_seeds_show_their_mean_and_range(make_run: Callable[..., Run]):
     run = make_run(*({"method": "profl", "tier": "50%", "seed": seed, "rounds": 4} for seed in range(3)))
     (study,) = studies(run)
-    spread = study.figures("final_accuracy")["profl", "50%"]
+    spread = study.spreads("final_accuracy")["profl", "50%"]
     values = run.cells["final_accuracy"]
     assert spread.mean == pytest.approx(values.mean())
     assert (spread.low, spread.high) == (values.min(), values.max())

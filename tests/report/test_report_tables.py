@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report.ranking import best_methods
 from profl.bench.report.study import studies
-from profl.bench.report.tables import best_methods, closing_table, closing_text, write_tables
+from profl.bench.report.tables import closing_table, closing_text, write_tables
 from profl.bench.results import CELL_COLUMNS, ROUND_COLUMNS, Run, peak_column
 from tests.report.conftest import METHODS, TIERS
 

@@ -1,4 +1,4 @@
-"""Memory over the rounds: what training really took, round by round, and whether any of it stayed."""
+"""What training really took, round by round, and whether any of it stayed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from profl.bench.held import HELD, NOTHING_HELD, describe_held
 from profl.bench.report.coincidence import coincident, line_width, striped
+from profl.bench.report.figure import ReportFigure
+from profl.bench.report.grid import Entry, Grid, over_rounds
+from profl.bench.report.held import what_stayed
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, legend_above, looks, page, panels, say_empty
+from profl.bench.report.style import GREY, legend_above, mebibytes, page, panels, say_empty
 
 COLUMNS = ["peak_allocated_bytes", "peak_reserved_bytes", "held_bytes"]
 """What is drawn, of the rounds frame."""
@@ -22,9 +24,9 @@ COINCIDENT = 0.01
 """Share of the highest: of curves that are nowhere farther apart, one would hide another."""
 
 
-def memory_by_round(study: Study) -> Figure:
+def draw(study: Study) -> Figure:
     """Draw the memory of local training over the rounds: a panel per tier, a line and a band per method."""
-    styles, tiers = looks(study.methods), study.tiers
+    styles, tiers = study.looks, study.tiers
     curves = {(method, tier): curve(study, method, tier) for method in styles for tier in tiers}
     reserved_bytes = {tier: {name: curves[name, tier]["peak_reserved_bytes"] for name in styles} for tier in tiers}
     within = COINCIDENT * study.rounds["peak_reserved_bytes"].max()
@@ -73,18 +75,24 @@ def curve(study: Study, method: str, tier: str) -> pd.DataFrame:
     return study.rounds.loc[study.rounds["cell"].isin(cells)].groupby("round")[COLUMNS].max()
 
 
-def held(study: Study, method: str, tier: str) -> str:
-    """Say what stayed on the GPU from round to round, in the worst of the seeds."""
-    return describe_held(*(study.figures(name)[method, tier].high for name in HELD))
+def grid(study: Study) -> Grid:
+    """Return the most reserved for any participant, of all rounds or of some evenly spread and the last."""
+
+    def entry(reserved_bytes: float) -> Entry:
+        return Entry(mebibytes(reserved_bytes))
+
+    return over_rounds(study, "peak_reserved_bytes", "Most reserved for any participant (MiB)", "round", entry)
 
 
-def what_stayed(study: Study) -> str:
-    """Say what stayed on the GPU from round to round, in all that was run."""
-    told = {(method, tier): held(study, method, tier) for method in study.methods for tier in study.tiers}
-    known = {pair: text for pair, text in told.items() if study.figures(HELD[0])[pair].known}
-    holding = [f"{method} at {tier} {text}" for (method, tier), text in known.items() if text != NOTHING_HELD]
-    if holding:
-        return f"Still allocated after a round (what grows in most rounds is a leak): {'; '.join(holding)}."
-    if known:
-        return "Nothing is held from round to round: no leak."
-    return "Whether anything is held from round to round is not known yet."
+def _shown(study: Study) -> bool:
+    return study.memory_only or bool(study.rounds["peak_reserved_bytes"].notna().any())
+
+
+FIGURE = ReportFigure(
+    name="memory_by_round",
+    title="Memory over the rounds",
+    draw=draw,
+    sentence=what_stayed,
+    grid=grid,
+    shown=_shown,
+)
