@@ -1,30 +1,34 @@
-"""How methods are told apart: order, colours, markers."""
+"""How methods are told apart: order, colours, markers. Nothing here knows a method by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from matplotlib.colors import to_rgb
 
+from profl.bench.config import preset, read_config
+from profl.bench.errors import InputError
 from profl.bench.report.style import GREY
 
-IDEAL = "fedavg"
-"""The upper bound that ignores memory: drawn grey and dashed, left out of every contest."""
+NAMESAKE = __name__.partition(".")[0]
+"""The method that this package is named after, as it is what the suite is about: highlighted unless another is."""
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; fixed by name so that a method looks the
-# same in every run.
-_KNOWN = {
-    IDEAL: (GREY, "X"),
-    "profl": ("#D55E00", "o"),
-    "allsmall": ("#56B4E9", "s"),
-    "depthfl": ("#009E73", "^"),
-    "exclusive": ("#E69F00", "D"),
-    "heterofl": ("#0072B2", "v"),
-    "inclusivefl": ("#CC79A7", "P"),
-}
+# Okabe and Ito's colours, which stay apart for colour-blind readers. The default sweep's methods have the first ones,
+# in its order, so that they look the same in every run.
+_FIRST = [
+    (GREY, "X"),
+    ("#D55E00", "o"),
+    ("#E69F00", "D"),
+    ("#56B4E9", "s"),
+    ("#0072B2", "v"),
+    ("#009E73", "^"),
+    ("#CC79A7", "P"),
+]
 _FURTHER = [("#000000", "*"), ("#8C6D00", "<"), ("#5B3A8E", ">"), ("#7A3B2E", "h"), ("#00687A", "p")]
+_FURTHER_IDEALS = [("#A0A0A0", "d"), ("#454545", "8")]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Look:
     @property
     def size(self) -> float:
         """Of the marker, in points; the thin ones are drawn larger."""
-        return 7.5 if self.marker in "XP*" else 6.0
+        return 7.5 if self.marker in "XP*d" else 6.0
 
     @property
     def ink(self) -> tuple[float, float, float]:
@@ -58,13 +62,43 @@ class Look:
         return {"marker": self.marker, "ms": self.size - 1, "mec": "white", "mew": 0.5}
 
 
-def in_order(methods: Sequence[str]) -> list[str]:
-    """Sort methods for display: the ideal, ``profl``, then by name."""
-    return sorted(set(methods), key=lambda name: (name != IDEAL, name != "profl", name))
+def highlighted(methods: Iterable[str], chosen: str | None = None) -> str:
+    """Return the method that is to stand out: the chosen one, else `NAMESAKE`, which a run may lack.
+
+    Raises
+    ------
+    InputError
+        If the chosen one is not among ``methods``.
+    """
+    known = sorted(set(methods))
+    if chosen is not None and chosen not in known:
+        raise InputError(
+            f"method '{chosen}' was not run, so it cannot be highlighted: choose one of {', '.join(known)}"
+        )
+    return chosen or NAMESAKE
 
 
-def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Return a look per method; unknown methods get further colours by their place in the alphabet."""
-    strangers = [name for name in in_order(methods) if name not in _KNOWN]
-    further = {name: _FURTHER[place % len(_FURTHER)] for place, name in enumerate(strangers)}
-    return {name: Look(*(_KNOWN | further)[name], dashes="--" if name == IDEAL else "-") for name in in_order(methods)}
+def in_order(methods: Iterable[str], ideals: Collection[str], highlight: str) -> list[str]:
+    """Sort methods for display: ideals, the highlighted one, then the others, by name."""
+    return sorted(set(methods), key=lambda name: (name not in ideals, name != highlight, name))
+
+
+def looks(methods: Iterable[str], ideals: Collection[str]) -> dict[str, Look]:
+    """Return a look per method, dashed if it is an ideal.
+
+    Methods that the default sweep lacks get further colours by their place in the alphabet; ideals among them greys.
+    """
+    names = list(methods)
+    found = dict(zip(_default_methods(), _FIRST, strict=False))
+    strangers = sorted(set(names) - set(found))
+    for palette, alike in (
+        (_FURTHER, [name for name in strangers if name not in ideals]),
+        (_FURTHER_IDEALS, [name for name in strangers if name in ideals]),
+    ):
+        found |= {name: palette[place % len(palette)] for place, name in enumerate(alike)}
+    return {name: Look(*found[name], dashes="--" if name in ideals else "-") for name in names}
+
+
+@cache
+def _default_methods() -> tuple[str, ...]:
+    return tuple(read_config(preset("default")).grid.method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ from profl.bench.data import classes_of
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.gpu.profile import ESTIMATE
-from profl.bench.report.looks import IDEAL, Look, in_order, looks
+from profl.bench.report.looks import Look, highlighted, in_order, looks
 from profl.bench.report.style import mebibytes
 from profl.bench.results import Run
 
@@ -65,6 +65,10 @@ class Study:
         Tiers in which devices differ in memory.
     chance
         Accuracy of guessing, 0 to 1: one by the number of classes; NaN if that is unknown.
+    ideals
+        Methods that ignore the memory of the tiers they are shown in: drawn apart, left out of every contest.
+    highlight
+        The method that stands out.
     """
 
     model: str
@@ -76,6 +80,8 @@ class Study:
     footprints: pd.DataFrame
     mixed: frozenset[str]
     chance: float
+    ideals: tuple[str, ...]
+    highlight: str
 
     @property
     def name(self) -> str:
@@ -103,35 +109,25 @@ class Study:
     @cached_property
     def methods(self) -> list[str]:
         """Methods, in display order."""
-        return in_order(self.cells["method"].tolist())
+        return in_order(self.cells["method"], self.ideals, self.highlight)
 
     @cached_property
     def looks(self) -> dict[str, Look]:
         """How each method is drawn, in display order."""
-        return looks(self.methods)
-
-    @property
-    def ideals(self) -> list[str]:
-        """Methods that ignore memory: drawn apart, left out of every contest."""
-        return [name for name in self.methods if name == IDEAL]
+        return looks(self.methods, self.ideals)
 
     @property
     def rivals(self) -> list[str]:
-        """All other methods."""
+        """The methods that are not ideals."""
         return [name for name in self.methods if name not in self.ideals]
-
-    @property
-    def highlight(self) -> str:
-        """The method that stands out."""
-        return "profl"
 
     def label(self, method: str, between: str = " ") -> str:
         """Return a method's name, and whether it is an ideal."""
         return f"{method}{between}(ideal)" if method in self.ideals else method
 
     def aside(self, form: str) -> str:
-        """Return ``fedavg aside`` put in place of the ``{}`` of ``form``; nothing if there is no ideal."""
-        return form.format(f"{' and '.join(self.ideals)} aside") if self.ideals else ""
+        """Return ``form`` with the ideals in place of its ``{}``, as in ``fedavg aside``; nothing without ideals."""
+        return form.format(f"{_listed(self.ideals)} aside") if self.ideals else ""
 
     @cached_property
     def tiers(self) -> list[str]:
@@ -231,8 +227,9 @@ class Study:
     @property
     def bounds(self) -> list[str]:
         """What to say of methods that are no rivals."""
-        ideal = f"{IDEAL} is an ideal bound: every device trains, whatever its memory."
-        return [ideal] if IDEAL in self.methods else []
+        are = "are ideal bounds" if len(self.ideals) > 1 else "is an ideal bound"
+        bounds = f"{_listed(self.ideals)} {are}: every device trains, whatever its memory."
+        return [bounds] if self.ideals else []
 
     @property
     def gaps(self) -> list[str]:
@@ -248,26 +245,47 @@ def bytes_of(entry: Mapping[Any, Any], column: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def studies(run: Run) -> Iterator[Study]:
-    """Cut a run into studies, by model, width, dataset and GPU."""
+def _listed(names: Sequence[str]) -> str:
+    """Return ``'a, b and c'``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def studies(run: Run, highlight: str | None = None) -> Iterator[Study]:
+    """Cut a run into studies, by model, width, dataset and GPU.
+
+    Parameters
+    ----------
+    run
+        What was run.
+    highlight
+        The method that stands out; by default `profl.bench.report.looks.NAMESAKE`, if it was run.
+
+    Raises
+    ------
+    InputError
+        If no such method was run.
+    """
+    stands_out = highlighted(run.cells["method"], highlight)
     keys = ["model", "width", "dataset", "gpu"]
     for values, cells in run.cells.groupby(keys, dropna=False):
         model, width, dataset, gpu = values
         prints = run.footprints.reindex(columns=list(dict.fromkeys([*run.footprints, *keys])))  # may be empty
         here = (prints[keys] == list(values)).all(axis=1)
         rounds = run.rounds.loc[run.rounds["cell"].isin(cells["cell"])]
-        everywhere = _in_every_tier(cells)
+        ideals = ideals_of(cells)
         run_here = [record.cell for record in run.records if record.name in set(cells["cell"])]
         yield Study(
             str(model),
             str(width),
             str(dataset),
             str(gpu),
-            everywhere,
+            _in_every_tier(cells, ideals),
             rounds,
             prints.loc[here],
             _mixed(run_here),
             _chance(run_here[0]),
+            ideals,
+            stands_out,
         )
 
 
@@ -286,9 +304,18 @@ def _chance(cell: Cell) -> float:
     return math.nan
 
 
-def _in_every_tier(cells: pd.DataFrame) -> pd.DataFrame:
-    """Repeat the cells of methods that ignore memory, which were run once, in every tier they compare with."""
-    once = cells["tier"] == UNLIMITED
+def ideals_of(cells: pd.DataFrame) -> tuple[str, ...]:
+    """Return the methods that ignored memory where others had to fit it: run in the tier `UNLIMITED` and no other.
+
+    Where nothing has a limit, all are alike and none is an ideal.
+    """
+    limited = set(cells.loc[cells["tier"] != UNLIMITED, "method"])
+    return tuple(sorted(set(cells["method"]) - limited)) if limited else ()
+
+
+def _in_every_tier(cells: pd.DataFrame, ideals: Sequence[str]) -> pd.DataFrame:
+    """Repeat the cells of ideals, which were run once, in every tier they compare with."""
+    once = cells["method"].isin(ideals)
     tiers = cells.loc[~once, "tier"].unique()
     repeated = [cells.loc[once].assign(tier=tier) for tier in tiers]
     return pd.concat([cells.loc[~once], *repeated], ignore_index=True) if once.any() and len(tiers) else cells

@@ -40,9 +40,12 @@ def write_tables(run: Run, folder: Path) -> list[Path]:
     return written
 
 
-def closing_table(run: Run) -> Group:
-    """Return what a run came to, for the terminal: methods and tiers, per model, dataset and GPU."""
-    return Group(*(_table(study) for study in studies(run)))
+def closing_table(run: Run, highlight: str | None = None) -> Group:
+    """Return what a run came to, for the terminal: methods and tiers, per model, dataset and GPU.
+
+    Takes and raises what `profl.bench.report.study.studies` does; the highlighted method comes before other rivals.
+    """
+    return Group(*(_table(study) for study in studies(run, highlight)))
 
 
 def closing_text(run: Run) -> str:

@@ -12,7 +12,7 @@ from profl.bench.report.tables import write_tables
 from profl.bench.results import Run
 
 
-def write_report(run: Run, output: Path | None = None) -> list[Path]:
+def write_report(run: Run, output: Path | None = None, highlight: str | None = None) -> list[Path]:
     """Write all figures (PNG, SVG), tables (CSV, Parquet) and the page of a run and return their paths.
 
     Nothing is run again; the same results give the same bytes. If the run holds several models, datasets or
@@ -24,14 +24,21 @@ def write_report(run: Run, output: Path | None = None) -> list[Path]:
         What was run.
     output
         Where to write; ``report`` in the run's folder by default.
+    highlight
+        The method that stands out, as `profl.bench.report.study.studies` takes it.
+
+    Raises
+    ------
+    InputError
+        If no such method was run.
     """
+    parts = list(studies(run, highlight))
     folder = output or run.path / "report"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    parts = list(studies(run))
     with house_style():
         for study in parts:
             suffix = f"-{study.name}" if len(parts) > 1 else ""
             for figure in figures_of(study):
                 written += save(figure.draw(study), folder, figure.name + suffix)
-    return [*written, *write_tables(run, folder), write_page(run, folder)]
+    return [*written, *write_tables(run, folder), write_page(run, folder, highlight)]

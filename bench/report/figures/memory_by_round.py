@@ -61,7 +61,8 @@ def draw(study: Study) -> Figure:
         panel.set_ylim(0, 1.08 * panel.get_ylim()[1])
     axes[0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.8, label=method) for method, look in styles.items()
+        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.8, label=study.label(method))
+        for method, look in styles.items()
     ]
     if holding:
         handles.append(Line2D([], [], color=GREY, ls=":", lw=1.4, label="still held"))

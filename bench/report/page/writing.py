@@ -31,7 +31,7 @@ TABLES = {
 """The files to download, and what they hold."""
 
 
-def write_page(run: Run, folder: Path) -> Path:
+def write_page(run: Run, folder: Path, highlight: str | None = None) -> Path:
     """Write ``folder/index.html``, one file that needs no other and no network, and return its path.
 
     The same results give the same bytes.
@@ -42,14 +42,16 @@ def write_page(run: Run, folder: Path) -> Path:
         What to show.
     folder
         Where the run's figures (SVG) and tables (CSV) were written: the page holds them as they are.
+    highlight
+        As they were written with.
 
     Raises
     ------
     InputError
-        If a figure or table is missing.
+        If a figure or table is missing, or no such method was run.
     """
     records = run.records
-    parts = list(studies(run))
+    parts = list(studies(run, highlight))
     studies_toml = configurations(records)
     tables = {name: _text(folder / name) for name in TABLES}
     text = render(
