@@ -15,14 +15,16 @@ from matplotlib.text import Text
 from profl.bench.errors import InputError
 from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.memory.workload import CATEGORIES
-from profl.bench.report import write_report
+from profl.bench.report import figures, write_report
 from profl.bench.report.coincidence import coincident
+from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
 from profl.bench.report.figures.accuracy_by_budget import Point, front_of, pareto_front
 from profl.bench.report.figures.learning_curves import COINCIDENT, schedule
+from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.looks import in_order, looks
 from profl.bench.report.study import Study, studies
-from profl.bench.report.style import house_style, mebibytes
+from profl.bench.report.style import house_style, mebibytes, page
 from profl.bench.results import Run, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
 
@@ -337,3 +339,33 @@ def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, dra
     tested = study.rounds["test_accuracy"].min() * 100
     assert all(bar.get_y() + bar.get_height() < tested for bar in panel.patches)
     assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]
+
+
+# a figure of one's own
+
+
+def test_a_figure_is_one_record(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch):
+    def draw(study: Study) -> Figure:
+        figure = page(2, "Traffic", study.training_setting)
+        figure.subplots().bar(study.methods, [1] * len(study.methods))
+        return figure
+
+    def grid(study: Study) -> Grid:
+        return by_method(study, "data_out_share", "Examples out of reach", 0)
+
+    own = ReportFigure("traffic", "What was sent", draw, lambda study: "A megabyte a round.", grid)
+    hidden = replace(own, name="hidden", shown=lambda study: study.seeds > 1)
+    monkeypatch.setattr("profl.bench.report.figures.FIGURES", (own, hidden))
+    run = make_run({"method": "profl", "tier": "50%", "rounds": 2})
+    written = {path.name: path for path in write_report(run)}
+    assert {name for name in written if name.endswith(("png", "svg"))} == {"traffic.png", "traffic.svg"}
+    text = written["index.html"].read_text()
+    assert 'id="traffic"' in text
+    assert 'aria-label="What was sent. A megabyte a round."' in text
+    assert "Examples out of reach" in text
+
+
+def test_every_figure_has_a_file_named_after_it():
+    folder = Path(figures.__file__).parent
+    assert {f"{name}.py" for name in NAMED} == {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert len(NAMED) == len(FIGURES)

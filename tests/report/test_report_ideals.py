@@ -1,5 +1,6 @@
 """What ignores memory is an ideal, whatever its name: drawn apart, labelled, left out of every contest."""
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from matplotlib.figure import Figure
 from profl.bench.cli.report import report
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
+from profl.bench.registry import methods
 from profl.bench.report import closing_text, write_comparison, write_report
+from profl.bench.report import study as study_module
 from profl.bench.report.figures import FIGURES
 from profl.bench.report.figures.accuracy_by_budget import front_of
 from profl.bench.report.looks import NAMESAKE
@@ -181,3 +184,20 @@ def test_the_command_highlights(run: Run, tmp_path: Path):
     assert lines.index("plugin") < lines.index("exclusive") < lines.index("heterofl")
     page = (tmp_path / "index.html").read_text()
     assert page.index(">plugin</th>") < page.index(">exclusive</th>")
+
+
+# names
+
+
+def test_the_bench_names_no_method():
+    bench = Path(study_module.__file__).parents[1]
+    names = set(methods()) - {NAMESAKE}  # which is also the name of the package
+    assert len(names) > 5
+    sources = sorted(bench.rglob("*.py"))
+    assert len(sources) > 50
+    for source in sources:
+        constants = (node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant))
+        assert not names & {value for value in constants if isinstance(value, str)}, source
+    for source in (bench / "report").rglob("*.py"):
+        for line in source.read_text().splitlines():
+            assert f'"{NAMESAKE}"' not in line or "hashsalt" in line, source
