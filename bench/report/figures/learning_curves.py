@@ -19,8 +19,9 @@ from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, over_rounds
 from profl.bench.report.looks import Look
 from profl.bench.report.ranking import winners
+from profl.bench.report.rounds import LEGEND_COLUMNS, round_panels
 from profl.bench.report.study import Spread, Study
-from profl.bench.report.style import legend_above, page, panels, say_empty
+from profl.bench.report.style import legend_above, say_empty
 
 STRIP = 0.15
 """Height of a schedule's strip with its names, as a share of the height of the curves above."""
@@ -51,12 +52,8 @@ def draw(study: Study) -> Figure:
             f"Strips at the foot: the steps of {', '.join(stepping)}{seed}, in turn dark and pale; a stage is named"
             " where it begins, if there is room.",
         )
-    title, names = "Test accuracy over the rounds", ("round", "test accuracy (%)")
-    height, legend = 0.2 + 2.1 * math.ceil(len(tiers) / 2), 0.05 + 0.2 * math.ceil(len(styles) / 7)
-    figure = page(height, title, study.training_setting, notes, legend, names)
-    axes = panels(figure, len(tiers))
+    figure, axes = round_panels(study, "Test accuracy over the rounds", "test accuracy (%)", notes)
     for panel, tier in zip(axes, tiers, strict=True):
-        panel.set_title(study.tier_label(tier, between=" · ") + " per device")
         for method, look in styles.items():
             curve = curves[method, tier]
             width = line_width(method, heaps[tier])
@@ -84,7 +81,7 @@ def draw(study: Study) -> Figure:
         Line2D([], [], color=look.colour, ls=look.dashes, lw=1.6, label=study.label(method), **look.small_dot)
         for method, look in styles.items()
     ]
-    legend_above(figure, handles, columns=7)
+    legend_above(figure, handles, columns=LEGEND_COLUMNS)
     return figure
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,8 +12,9 @@ from profl.bench.report.coincidence import coincident, line_width, striped
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, over_rounds
 from profl.bench.report.held import what_stayed
+from profl.bench.report.rounds import LEGEND_COLUMNS, round_panels
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, legend_above, mebibytes, page, panels, say_empty
+from profl.bench.report.style import GREY, legend_above, mebibytes, say_empty
 
 COLUMNS = ["peak_allocated_bytes", "peak_reserved_bytes", "held_bytes"]
 """What is drawn, of the rounds frame."""
@@ -42,12 +41,8 @@ def draw(study: Study) -> Figure:
         *study.bounds,
         *study.gaps,
     ]
-    title, names = "Memory of local training over the rounds", ("round", "memory (MiB)")
-    height, legend = 0.2 + 2.1 * math.ceil(len(tiers) / 2), 0.05 + 0.2 * math.ceil(len(styles) / 7)
-    figure = page(height, title, study.training_setting, notes, legend, names)
-    axes = panels(figure, len(tiers))
+    figure, axes = round_panels(study, "Memory of local training over the rounds", "memory (MiB)", notes)
     for panel, tier in zip(axes, tiers, strict=True):
-        panel.set_title(study.tier_label(tier, between=" · ") + " per device")
         for method, look in styles.items():
             drawn = curves[method, tier] / 2**20
             allocated, reserved, held = (drawn[column] for column in COLUMNS)
@@ -66,7 +61,7 @@ def draw(study: Study) -> Figure:
     ]
     if holding:
         handles.append(Line2D([], [], color=GREY, ls=":", lw=1.4, label="still held"))
-    legend_above(figure, handles, columns=7)
+    legend_above(figure, handles, columns=LEGEND_COLUMNS)
     return figure
 
 
