@@ -27,7 +27,8 @@ from profl.bench.measuring import measure_tasks
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.report import closing_text, write_report
-from profl.bench.report.growth import curve, what_stayed
+from profl.bench.report.figures.memory_by_round import curve
+from profl.bench.report.held import what_stayed
 from profl.bench.report.page.reproduce import configurations
 from profl.bench.report.study import studies
 from profl.bench.report.style import mebibytes

@@ -12,13 +12,18 @@ import click
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Folder to write into.  [default: report/ in the last RUN]"
 )
-def report(runs: tuple[Path, ...], output: Path | None) -> None:
+@click.option(
+    "--highlight",
+    metavar="METHOD",
+    help="Method that stands out: bold, and before its rivals.  [default: profl, where it was run]",
+)
+def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None) -> None:
     """Draw a run's figures, tables and page from its result files; compare several runs with the first.
 
     \b
     Examples:
       profl report results/default
-      profl report results/mine --output figures/
+      profl report results/mine --output figures/ --highlight heterofl
       profl report results/torch-2.14 results/torch-2.15
     """
     from rich.console import Console
@@ -28,9 +33,9 @@ def report(runs: tuple[Path, ...], output: Path | None) -> None:
 
     if len(runs) > 1:
         page = (output or runs[-1] / "report") / "comparison.html"
-        click.echo(write_comparison([read_run(run) for run in runs], page))
+        click.echo(write_comparison([read_run(run) for run in runs], page, highlight))
         return
     results = read_run(runs[0])
-    for path in write_report(results, output):
+    for path in write_report(results, output, highlight):
         click.echo(path)
-    Console().print(closing_table(results))
+    Console().print(closing_table(results, highlight))

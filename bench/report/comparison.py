@@ -12,10 +12,12 @@ import pandas as pd
 from profl.bench.errors import InputError
 from profl.bench.fleet import format_bytes
 from profl.bench.memory.workload import CATEGORIES
-from profl.bench.report.page.grids import Entry, Grid, Row
+from profl.bench.report.grid import Entry, Grid, GridRow
+from profl.bench.report.looks import highlighted, in_order
 from profl.bench.report.page.records import environments, recipes
 from profl.bench.report.page.writing import data_uri, render
-from profl.bench.report.style import in_order, mebibytes
+from profl.bench.report.study import ideals_of
+from profl.bench.report.style import mebibytes
 from profl.bench.results import FOOTPRINT_KEY, Run, peak_column
 
 QUANTITIES = {"peak requested": "peak_requested_bytes", "least budget": "least_budget_bytes"}
@@ -24,7 +26,7 @@ QUANTITIES = {"peak requested": "peak_requested_bytes", "least budget": "least_b
 _PLACE = ["model", "width", "dataset", "gpu"]
 
 
-def write_comparison(runs: Sequence[Run], path: Path) -> Path:
+def write_comparison(runs: Sequence[Run], path: Path, highlight: str | None = None) -> Path:
     """Write runs side by side as one HTML file that needs no other, and return its path; the first is the base.
 
     Parameters
@@ -33,13 +35,16 @@ def write_comparison(runs: Sequence[Run], path: Path) -> Path:
         At least two.
     path
         The file; its folder is made.
+    highlight
+        The method that comes before other rivals; by default `profl.bench.report.looks.NAMESAKE`, if it was run.
 
     Raises
     ------
     InputError
-        If there are fewer than two runs, or one comes twice.
+        If there are fewer than two runs, one comes twice, or no such method was run.
     """
     names = run_names(runs)
+    stands_out = highlighted(pd.concat([run.cells["method"] for run in runs]), highlight)
     memory, accuracy = footprint_differences(runs), accuracy_differences(runs)
     settings = setting_differences(runs)
     changed = differ(settings, names)
@@ -65,7 +70,7 @@ def write_comparison(runs: Sequence[Run], path: Path) -> Path:
         settings=_settings_grid("Surroundings and recipes that differ", settings.loc[changed], names),
         same=_settings_grid("The same in every run", settings.loc[~changed], names[:1]),
         memory=_memory_grid(memory, names),
-        accuracy=_accuracy_grid(accuracy, names, runs),
+        accuracy=_accuracy_grid(accuracy, names, runs, stands_out),
         unshared=unshared,
         downloads=[
             (name, what, data_uri(frame.to_csv(index=False, lineterminator="\n"), "text/csv"))
@@ -188,7 +193,7 @@ def _with_differences(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
 def _settings_grid(caption: str, table: pd.DataFrame, names: Sequence[str]) -> Grid:
     groups = {
         str(group): [
-            Row(row["setting"], [Entry("missing" if pd.isna(row[name]) else row[name]) for name in names])
+            GridRow(row["setting"], [Entry("missing" if pd.isna(row[name]) else row[name]) for name in names])
             for _, row in rows.iterrows()
         ]
         for group, rows in table.groupby("group", sort=False)
@@ -261,7 +266,7 @@ def _memory_grid(memory: pd.DataFrame, names: Sequence[str]) -> Grid:
             moved = [category for category in CATEGORIES if abs(found[category][f"{name} difference"]) > 0]
             lines = tuple(f"{category} {_change(found[category], name)}" for category in moved)
             entries.append(Entry("" if lines else "–", lines))
-        rows.append(Row(", ".join(str(task[column].iloc[0]) for column in varying), entries))
+        rows.append(GridRow(", ".join(str(task[column].iloc[0]) for column in varying), entries))
     columns = [f"{quantity}\n{name}" for quantity in QUANTITIES for name in names]
     columns += [f"at the peak\n{name}" for name in names[1:]]
     note = f"MiB; below it the difference from {names[0]}. ? not measured in this run. Equal tasks are left out."
@@ -275,7 +280,7 @@ def _below(row: Mapping[Any, Any], name: str) -> tuple[str, ...]:
     return () if math.isnan(difference) else ("the same",) if difference == 0 else (_change(row, name),)
 
 
-def _accuracy_grid(accuracy: pd.DataFrame, names: Sequence[str], runs: Sequence[Run]) -> Grid:
+def _accuracy_grid(accuracy: pd.DataFrame, names: Sequence[str], runs: Sequence[Run], highlight: str) -> Grid:
     """Return the difference in points and every run's accuracy, by method and tier."""
     cells = pd.concat([run.cells for run in runs])
     tiers = list(cells.groupby("tier")["mean_device_budget_bytes"].mean().sort_values(kind="stable").index)
@@ -284,7 +289,7 @@ def _accuracy_grid(accuracy: pd.DataFrame, names: Sequence[str], runs: Sequence[
     for values, rows in accuracy.groupby(place) if place else [((), accuracy)]:
         by_pair = rows.set_index(["method", "tier"])
         groups[", ".join(map(str, values))] = [
-            Row(
+            GridRow(
                 method,
                 [
                     _accuracy(by_pair.loc[(method, tier)], names)
@@ -293,7 +298,7 @@ def _accuracy_grid(accuracy: pd.DataFrame, names: Sequence[str], runs: Sequence[
                     for tier in tiers
                 ],
             )
-            for method in in_order(rows["method"].tolist())
+            for method in in_order(rows["method"], ideals_of(cells), highlight)
         ]
     note = f"Points of difference from {names[0]}, then the accuracy of every run. ? no result; – not run."
     return Grid("Final test accuracy by method and tier", "method", tiers, groups, note)

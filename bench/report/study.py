@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +17,13 @@ from profl.bench.data import classes_of
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.gpu.profile import ESTIMATE
-from profl.bench.report.style import IDEAL, in_order, mebibytes
+from profl.bench.report.looks import Look, highlighted, in_order, looks
+from profl.bench.report.style import mebibytes
 from profl.bench.results import Run
 
 
 class Spread(NamedTuple):
-    """A figure over the seeds; all NaN if unknown."""
+    """A number over the seeds; all NaN if unknown."""
 
     mean: float
     low: float
@@ -32,6 +33,15 @@ class Spread(NamedTuple):
     def known(self) -> bool:
         """Whether there is anything to show."""
         return math.isfinite(self.mean)
+
+    @property
+    def span(self) -> str:
+        """The range of a share, in percent."""
+        return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+
+    def percent(self, digits: int = 1) -> str:
+        """Return the mean of a share in percent, ``?`` if unknown."""
+        return f"{100 * self.mean:.{digits}f} %" if self.known else "?"
 
     def times(self, factor: float) -> Spread:
         """Return the same in another unit."""
@@ -55,6 +65,10 @@ class Study:
         Tiers in which devices differ in memory.
     chance
         Accuracy of guessing, 0 to 1: one by the number of classes; NaN if that is unknown.
+    ideals
+        Methods that ignore the memory of the tiers they are shown in: drawn apart, left out of every contest.
+    highlight
+        The method that stands out.
     """
 
     model: str
@@ -66,6 +80,8 @@ class Study:
     footprints: pd.DataFrame
     mixed: frozenset[str]
     chance: float
+    ideals: tuple[str, ...]
+    highlight: str
 
     @property
     def name(self) -> str:
@@ -90,18 +106,28 @@ class Study:
         """Whether nothing was computed, so that there is no accuracy to show."""
         return bool(self.cells["memory_only"].all())
 
-    @property
-    def figure_names(self) -> list[str]:
-        """The figures that there can be something in, by file name."""
-        by_round = ["memory_by_round"] if self.rounds["peak_reserved_bytes"].notna().any() else []
-        if self.memory_only:
-            return ["memory_by_round", "peak_memory", "participation"]
-        return ["accuracy_by_tier", "accuracy_by_budget", "peak_memory", "participation", "learning_curves", *by_round]
-
     @cached_property
     def methods(self) -> list[str]:
         """Methods, in display order."""
-        return in_order(self.cells["method"].tolist())
+        return in_order(self.cells["method"], self.ideals, self.highlight)
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """How each method is drawn, in display order."""
+        return looks(self.methods, self.ideals)
+
+    @property
+    def rivals(self) -> list[str]:
+        """The methods that are not ideals."""
+        return [name for name in self.methods if name not in self.ideals]
+
+    def label(self, method: str, between: str = " ") -> str:
+        """Return a method's name, and whether it is an ideal."""
+        return f"{method}{between}(ideal)" if method in self.ideals else method
+
+    def aside(self, form: str) -> str:
+        """Return ``form`` with the ideals in place of its ``{}``, as in ``fedavg aside``; nothing without ideals."""
+        return form.format(f"{_listed(self.ideals)} aside") if self.ideals else ""
 
     @cached_property
     def tiers(self) -> list[str]:
@@ -122,6 +148,11 @@ class Study:
         """How many seeds were run."""
         return self.cells["seed"].nunique()
 
+    @property
+    def tier_labels(self) -> list[str]:
+        """The labels of all tiers, in two lines."""
+        return [self.tier_label(tier) for tier in self.tiers]
+
     def tier_label(self, tier: str, between: str = "\n") -> str:
         """Return a tier's name and what each of its devices has, or all have on average."""
         mean = "mean " if tier in self.mixed else ""
@@ -135,6 +166,17 @@ class Study:
         """
         return 1.5 * self.chance / (1 + 0.5 * self.chance)
 
+    @cached_property
+    def tasks(self) -> list[tuple[str, list[tuple[str, dict[Any, Any]]]]]:
+        """The measured tasks of every method by name, each with its row of the footprints; in display order."""
+        entries = [dict(entry) for entry in self.footprints.to_dict("records")]
+        varies = len({entry["batch_size"] for entry in entries}) > 1
+        found: dict[str, list[tuple[str, dict[Any, Any]]]] = {method: [] for method in self.methods}
+        for entry in entries:
+            batch = f", batch {entry['batch_size']}" if varies else ""
+            found[entry["method"]].append((f"{entry['task']}{batch}", entry))
+        return [(method, tasks) for method, tasks in found.items() if tasks]
+
     def cells_of(self, method: str, tier: str) -> pd.DataFrame:
         """Return the cells of a method and tier, by seed."""
         return self._by_pair.get((method, tier), self.cells.iloc[:0])
@@ -143,7 +185,7 @@ class Study:
     def _by_pair(self) -> dict[Any, pd.DataFrame]:
         return dict(iter(self.cells.sort_values("seed").groupby(["method", "tier"])))
 
-    def figures(self, column: str) -> dict[tuple[str, str], Spread]:
+    def spreads(self, column: str) -> dict[tuple[str, str], Spread]:
         """Return a column of the finished cells over their seeds, for every pair of method and tier."""
         if column not in self._found:
             found = {(method, tier): UNKNOWN for method in self.methods for tier in self.tiers}
@@ -159,7 +201,7 @@ class Study:
 
     def idle(self, method: str, tier: str) -> bool:
         """Whether the pair has finished cells and in none of them any device could train."""
-        return self.figures("participation_share")[method, tier].high == 0
+        return self.spreads("participation_share")[method, tier].high == 0
 
     @property
     def unfinished(self) -> list[str]:
@@ -185,8 +227,9 @@ class Study:
     @property
     def bounds(self) -> list[str]:
         """What to say of methods that are no rivals."""
-        ideal = f"{IDEAL} is an ideal bound: every device trains, whatever its memory."
-        return [ideal] if IDEAL in self.methods else []
+        are = "are ideal bounds" if len(self.ideals) > 1 else "is an ideal bound"
+        bounds = f"{_listed(self.ideals)} {are}: every device trains, whatever its memory."
+        return [bounds] if self.ideals else []
 
     @property
     def gaps(self) -> list[str]:
@@ -196,26 +239,53 @@ class Study:
         return [f"No result: {shown}."] if missing else []
 
 
-def studies(run: Run) -> Iterator[Study]:
-    """Cut a run into studies, by model, width, dataset and GPU."""
+def bytes_of(entry: Mapping[Any, Any], column: str) -> float:
+    """Return a number of bytes of a footprint, NaN if it was not measured."""
+    value = entry.get(column)
+    return math.nan if value is None else float(value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return ``'a, b and c'``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def studies(run: Run, highlight: str | None = None) -> Iterator[Study]:
+    """Cut a run into studies, by model, width, dataset and GPU.
+
+    Parameters
+    ----------
+    run
+        What was run.
+    highlight
+        The method that stands out; by default `profl.bench.report.looks.NAMESAKE`, if it was run.
+
+    Raises
+    ------
+    InputError
+        If no such method was run.
+    """
+    stands_out = highlighted(run.cells["method"], highlight)
     keys = ["model", "width", "dataset", "gpu"]
     for values, cells in run.cells.groupby(keys, dropna=False):
         model, width, dataset, gpu = values
         prints = run.footprints.reindex(columns=list(dict.fromkeys([*run.footprints, *keys])))  # may be empty
         here = (prints[keys] == list(values)).all(axis=1)
         rounds = run.rounds.loc[run.rounds["cell"].isin(cells["cell"])]
-        everywhere = _in_every_tier(cells)
+        ideals = ideals_of(cells)
         run_here = [record.cell for record in run.records if record.name in set(cells["cell"])]
         yield Study(
             str(model),
             str(width),
             str(dataset),
             str(gpu),
-            everywhere,
+            _in_every_tier(cells, ideals),
             rounds,
             prints.loc[here],
             _mixed(run_here),
             _chance(run_here[0]),
+            ideals,
+            stands_out,
         )
 
 
@@ -234,9 +304,18 @@ def _chance(cell: Cell) -> float:
     return math.nan
 
 
-def _in_every_tier(cells: pd.DataFrame) -> pd.DataFrame:
-    """Repeat the cells of methods that ignore memory, which were run once, in every tier they compare with."""
-    once = cells["tier"] == UNLIMITED
+def ideals_of(cells: pd.DataFrame) -> tuple[str, ...]:
+    """Return the methods that ignored memory where others had to fit it: run in the tier `UNLIMITED` and no other.
+
+    Where nothing has a limit, all are alike and none is an ideal.
+    """
+    limited = set(cells.loc[cells["tier"] != UNLIMITED, "method"])
+    return tuple(sorted(set(cells["method"]) - limited)) if limited else ()
+
+
+def _in_every_tier(cells: pd.DataFrame, ideals: Sequence[str]) -> pd.DataFrame:
+    """Repeat the cells of ideals, which were run once, in every tier they compare with."""
+    once = cells["method"].isin(ideals)
     tiers = cells.loc[~once, "tier"].unique()
     repeated = [cells.loc[once].assign(tier=tier) for tier in tiers]
     return pd.concat([cells.loc[~once], *repeated], ignore_index=True) if once.any() and len(tiers) else cells

@@ -1,4 +1,4 @@
-"""One look for every figure: page, colours, markers, units. No pyplot, hence no global state."""
+"""One look for every figure: page, panels, units. No pyplot, hence no global state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -14,12 +13,8 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-IDEAL = "fedavg"
-"""The upper bound that ignores memory: drawn grey and dashed, left out of every contest."""
 
 WIDTH = 850 / 96
 """Inches. At 96 pixels per inch a figure is as wide as a README column, and 9 pt text is 9 pt."""
@@ -47,52 +42,6 @@ _SETTINGS = {
     "legend.frameon": False,
     "svg.hashsalt": "profl",  # else every SVG gets new random ids
 }
-
-# Okabe and Ito's colours, which stay apart for colour-blind readers; fixed by name so that a method looks the
-# same in every run.
-_KNOWN = {
-    IDEAL: (GREY, "X"),
-    "profl": ("#D55E00", "o"),
-    "allsmall": ("#56B4E9", "s"),
-    "depthfl": ("#009E73", "^"),
-    "exclusive": ("#E69F00", "D"),
-    "heterofl": ("#0072B2", "v"),
-    "inclusivefl": ("#CC79A7", "P"),
-}
-_FURTHER = [("#000000", "*"), ("#8C6D00", "<"), ("#5B3A8E", ">"), ("#7A3B2E", "h"), ("#00687A", "p")]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a method is drawn. ``ink`` is its colour, dark enough for text on white."""
-
-    colour: str
-    marker: str
-    dashes: str
-
-    @property
-    def size(self) -> float:
-        """Of the marker, in points; the thin ones are drawn larger."""
-        return 7.5 if self.marker in "XP*" else 6.0
-
-    @property
-    def ink(self) -> tuple[float, float, float]:
-        red, green, blue = to_rgb(self.colour)
-        luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-        shade = min(1.0, 0.36 / luminance) if luminance else 1.0
-        return red * shade, green * shade, blue * shade
-
-
-def in_order(methods: Sequence[str]) -> list[str]:
-    """Sort methods for display: the ideal, ``profl``, then by name."""
-    return sorted(set(methods), key=lambda name: (name != IDEAL, name != "profl", name))
-
-
-def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Return a look per method; unknown methods get further colours by their place in the alphabet."""
-    strangers = [name for name in in_order(methods) if name not in _KNOWN]
-    further = {name: _FURTHER[place % len(_FURTHER)] for place, name in enumerate(strangers)}
-    return {name: Look(*(_KNOWN | further)[name], dashes="--" if name == IDEAL else "-") for name in in_order(methods)}
 
 
 @contextmanager

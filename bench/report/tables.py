@@ -12,9 +12,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from profl.bench.report.growth import held
+from profl.bench.report.held import held
+from profl.bench.report.ranking import best_methods
 from profl.bench.report.study import Study, studies
-from profl.bench.report.style import IDEAL, mebibytes
+from profl.bench.report.style import mebibytes
 from profl.bench.results import Run
 
 
@@ -39,9 +40,12 @@ def write_tables(run: Run, folder: Path) -> list[Path]:
     return written
 
 
-def closing_table(run: Run) -> Group:
-    """Return what a run came to, for the terminal: methods and tiers, per model, dataset and GPU."""
-    return Group(*(_table(study) for study in studies(run)))
+def closing_table(run: Run, highlight: str | None = None) -> Group:
+    """Return what a run came to, for the terminal: methods and tiers, per model, dataset and GPU.
+
+    Takes and raises what `profl.bench.report.study.studies` does; the highlighted method comes before other rivals.
+    """
+    return Group(*(_table(study) for study in studies(run, highlight)))
 
 
 def closing_text(run: Run) -> str:
@@ -60,7 +64,7 @@ def _table(study: Study) -> Group:
     best = best_methods(study)
     for method in study.methods:
         entries = [_entry(study, method, tier, method in best[tier]) for tier in study.tiers]
-        table.add_row(f"{method}\n(ideal)" if method == IDEAL else method, *entries)
+        table.add_row(study.label(method, between="\n"), *entries)
     seeds = f", mean of {study.seeds} seeds (lowest to highest)" if study.seeds > 1 else ""
     key = (
         "From top to bottom: most memory reserved in any round; share of devices that can train;\n"
@@ -68,41 +72,30 @@ def _table(study: Study) -> Group:
         if study.memory_only
         else f"From top to bottom: final test accuracy{seeds};\n"
         "share of devices that can train; least budget of the dearest trained task.\n"
-        f"* best of its tier, {IDEAL} aside.  ? unknown.\n"
+        f"* best of its tier{study.aside(', {}')}.  ? unknown.\n"
     )
     return Group(Text(study.training_setting, style="bold"), table, Text(key))
 
 
 def memory_entry(study: Study, method: str, tier: str) -> list[str]:
     """Return what a pair came to whose rounds were run for their memory alone: three short texts."""
-    if not study.figures("seconds")[method, tier].known:
+    if not study.spreads("seconds")[method, tier].known:
         return ["?", ", ".join(sorted(set(study.cells_of(method, tier)["status"])) or ["not run"])]
     if study.idle(method, tier):
         return ["nobody can train"]
-    peak, share = (study.figures(name)[method, tier] for name in ("peak_reserved_bytes", "participation_share"))
+    peak, share = (study.spreads(name)[method, tier] for name in ("peak_reserved_bytes", "participation_share"))
     return [f"{mebibytes(peak.high)} MiB", f"{100 * share.mean:.0f}% of devices", held(study, method, tier)]
-
-
-def best_methods(study: Study) -> dict[str, list[str]]:
-    """Return by tier the methods of the highest mean final accuracy: several if equal, none if unknown."""
-    accuracy = study.figures("final_accuracy")
-    best: dict[str, list[str]] = {}
-    for tier in study.tiers:
-        rivals = [name for name in study.methods if name != IDEAL and not study.idle(name, tier)]
-        known = {name: accuracy[name, tier].mean for name in rivals if accuracy[name, tier].known}
-        best[tier] = [name for name, mean in known.items() if mean == max(known.values())]
-    return best
 
 
 def _entry(study: Study, method: str, tier: str, best: bool) -> Text:
     if study.memory_only:
         return Text("\n".join(memory_entry(study, method, tier)))
-    accuracy = study.figures("final_accuracy")[method, tier].times(100)
+    accuracy = study.spreads("final_accuracy")[method, tier].times(100)
     if not accuracy.known:
         statuses = sorted(set(study.cells_of(method, tier)["status"])) or ["not run"]
         return Text("?\n" + ", ".join(statuses), style="dim")
-    share = study.figures("participation_share")[method, tier].mean
-    needed = study.figures("dearest_trained_budget_bytes")[method, tier].mean
+    share = study.spreads("participation_share")[method, tier].mean
+    needed = study.spreads("dearest_trained_budget_bytes")[method, tier].mean
     lines = [f"{accuracy.mean:.1f}%" + ("*" if best else " ")]
     if accuracy.high > accuracy.low:
         lines.append(f"({accuracy.low:.1f} to {accuracy.high:.1f})")

@@ -13,14 +13,18 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from profl.bench.errors import InputError
+from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.memory.workload import CATEGORIES
-from profl.bench.report import write_report
-from profl.bench.report.accuracy import COINCIDENT, Point, front_of, pareto_front, schedule
+from profl.bench.report import figures, write_report
 from profl.bench.report.coincidence import coincident
-from profl.bench.report.memory import CATEGORY_COLOURS
+from profl.bench.report.figure import ReportFigure
+from profl.bench.report.figures import FIGURES
+from profl.bench.report.figures.accuracy_by_budget import Point, front_of, pareto_front
+from profl.bench.report.figures.learning_curves import COINCIDENT, schedule
+from profl.bench.report.grid import Grid, by_method
+from profl.bench.report.looks import in_order, looks
 from profl.bench.report.study import Study, studies
-from profl.bench.report.style import house_style, in_order, looks, mebibytes
-from profl.bench.report.writing import FIGURES
+from profl.bench.report.style import house_style, mebibytes, page
 from profl.bench.results import Run, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
 
@@ -31,9 +35,12 @@ def study(run: Run) -> Study:
     return only
 
 
+NAMED = {figure.name: figure for figure in FIGURES}
+
+
 def draw(name: str, study: Study) -> Figure:
     with house_style():
-        figure = FIGURES[name](study)
+        figure = NAMED[name].draw(study)
         figure.draw_without_rendering()
     return figure
 
@@ -41,7 +48,7 @@ def draw(name: str, study: Study) -> Figure:
 @pytest.fixture(scope="module")
 def drawn(study: Study) -> dict[str, Figure]:
     """Every figure of the run: drawing takes long, and most tests only look."""
-    return {name: draw(name, study) for name in FIGURES}
+    return {name: draw(name, study) for name in NAMED}
 
 
 def texts(figure: Figure) -> list[str]:
@@ -57,12 +64,11 @@ def notes(figure: Figure) -> str:
 
 
 def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_path: Path):
-    for method in ("fedavg", "profl"):
-        for tier in ("35%", "50%"):
-            write_cell(tmp_path, method, tier, rounds=6)
+    for method, tier in (("fedavg", "35%"), ("profl", "35%"), ("profl", "50%")):
+        write_cell(tmp_path, method, tier, rounds=6)
     first = write_report(read_run(tmp_path))
     tables = {f"{name}.{kind}" for name in ("cells", "rounds", "footprints") for kind in ("csv", "parquet")}
-    figures = {f"{name}.{kind}" for name in set(FIGURES) - {"memory_by_round"} for kind in ("png", "svg")}
+    figures = {f"{name}.{kind}" for name in set(NAMED) - {"memory_by_round"} for kind in ("png", "svg")}
     assert {path.name for path in first} == tables | figures | {"index.html"}
     assert {path.parent for path in first} == {tmp_path / "report"}
     for one, other in zip(first, write_report(read_run(tmp_path), tmp_path / "again"), strict=True):
@@ -70,8 +76,8 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
 
 
 def test_two_models_have_their_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("profl.bench.report.study.Study.figure_names", ["participation"])
-    monkeypatch.setattr("profl.bench.report.writing.write_page", lambda run, folder: folder / "index.html")
+    monkeypatch.setattr("profl.bench.report.figures.FIGURES", (NAMED["participation"],))
+    monkeypatch.setattr("profl.bench.report.writing.write_page", lambda run, folder, _: folder / "index.html")
     write_cell(tmp_path, "profl", "50%", rounds=4)
     write_cell(tmp_path, "profl", "50%", rounds=4, model="vit")
     names = {path.name for path in write_report(read_run(tmp_path))}
@@ -87,13 +93,13 @@ def test_no_run_no_report(tmp_path: Path):
 # all figures
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", NAMED)
 def test_headings_say_model_dataset_and_where_memory_was_measured(drawn: dict[str, Figure], name: str):
     heading = "\n".join(texts(drawn[name]))
     assert "resnet18 (width 16) on digits · memory measured on: virtual jetson-orin" in heading
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", NAMED)
 def test_nothing_is_cut_off_and_no_text_is_small(drawn: dict[str, Figure], name: str):
     figure = drawn[name]
     page = figure.bbox.padded(1)
@@ -131,7 +137,7 @@ def test_a_run_without_any_result_can_be_drawn(make_run: Callable[..., Run]):
     (study,) = studies(make_run(waiting, failed))
     for name in ("accuracy_by_tier", "accuracy_by_budget", "learning_curves"):
         assert "no result yet" in texts(draw(name, study)), name
-    assert texts(draw("participation", study)).count("?") == 4
+    assert texts(draw("participation", study)).count("?") == 2
     draw("peak_memory", study)
 
 
@@ -144,15 +150,16 @@ def test_tiers_run_from_poor_to_rich_after_mixed_fleets_and_methods_in_display_o
     assert study.mixed == {"100..500MiB"}
     assert study.tiers == ["100..500MiB", "20%", "35%", "50%", "75%"]
     expected = ["fedavg", "profl", "allsmall", "depthfl", "exclusive", "heterofl", "inclusivefl"]
-    assert study.methods == expected == in_order(METHODS)
+    assert study.methods == expected == in_order(METHODS, ["fedavg"], "profl")
 
 
 def test_methods_differ_in_colour_and_marker_also_if_unknown():
-    found = looks([*METHODS, "zeta", "moon", "scaffold"])
-    assert len({look.colour for look in found.values()}) == 10
-    assert len({look.marker for look in found.values()}) == 10
-    assert found["profl"] == looks(["profl"])["profl"]
-    assert found["fedavg"].dashes == "--"
+    ideals = ["fedavg", "oracle"]
+    found = looks([*METHODS, "zeta", "moon", "scaffold", "oracle"], ideals)
+    assert len({look.colour for look in found.values()}) == 11
+    assert len({look.marker for look in found.values()}) == 11
+    assert all(found[name] == looks([name], ideals)[name] for name in METHODS)
+    assert [name for name, look in found.items() if look.dashes == "--"] == ideals
 
 
 def test_numbers_of_bytes_have_three_digits_and_unknown_is_not_zero():
@@ -174,7 +181,7 @@ def series(figure: Figure, colour: str) -> list[float]:
 
 def test_accuracy_by_tier_draws_a_gap_for_a_failed_cell(drawn: dict[str, Figure]):
     figure = drawn["accuracy_by_tier"]
-    values = series(figure, looks(METHODS)["depthfl"].colour)
+    values = series(figure, looks(METHODS, ["fedavg"])["depthfl"].colour)
     assert values[:3] == pytest.approx([10, 10, 68.8])
     assert math.isnan(values[3])
     assert len(values) == 4
@@ -182,7 +189,7 @@ def test_accuracy_by_tier_draws_a_gap_for_a_failed_cell(drawn: dict[str, Figure]
 
 def test_no_line_leads_to_a_mixed_fleet(drawn: dict[str, Figure]):
     (axes,) = drawn["accuracy_by_tier"].axes
-    colour = looks(METHODS)["depthfl"].colour
+    colour = looks(METHODS, ["fedavg"])["depthfl"].colour
     lines = [line for line in axes.lines if colour in (line.get_color(), line.get_markerfacecolor())]
     mixed = [line for line in lines if any(x < 0.5 for x in line.get_xdata())]
     assert [list(line.get_ydata()) for line in mixed] == [pytest.approx([93.1])]
@@ -223,7 +230,7 @@ def test_untrained_models_are_hollow(drawn: dict[str, Figure]):
 def test_seeds_show_their_mean_and_range(make_run: Callable[..., Run]):
     run = make_run(*({"method": "profl", "tier": "50%", "seed": seed, "rounds": 4} for seed in range(3)))
     (study,) = studies(run)
-    spread = study.figures("final_accuracy")["profl", "50%"]
+    spread = study.spreads("final_accuracy")["profl", "50%"]
     values = run.cells["final_accuracy"]
     assert spread.mean == pytest.approx(values.mean())
     assert (spread.low, spread.high) == (values.min(), values.max())
@@ -307,7 +314,7 @@ def test_curves_that_hide_each_other_are_striped_and_named(study: Study, drawn: 
     figure = drawn["learning_curves"]
     assert "exclusive = inclusivefl at 20%" in notes(figure)
     panel = figure.axes[study.tiers.index("20%")]
-    styles = looks(METHODS)
+    styles = looks(METHODS, ["fedavg"])
     widths = {line.get_color(): line.get_linewidth() for line in panel.lines}
     hidden = [widths[styles[name].colour] for name in ("profl", "depthfl", "exclusive", "inclusivefl")]
     assert hidden == sorted(set(hidden), reverse=True)
@@ -332,3 +339,33 @@ def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, dra
     tested = study.rounds["test_accuracy"].min() * 100
     assert all(bar.get_y() + bar.get_height() < tested for bar in panel.patches)
     assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]
+
+
+# a figure of one's own
+
+
+def test_a_figure_is_one_record(make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch):
+    def draw(study: Study) -> Figure:
+        figure = page(2, "Traffic", study.training_setting)
+        figure.subplots().bar(study.methods, [1] * len(study.methods))
+        return figure
+
+    def grid(study: Study) -> Grid:
+        return by_method(study, "data_out_share", "Examples out of reach", 0)
+
+    own = ReportFigure("traffic", "What was sent", draw, lambda study: "A megabyte a round.", grid)
+    hidden = replace(own, name="hidden", shown=lambda study: study.seeds > 1)
+    monkeypatch.setattr("profl.bench.report.figures.FIGURES", (own, hidden))
+    run = make_run({"method": "profl", "tier": "50%", "rounds": 2})
+    written = {path.name: path for path in write_report(run)}
+    assert {name for name in written if name.endswith(("png", "svg"))} == {"traffic.png", "traffic.svg"}
+    text = written["index.html"].read_text()
+    assert 'id="traffic"' in text
+    assert 'aria-label="What was sent. A megabyte a round."' in text
+    assert "Examples out of reach" in text
+
+
+def test_every_figure_has_a_file_named_after_it():
+    folder = Path(figures.__file__).parent
+    assert {f"{name}.py" for name in NAMED} == {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    assert len(NAMED) == len(FIGURES)

@@ -22,21 +22,24 @@ from profl.bench.memory.timeline import Timeline, pack, unpack
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.presets import presets
 from profl.bench.report import write_report
+from profl.bench.report.figures import FIGURES
+from profl.bench.report.grid import Grid
 from profl.bench.report.page import write_page
-from profl.bench.report.page.grids import DESCRIPTIONS, Grid, largest_blocks, matrix, summary
+from profl.bench.report.page.grids import largest_blocks, matrix, summary
 from profl.bench.report.page.records import fleets
 from profl.bench.report.page.reproduce import configurations
 from profl.bench.report.page.writing import inline
+from profl.bench.report.ranking import best_methods
 from profl.bench.report.study import studies
 from profl.bench.report.style import mebibytes
-from profl.bench.report.tables import best_methods, write_tables
-from profl.bench.report.writing import FIGURES
+from profl.bench.report.tables import write_tables
 from profl.bench.results import Record, Run, peak_column, read_run
 from tests.report.browser import browser, prefer, requested, resize
 from tests.report.conftest import MIB, TASKS, write_cell
 
 HOSTILE = "</script><script>window.injected = true</script>"
 MEGABYTES = 10**6
+NAMED = {figure.name: figure for figure in FIGURES}
 
 
 def made_up_timeline(task: str, moments: int = 300) -> Timeline:
@@ -79,7 +82,7 @@ def write_without_drawing(path: Path) -> Path:
     folder.mkdir()
     parts = list(studies(run))
     for study in parts:
-        for name in FIGURES:
+        for name in NAMED:
             figure = folder / (f"{name}-{study.name}.svg" if len(parts) > 1 else f"{name}.svg")
             figure.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><path id="a"/></svg>')
     write_tables(run, folder)
@@ -167,10 +170,6 @@ def test_the_same_results_give_the_same_bytes(shown: Run):
     assert page_of(shown).read_bytes() == before
 
 
-def test_every_figure_of_the_report_is_described():
-    assert list(DESCRIPTIONS) == list(FIGURES)
-
-
 def test_a_missing_figure_is_named_with_the_remedy(shown: Run, tmp_path: Path):
     with pytest.raises(InputError, match=r"cells\.csv is missing: write the figures and tables first"):
         write_page(shown, tmp_path)
@@ -253,7 +252,7 @@ def test_the_summary_marks_the_best_and_says_what_is_missing(run: Run):
         method = row.head.removesuffix(" (ideal)")
         assert [entry.best for entry in row.entries] == [method in best[tier] for tier in study.tiers]
         for tier, entry in zip(study.tiers, row.entries, strict=True):
-            accuracy = study.figures("final_accuracy")[method, tier]
+            accuracy = study.spreads("final_accuracy")[method, tier]
             assert entry.text == (f"{100 * accuracy.mean:.1f} %" if accuracy.known else "?")
             assert (entry.more == ("nobody can train",)) == study.idle(method, tier)
     (depthfl,) = [row for row in grid.groups[""] if row.head == "depthfl"]
@@ -293,11 +292,11 @@ def test_the_matrix_shows_the_range_over_seeds(make_run):
 def test_the_tables_of_the_figures_hold_the_frames(run: Run):
     (study,) = studies(run)
     prints = study.footprints.set_index(["method", "task"])
-    for pair, entries in texts(DESCRIPTIONS["peak_memory"].grid(study)).items():
+    for pair, entries in texts(NAMED["peak_memory"].grid(study)).items():
         row = prints.loc[pair]
         parts = [mebibytes(row[peak_column(name)]) for name in CATEGORIES]
         assert entries == [*parts, mebibytes(row["peak_requested_bytes"]), mebibytes(row["least_budget_bytes"])]
-    grid = DESCRIPTIONS["learning_curves"].grid(study)
+    grid = NAMED["learning_curves"].grid(study)
     tested = study.rounds.dropna(subset=["test_accuracy"]).set_index(["method", "tier", "round"])["test_accuracy"]
     number = int(grid.columns[-1].removeprefix("round "))
     assert number == study.rounds["round"].max()
@@ -309,7 +308,7 @@ def test_the_tables_of_the_figures_hold_the_frames(run: Run):
 def test_long_curves_are_thinned_and_keep_the_last_round(make_run):
     run = make_run({"method": "fedavg", "tier": "50%", "rounds": 101})
     (study,) = studies(run)
-    grid = DESCRIPTIONS["learning_curves"].grid(study)
+    grid = NAMED["learning_curves"].grid(study)
     assert grid.columns[-1] == "round 100"  # rounds are tested at even numbers
     assert 10 < len(grid.columns) <= 24
     assert "rounds.csv" in grid.note
@@ -344,7 +343,7 @@ def state(driver: Any) -> dict[str, int]:
     return {name: int(found[name]) for name in ("from", "to", "moment")}
 
 
-def held(driver: Any) -> dict[str, int]:
+def readout(driver: Any) -> dict[str, int]:
     """Return the bytes of the readout by category."""
     return driver.execute_script(
         "return Object.fromEntries([...document.querySelectorAll('.readout tr')]"
@@ -394,16 +393,16 @@ def test_every_figure_is_there_with_text_and_table(opened: Any):
         " it.querySelector('svg[role=img]').getAttribute('aria-label'), it.querySelectorAll('details table').length,"
         " it.querySelector('svg').getBoundingClientRect().height])"
     )
-    assert [name for name, *_ in found] == [name for name in FIGURES if name != "memory_by_round"]
+    assert [name for name, *_ in found] == [name for name in NAMED if name != "memory_by_round"]
     for name, label, tables, height in found:
-        assert label.startswith(DESCRIPTIONS[name].title)
+        assert label.startswith(NAMED[name].title)
         assert tables == 1
         assert height > 100
 
 
 def test_the_table_beside_a_figure_equals_the_frame(opened: Any, shown: Run):
     (study,) = studies(shown)
-    shares = study.figures("participation_share")
+    shares = study.spreads("participation_share")
     rows = opened.execute_script(
         "return [...document.querySelectorAll('#participation details tbody tr')]"
         ".map(row => [...row.cells].map(cell => cell.textContent.trim()))"
@@ -416,7 +415,7 @@ def test_the_table_beside_a_figure_equals_the_frame(opened: Any, shown: Run):
 
 def test_the_timeline_starts_at_the_peak(opened: Any):
     assert state(opened) == {"from": 0, "to": 299, "moment": peak_of(FIRST)}
-    assert held(opened) == row_of(FIRST, peak_of(FIRST))
+    assert readout(opened) == row_of(FIRST, peak_of(FIRST))
     assert "the peak" in opened.find_element("css selector", ".chart").get_attribute("aria-valuetext")
 
 
@@ -429,7 +428,7 @@ def test_hovering_shows_the_moment_below_the_pointer(opened: Any):
     for share in (-0.3, 0.2):
         ActionChains(opened).move_to_element_with_offset(chart, int(share * chart.size["width"]), 0).perform()
         seen.append(state(opened)["moment"])
-        assert held(opened) == row_of(FIRST, seen[-1])
+        assert readout(opened) == row_of(FIRST, seen[-1])
         line = opened.execute_script("return +document.querySelector('.cursor').getAttribute('x1')")
         assert abs(line - (0.5 + share) * chart.size["width"]) < 4
     assert 30 < seen[0] < 110 < 190 < seen[1] < 240
@@ -441,7 +440,7 @@ def test_the_keyboard_moves_zooms_and_resets(opened: Any):
 
     press(opened, Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
     assert state(opened)["moment"] == 1
-    assert held(opened) == row_of(FIRST, 1)
+    assert readout(opened) == row_of(FIRST, 1)
     chart = opened.find_element("css selector", ".chart")
     assert chart.get_attribute("aria-valuenow") == "1"
     assert chart.get_attribute("aria-valuetext").startswith("Event 1 of 299, prepare: ")
@@ -498,7 +497,7 @@ def test_another_task_can_be_chosen_and_shares_the_scale_on_request(opened: Any)
     select.select_by_visible_text("profl: grow 1")
     timeline = made_up_timeline("grow 1")
     assert state(opened)["moment"] == peak_of(timeline)
-    assert held(opened) == row_of(timeline, peak_of(timeline))
+    assert readout(opened) == row_of(timeline, peak_of(timeline))
     assert "profl, grow 1" in opened.execute_script(
         "return document.querySelector('.timeline details caption').textContent"
     )
@@ -547,7 +546,7 @@ def test_a_finger_scrubs_and_does_not_zoom(opened: Any):
         touch.pointer_action.move_to_location(int(box["x"] + end * box["width"]), middle).pointer_up()
         touch.perform()
         seen.append(state(opened))
-        assert held(opened) == row_of(FIRST, seen[-1]["moment"])
+        assert readout(opened) == row_of(FIRST, seen[-1]["moment"])
     assert 100 < seen[0]["moment"] < 190 < seen[1]["moment"]
     assert (seen[1]["from"], seen[1]["to"]) == (0, 299)
 

@@ -34,7 +34,9 @@ def configurations(records: Sequence[Record]) -> dict[str, str]:
 def _configuration(cells: Sequence[Cell]) -> str:
     first = cells[0]
     grid = {axis: list(dict.fromkeys(getattr(cell, axis) for cell in cells)) for axis in GRID}
-    grid["tier"] = [tier for tier in grid["tier"] if tier != UNLIMITED] or [UNLIMITED]
+    # What ignores memory runs in no tier of the grid.
+    limited = {cell.method for cell in cells if cell.tier != UNLIMITED}
+    grid["tier"] = list(dict.fromkeys(cell.tier for cell in cells if cell.method in limited)) or [UNLIMITED]
     options = {f"options.{cell.method}": cell.options for cell in cells}
     unusual = {"data": first.data, "memory_only": first.memory_only}
     lines = _assignments({"gpu": first.gpu, **{name: value for name, value in unusual.items() if value}})

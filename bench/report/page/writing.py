@@ -16,10 +16,11 @@ from markupsafe import Markup
 from profl.bench.errors import InputError
 from profl.bench.files import replacing
 from profl.bench.memory.plot import CATEGORY_COLOURS
-from profl.bench.report.page.grids import DESCRIPTIONS, by_method, largest_blocks, matrix, settings, size, summary
+from profl.bench.report.figures import figures_of
+from profl.bench.report.page.grids import largest_blocks, matrix, settings, summary
 from profl.bench.report.page.records import environments, fleets, recipes
 from profl.bench.report.page.reproduce import commands, configurations
-from profl.bench.report.study import Study, studies
+from profl.bench.report.study import Study, bytes_of, studies
 from profl.bench.results import Record, Run
 
 TABLES = {
@@ -30,7 +31,7 @@ TABLES = {
 """The files to download, and what they hold."""
 
 
-def write_page(run: Run, folder: Path) -> Path:
+def write_page(run: Run, folder: Path, highlight: str | None = None) -> Path:
     """Write ``folder/index.html``, one file that needs no other and no network, and return its path.
 
     The same results give the same bytes.
@@ -41,14 +42,16 @@ def write_page(run: Run, folder: Path) -> Path:
         What to show.
     folder
         Where the run's figures (SVG) and tables (CSV) were written: the page holds them as they are.
+    highlight
+        As they were written with.
 
     Raises
     ------
     InputError
-        If a figure or table is missing.
+        If a figure or table is missing, or no such method was run.
     """
     records = run.records
-    parts = list(studies(run))
+    parts = list(studies(run, highlight))
     studies_toml = configurations(records)
     tables = {name: _text(folder / name) for name in TABLES}
     text = render(
@@ -74,11 +77,10 @@ def _part(study: Study, records: Sequence[Record], folder: Path, alone: bool) ->
     here = [record for record in records if record.name in set(study.cells["cell"])]
     suffix = "" if alone else f"-{study.name}"
     figures = []
-    for name in study.figure_names:
-        described = DESCRIPTIONS[name]
-        sentence = described.sentence(study)
-        svg = inline(_text(folder / f"{name}{suffix}.svg"), f"{name}{suffix}", f"{described.title}. {sentence}")
-        figures.append((f"{name}{suffix}", described.title, sentence, svg, described.grid(study)))
+    for figure in figures_of(study):
+        name, sentence = figure.name + suffix, figure.sentence(study)
+        svg = inline(_text(folder / f"{name}.svg"), name, f"{figure.title}. {sentence}")
+        figures.append((name, figure.title, sentence, svg, figure.grid(study)))
     return {
         "study": study,
         "id": "study" + suffix,
@@ -106,10 +108,10 @@ def _timelines(study: Study, records: Sequence[Record]) -> dict[str, Any]:
         for task, timeline in record.timelines.items():
             packed.setdefault((record.cell.method, task), timeline)
     tasks = []
-    for method, entries in by_method(study):
+    for method, entries in study.tasks:
         for name, entry in entries:
             if timeline := packed.get((method, entry["task"])):
-                least = size(entry, "least_budget_bytes")
+                least = bytes_of(entry, "least_budget_bytes")
                 least_bytes = int(least) if least == least else None  # NaN: not searched for
                 tasks.append({"method": method, "task": name, "least_budget_bytes": least_bytes, **timeline})
     return {"colours": CATEGORY_COLOURS, "tasks": tasks}

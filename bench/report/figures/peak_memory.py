@@ -1,4 +1,4 @@
-"""Figures of memory: what each task holds at its peak, and which devices it lets take part."""
+"""What each task holds at its peak, by category."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from profl.bench.memory.plot import CATEGORY_COLOURS
-from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, IDEAL, PALE, in_order, legend_above, mebibytes, page, say_empty
+from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report.figure import ReportFigure
+from profl.bench.report.grid import Entry, Grid, GridRow
+from profl.bench.report.study import Study, bytes_of
+from profl.bench.report.style import GREY, legend_above, mebibytes, page, say_empty
 from profl.bench.results import peak_column
 
 ROW = 0.195
@@ -23,10 +26,9 @@ NUMBERS = {"peak_requested_bytes": "peak\n(bar)", "least_budget_bytes": "least b
 """What is written beside the bars, and its heading."""
 
 
-def peak_memory(study: Study) -> Figure:
+def draw(study: Study) -> Figure:
     """Draw what every task of every method holds at its peak, by category, and its least budget."""
-    prints = [dict(entry) for entry in study.footprints.to_dict("records")]
-    rows = _rows(prints)
+    rows = _rows(study)
     full = study.cells["full_model_least_budget_bytes"].max() / 2**20
     notes = [
         "Bar, and first number: requested bytes alive at the peak, from building the module to the last step. Tick,"
@@ -35,7 +37,7 @@ def peak_memory(study: Study) -> Figure:
     ]
     if math.isfinite(full):
         notes.append(f"Dashed line: least budget of the full model, {mebibytes(full * 2**20)} MiB.")
-    if any(math.isnan(_bytes(entry, column)) for entry in prints for column in NUMBERS):
+    if any(math.isnan(bytes_of(entry, column)) for _, entry in rows if entry for column in NUMBERS):
         notes.append("?: not measured.")
     title = "Peak memory of local training, by method and task"
     figure = page(0.85 + ROW * max(len(rows), 4), title, study.setting, notes, legend=0.45)
@@ -63,34 +65,23 @@ def peak_memory(study: Study) -> Figure:
     return figure
 
 
-def _rows(prints: Sequence[dict[Any, Any]]) -> list[tuple[str, dict[Any, Any]]]:
+def _rows(study: Study) -> list[tuple[str, dict[Any, Any]]]:
     """Return names and footprints from top to bottom; a method's heading has an empty footprint."""
-    varies = len({entry["batch_size"] for entry in prints}) > 1
     rows: list[tuple[str, dict[Any, Any]]] = []
-    for method in in_order([entry["method"] for entry in prints]):
-        rows.append((method, {}))
-        for entry in prints:
-            if entry["method"] == method:
-                batch = f", batch {entry['batch_size']}" if varies else ""
-                rows.append((f"{entry['task']}{batch}", entry))
+    for method, tasks in study.tasks:
+        rows += [(method, {}), *tasks]
     return rows
-
-
-def _bytes(entry: Mapping[Any, Any], column: str) -> float:
-    """Return a number of bytes, NaN if it was not measured."""
-    value = entry.get(column)
-    return math.nan if value is None else float(value)
 
 
 def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
     """Draw one task and return how far it reaches, in MiB."""
     left = 0.0
     for name, colour in CATEGORY_COLOURS.items():
-        size = _bytes(entry, peak_column(name)) / 2**20
+        size = bytes_of(entry, peak_column(name)) / 2**20
         if size > 0:
             axes.barh(place, size, left=left, color=colour, height=0.74, edgecolor="white", linewidth=0.3)
             left += size
-    least = _bytes(entry, "least_budget_bytes") / 2**20
+    least = bytes_of(entry, "least_budget_bytes") / 2**20
     if math.isfinite(least):
         ends = [place - 0.4, place + 0.4]
         axes.plot([least, least], ends, color="black", lw=1.8, solid_capstyle="butt")
@@ -108,7 +99,7 @@ def _write_numbers(axes: Axes, rows: Sequence[tuple[str, Mapping[Any, Any]]]) ->
         for place, (_, entry) in enumerate(rows):
             if entry:
                 axes.annotate(
-                    mebibytes(_bytes(entry, column)),
+                    mebibytes(bytes_of(entry, column)),
                     (1, place),
                     (points, 0),
                     ("axes fraction", "data"),
@@ -117,45 +108,35 @@ def _write_numbers(axes: Axes, rows: Sequence[tuple[str, Mapping[Any, Any]]]) ->
                 )
 
 
-def participation(study: Study) -> Figure:
-    """Draw the share of devices that can train anything, as a coloured table of tiers and methods."""
-    shares = study.figures("participation_share")
-    tiers, methods = study.tiers, study.methods
-    notes = ["Mean over the rounds of the share of devices that an offered task fits. ?: no result."]
-    title = "Share of devices that can take part (%)"
-    height = (1.2 if len(methods) > 8 else 0.55) + 0.5 * len(tiers)
-    figure = page(height, title, study.training_setting, notes + study.notes)
-    axes = figure.subplots()
-    means = [[shares[method, tier].mean for method in methods] for tier in tiers]
-    axes.imshow(means, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
-    for down, tier in enumerate(tiers):
-        for across, method in enumerate(methods):
-            share = shares[method, tier].times(100)
-            style: dict[str, Any] = {"color": "white" if share.mean > 70 else "#222222", "size": 10}
-            text = f"{share.mean:.0f}%"
-            if not share.known:
-                text = "?"
-                style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-                hatching: dict[str, Any] = {
-                    "facecolor": "white",
-                    "edgecolor": PALE,
-                    "hatch": "///",
-                    "linewidth": 0,
-                }
-                axes.add_patch(Rectangle((across - 0.5, down - 0.5), 1, 1, **hatching))
-            elif round(share.high) != round(share.low):
-                text += f"\n{share.low:.0f} to {share.high:.0f}"
-            axes.text(across, down, text, ha="center", va="center", **style)
-    names = [f"{name} (ideal)" if name == IDEAL else name for name in methods]
-    slant: dict[str, Any] = {"rotation": 30, "ha": "left"} if len(methods) > 8 else {}
-    axes.set_xticks(range(len(methods)), names, **slant)
-    axes.set_yticks(range(len(tiers)), [study.tier_label(tier) for tier in tiers])
-    axes.set_ylabel("memory tier")
-    axes.tick_params(length=0, labeltop=True, labelbottom=False)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    for edge in range(1, len(methods)):
-        axes.axvline(edge - 0.5, color="white", lw=2)
-    for edge in range(1, len(tiers)):
-        axes.axhline(edge - 0.5, color="white", lw=2)
-    return figure
+def sentence(study: Study) -> str:
+    """Say which tasks need least and most."""
+    prints = study.footprints.reindex(columns=["method", "task", "peak_requested_bytes"])
+    peaks = prints.dropna().sort_values("peak_requested_bytes")
+    if peaks.empty:
+        return "Nothing measured yet."
+    low, high = peaks.iloc[0], peaks.iloc[-1]
+    return (
+        f"From {mebibytes(low['peak_requested_bytes'])} MiB ({low['method']}, {low['task']})"
+        f" to {mebibytes(high['peak_requested_bytes'])} MiB ({high['method']}, {high['task']})."
+    )
+
+
+def grid(study: Study) -> Grid:
+    """Return what every task holds at its peak by category, in MiB."""
+    columns = [*map(peak_column, CATEGORIES), "peak_requested_bytes", "least_budget_bytes"]
+
+    def row(task: str, entry: Mapping[Any, Any]) -> GridRow:
+        return GridRow(task, [Entry(mebibytes(bytes_of(entry, column))) for column in columns])
+
+    groups = {method: [row(*task) for task in tasks] for method, tasks in study.tasks}
+    names = [*CATEGORIES, "peak requested", "least budget"]
+    return Grid("Memory at the peak, in MiB", "method, task", names, groups)
+
+
+FIGURE = ReportFigure(
+    name="peak_memory",
+    title="Peak memory by task",
+    draw=draw,
+    sentence=sentence,
+    grid=grid,
+)

@@ -1,8 +1,6 @@
-"""Memory over the rounds: what training really took, round by round, and whether any of it stayed."""
+"""What training really took, round by round, and whether any of it stayed."""
 
 from __future__ import annotations
-
-import math
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,10 +8,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from profl.bench.held import HELD, NOTHING_HELD, describe_held
 from profl.bench.report.coincidence import coincident, line_width, striped
+from profl.bench.report.figure import ReportFigure
+from profl.bench.report.grid import Entry, Grid, over_rounds
+from profl.bench.report.held import what_stayed
+from profl.bench.report.rounds import LEGEND_COLUMNS, round_panels
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, legend_above, looks, page, panels, say_empty
+from profl.bench.report.style import GREY, legend_above, mebibytes, say_empty
 
 COLUMNS = ["peak_allocated_bytes", "peak_reserved_bytes", "held_bytes"]
 """What is drawn, of the rounds frame."""
@@ -22,9 +23,9 @@ COINCIDENT = 0.01
 """Share of the highest: of curves that are nowhere farther apart, one would hide another."""
 
 
-def memory_by_round(study: Study) -> Figure:
+def draw(study: Study) -> Figure:
     """Draw the memory of local training over the rounds: a panel per tier, a line and a band per method."""
-    styles, tiers = looks(study.methods), study.tiers
+    styles, tiers = study.looks, study.tiers
     curves = {(method, tier): curve(study, method, tier) for method in styles for tier in tiers}
     reserved_bytes = {tier: {name: curves[name, tier]["peak_reserved_bytes"] for name in styles} for tier in tiers}
     within = COINCIDENT * study.rounds["peak_reserved_bytes"].max()
@@ -40,12 +41,8 @@ def memory_by_round(study: Study) -> Figure:
         *study.bounds,
         *study.gaps,
     ]
-    title, names = "Memory of local training over the rounds", ("round", "memory (MiB)")
-    height, legend = 0.2 + 2.1 * math.ceil(len(tiers) / 2), 0.05 + 0.2 * math.ceil(len(styles) / 7)
-    figure = page(height, title, study.training_setting, notes, legend, names)
-    axes = panels(figure, len(tiers))
+    figure, axes = round_panels(study, "Memory of local training over the rounds", "memory (MiB)", notes)
     for panel, tier in zip(axes, tiers, strict=True):
-        panel.set_title(study.tier_label(tier, between=" · ") + " per device")
         for method, look in styles.items():
             drawn = curves[method, tier] / 2**20
             allocated, reserved, held = (drawn[column] for column in COLUMNS)
@@ -59,11 +56,12 @@ def memory_by_round(study: Study) -> Figure:
         panel.set_ylim(0, 1.08 * panel.get_ylim()[1])
     axes[0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.8, label=method) for method, look in styles.items()
+        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.8, label=study.label(method))
+        for method, look in styles.items()
     ]
     if holding:
         handles.append(Line2D([], [], color=GREY, ls=":", lw=1.4, label="still held"))
-    legend_above(figure, handles, columns=7)
+    legend_above(figure, handles, columns=LEGEND_COLUMNS)
     return figure
 
 
@@ -73,18 +71,24 @@ def curve(study: Study, method: str, tier: str) -> pd.DataFrame:
     return study.rounds.loc[study.rounds["cell"].isin(cells)].groupby("round")[COLUMNS].max()
 
 
-def held(study: Study, method: str, tier: str) -> str:
-    """Say what stayed on the GPU from round to round, in the worst of the seeds."""
-    return describe_held(*(study.figures(name)[method, tier].high for name in HELD))
+def grid(study: Study) -> Grid:
+    """Return the most reserved for any participant, of all rounds or of some evenly spread and the last."""
+
+    def entry(reserved_bytes: float) -> Entry:
+        return Entry(mebibytes(reserved_bytes))
+
+    return over_rounds(study, "peak_reserved_bytes", "Most reserved for any participant (MiB)", "round", entry)
 
 
-def what_stayed(study: Study) -> str:
-    """Say what stayed on the GPU from round to round, in all that was run."""
-    told = {(method, tier): held(study, method, tier) for method in study.methods for tier in study.tiers}
-    known = {pair: text for pair, text in told.items() if study.figures(HELD[0])[pair].known}
-    holding = [f"{method} at {tier} {text}" for (method, tier), text in known.items() if text != NOTHING_HELD]
-    if holding:
-        return f"Still allocated after a round (what grows in most rounds is a leak): {'; '.join(holding)}."
-    if known:
-        return "Nothing is held from round to round: no leak."
-    return "Whether anything is held from round to round is not known yet."
+def _shown(study: Study) -> bool:
+    return study.memory_only or bool(study.rounds["peak_reserved_bytes"].notna().any())
+
+
+FIGURE = ReportFigure(
+    name="memory_by_round",
+    title="Memory over the rounds",
+    draw=draw,
+    sentence=what_stayed,
+    grid=grid,
+    shown=_shown,
+)

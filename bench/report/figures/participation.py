@@ -1,0 +1,81 @@
+"""Which devices can take part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from profl.bench.report.figure import ReportFigure
+from profl.bench.report.grid import Grid, by_method
+from profl.bench.report.study import Study
+from profl.bench.report.style import PALE, page
+
+
+def draw(study: Study) -> Figure:
+    """Draw the share of devices that can train anything, as a coloured table of tiers and methods."""
+    shares = study.spreads("participation_share")
+    tiers, methods = study.tiers, study.methods
+    notes = ["Mean over the rounds of the share of devices that an offered task fits. ?: no result."]
+    title = "Share of devices that can take part (%)"
+    height = (1.2 if len(methods) > 8 else 0.55) + 0.5 * len(tiers)
+    figure = page(height, title, study.training_setting, notes + study.notes)
+    axes = figure.subplots()
+    means = [[shares[method, tier].mean for method in methods] for tier in tiers]
+    axes.imshow(means, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
+    for down, tier in enumerate(tiers):
+        for across, method in enumerate(methods):
+            share = shares[method, tier].times(100)
+            style: dict[str, Any] = {"color": "white" if share.mean > 70 else "#222222", "size": 10}
+            text = f"{share.mean:.0f}%"
+            if not share.known:
+                text = "?"
+                style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+                hatching: dict[str, Any] = {
+                    "facecolor": "white",
+                    "edgecolor": PALE,
+                    "hatch": "///",
+                    "linewidth": 0,
+                }
+                axes.add_patch(Rectangle((across - 0.5, down - 0.5), 1, 1, **hatching))
+            elif round(share.high) != round(share.low):
+                text += f"\n{share.low:.0f} to {share.high:.0f}"
+            axes.text(across, down, text, ha="center", va="center", **style)
+    names = [study.label(name) for name in methods]
+    slant: dict[str, Any] = {"rotation": 30, "ha": "left"} if len(methods) > 8 else {}
+    axes.set_xticks(range(len(methods)), names, **slant)
+    axes.set_yticks(range(len(tiers)), study.tier_labels)
+    axes.set_ylabel("memory tier")
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    for edge in range(1, len(methods)):
+        axes.axvline(edge - 0.5, color="white", lw=2)
+    for edge in range(1, len(tiers)):
+        axes.axhline(edge - 0.5, color="white", lw=2)
+    return figure
+
+
+def sentence(study: Study) -> str:
+    """Say what excludes nobody."""
+    shares = study.spreads("participation_share")
+    named = []
+    for tier in study.tiers:
+        methods = [name for name in study.rivals if shares[name, tier].mean == 1]
+        named.append(f"{', '.join(methods) or 'none'} at {tier}")
+    return f"Methods that all devices can take part in{study.aside(', {}')}: {'; '.join(named)}."
+
+
+def grid(study: Study) -> Grid:
+    """Return the share of devices that can take part, by method and tier."""
+    return by_method(study, "participation_share", "Share of devices that can take part", 0)
+
+
+FIGURE = ReportFigure(
+    name="participation",
+    title="Share of devices that can take part",
+    draw=draw,
+    sentence=sentence,
+    grid=grid,
+)

@@ -1,0 +1,37 @@
+"""What figures over the rounds have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from profl.bench.report.study import Study
+from profl.bench.report.style import page, panels
+
+LEGEND_COLUMNS = 7
+
+
+def round_panels(study: Study, title: str, quantity: str, notes: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Return a page with a panel per tier, and room for a legend of the methods in `LEGEND_COLUMNS`.
+
+    Parameters
+    ----------
+    study
+        What was run.
+    title
+        Of the page.
+    quantity
+        What the panels show over the rounds, with its unit.
+    notes
+        Sentences for the foot.
+    """
+    height = 0.2 + 2.1 * math.ceil(len(study.tiers) / 2)
+    legend = 0.05 + 0.2 * math.ceil(len(study.methods) / LEGEND_COLUMNS)
+    figure = page(height, title, study.training_setting, notes, legend, ("round", quantity))
+    axes = panels(figure, len(study.tiers))
+    for panel, tier in zip(axes, study.tiers, strict=True):
+        panel.set_title(study.tier_label(tier, between=" · ") + " per device")
+    return figure, axes
