@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from profl.bench.method import Method as Method
     from profl.bench.method import RoundSummary as RoundSummary
     from profl.bench.method import Task as Task
+    from profl.bench.method import filled as filled
     from profl.bench.method import initial_state as initial_state
     from profl.bench.models import ModelSpec as ModelSpec
     from profl.bench.models import StagedModel as StagedModel
@@ -50,7 +51,7 @@ _HOMES = {
         "measure",
         "recorded",
     ),
-    "profl.bench.method": ("FullModel", "LocalContext", "Method", "RoundSummary", "Task", "initial_state"),
+    "profl.bench.method": ("FullModel", "LocalContext", "Method", "RoundSummary", "Task", "filled", "initial_state"),
     "profl.bench.models": ("ModelSpec", "StagedModel"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

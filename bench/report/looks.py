@@ -9,8 +9,9 @@ from typing import Any
 
 from matplotlib.colors import to_rgb
 
-from profl.bench.config import preset, read_config
+from profl.bench.config import read_config
 from profl.bench.errors import InputError
+from profl.bench.presets import preset
 from profl.bench.report.style import GREY
 
 NAMESAKE = __name__.partition(".")[0]
