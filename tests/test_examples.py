@@ -41,10 +41,11 @@ def profl(desk: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A desk on which the method is installed and has been trained on the pictures, beside one of ours."""
+    """A desk on which method and network are installed; the method has been trained on the pictures, as one of ours."""
     desk = copied(tmp_path_factory.mktemp("desk"))
-    install = ["--no-deps", "--no-build-isolation", "--no-index", "--target", "site", "./examples/own_method"]
-    python(desk, "-m", "pip", "install", "--quiet", *install)
+    install = ["--no-deps", "--no-build-isolation", "--no-index", "--target", "site"]
+    packages = ["./examples/own_method", "./examples/own_network"]
+    python(desk, "-m", "pip", "install", "--quiet", *install, *packages)
     python(desk, "examples/own_dataset/draw_pictures.py", "pictures")
     methods = ["--method", "exclusive", "--method", "topheavy"]
     profl(desk, "sweep", "--config", "examples/own_dataset/study.toml", *methods, "--output", "run", "--workers", "1")
@@ -68,6 +69,17 @@ def test_a_method_of_ones_own_is_installed_measured_and_trained(swept: Path):
     trained, ours = summary_of(swept, "topheavy"), summary_of(swept, "exclusive")
     assert trained["participation_share"] > ours["participation_share"]
     assert 0 <= trained["final_accuracy"] <= 1
+
+
+def test_a_network_of_ones_own_is_measured_with_every_kind_of_method(swept: Path):
+    methods = ["--method", "heterofl", "--method", "profl", "--method", "topheavy"]
+    shape = ["--model", "smallnet", "--width", "8", "--batch-size", "8", "--gpu", "virtual:jetson-orin"]
+    measured = json.loads(profl(swept, "measure", *methods, *shape, "--json"))
+    tasks = {(row["method"], row["task"]): row for row in measured["tasks"]}
+    parameters = tasks["heterofl", "subnetwork 1"]["parameter_bytes"]
+    assert parameters > tasks["heterofl", "subnetwork 1/2 scaled"]["parameter_bytes"]
+    assert tasks["profl", "grow 2"]["parameter_bytes"] == parameters  # its last step holds the whole network
+    assert {task for method, task in tasks if method == "topheavy"} == {"last 3", "last 2", "last 1"}
 
 
 def test_a_step_of_ones_own_is_measured_and_the_categories_sum_to_the_peak(desk: Path):
