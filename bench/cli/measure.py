@@ -38,7 +38,9 @@ TASKS_PER_TABLE = 5
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Folder for PyTorch snapshots (memory_viz).")
 @click.option("--trace", type=click.Path(path_type=Path), help="Folder for Chrome and Perfetto traces, one per task.")
 @several("--what-if", "Also replay every task under these allocator settings, as PYTORCH_ALLOC_CONF takes them.")
-@click.option("--against", help="Compare with virtual:auto (the one like --gpu), another GPU, or a file of --save.")
+@click.option(
+    "--against", help="Compare with virtual:auto (the one like --gpu), another GPU, a file of --save, or a snapshot."
+)
 @click.option("--save", type=click.Path(path_type=Path), help="File (.json, .json.gz) for --against elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def measure(
@@ -71,6 +73,7 @@ def measure(
       profl measure --method profl --gpu estimate:h100
       profl measure --method profl --gpu cuda --save my-card.json.gz
       profl measure --method profl --gpu virtual:h100 --against my-card.json.gz
+      profl measure --method fedavg --gpu virtual:t4 --against snapshot.pickle
       profl measure --method profl --json > footprints.json
     """
     from profl.bench.cli.against import described, other_run
@@ -158,7 +161,7 @@ def _print(heading: str, results: list[Result]) -> None:
     console.print(heading, highlight=False)
     for result in results:
         if result.comparison:
-            print_comparison(console, result.comparison)
+            print_comparison(console, f"{result.method}, {result.task}", result.comparison)
     if any(result.replayed or not result.comparison for result in results):
         for table in _footprint_tables(results):
             console.print(table)

@@ -22,10 +22,16 @@ from profl.bench.memory.snapshot.snapshot import (
     Event,
     LiveBlock,
 )
-from profl.bench.memory.snapshot.stack import NO_STACK, Stack
+from profl.bench.memory.snapshot.stack import NO_STACK, PHASES, Stack
 
-BLAS_WORKSPACE_BYTES = (8_519_680, 33_554_432)
+LASTING_WORKSPACE_BYTES = (8_519_680, 33_554_432)
 """What cuBLAS keeps for each thread and stream: below compute capability 9.0, and from there on."""
+
+_BY_STACK, _BY_SIZE, _SCRATCH = "cuBLAS", "cuBLAS, by size", "scratch"
+_BEFORE, _WORKSPACE = "before the trace", "workspace"
+
+GROUPS = (_BEFORE, *PHASES, _WORKSPACE)
+"""Every block is counted among one of these: what it is a workspace of apart, by when and in which phase it began."""
 
 _OPTIMIZER_STEP = "Optimizer.step#"
 
@@ -61,6 +67,18 @@ class TracedBlock:
     module: str | None = None
     operator: str | None = None
     workspace: str | None = None
+
+    @property
+    def group(self) -> str:
+        """One of `GROUPS`: what tables and plots count it among."""
+        if self.workspace:
+            return _WORKSPACE
+        return self.phase if self.birth else _BEFORE
+
+    @property
+    def is_blas_workspace(self) -> bool:
+        """Whether it is one that cuBLAS keeps."""
+        return self.workspace in (_BY_STACK, _BY_SIZE)
 
     def spans(self, moment: int) -> bool:
         """Whether it lives at ``moment``."""
@@ -130,6 +148,10 @@ class TracedHistory:
         first, now = events[0].microseconds, events[moment - 1].microseconds
         return None if first is None or now is None else (now - first) / 1e6
 
+    def phase_at(self, moment: int) -> str:
+        """Return the phase of the last allocation up to then, ``unknown`` before the first."""
+        return self._phases[moment]
+
     @cached_property
     def at_peak(self) -> Sequence[TracedBlock]:
         """What lives at the peak, the largest first."""
@@ -155,7 +177,7 @@ class TracedHistory:
         pooled = sum(event.pooled for event in device.events)
         if pooled:
             yield f"{pooled} events belong to memory pools of their own, as CUDA graphs have"
-        if any(block.workspace == "cuBLAS, by size" for block in self.blocks):
+        if any(block.workspace == _BY_SIZE for block in self.blocks):
             yield "workspaces of cuBLAS without a stack are known by their size alone"
         for moment, event in enumerate(device.events, start=1):
             if event.action == "oom":
@@ -165,6 +187,17 @@ class TracedHistory:
         counted = _counted_back(device)
         if counted != self.peak_requested_bytes:
             yield f"counted back from the end, without a look at addresses, the peak would be {counted:,} B"
+
+    @cached_property
+    def _phases(self) -> Sequence[str]:
+        phases = ["unknown"] * (len(self.device.events) + 1)
+        for block in self.blocks:
+            if block.birth:
+                phases[block.birth] = block.phase
+        for moment in range(1, len(phases)):
+            if phases[moment] == "unknown":
+                phases[moment] = phases[moment - 1]
+        return phases
 
     def _play(self) -> None:
         """Find every block and when it lived."""
@@ -241,11 +274,11 @@ class TracedHistory:
             if event and block.phase in ("other", "unknown") and any(_is_within(event, step) for step in steps):
                 block.phase = "optimizer"
             if block.stack.is_blas_workspace:
-                block.workspace = "cuBLAS"
+                block.workspace = _BY_STACK
             elif life.category == "workspace":
-                block.workspace = "scratch"
+                block.workspace = _SCRATCH
             elif not block.stack.frames and not block.birth and block.death is None:
-                block.workspace = "cuBLAS, by size" if block.bytes in BLAS_WORKSPACE_BYTES else None
+                block.workspace = _BY_SIZE if block.bytes in LASTING_WORKSPACE_BYTES else None
 
 
 def _before(block: LiveBlock) -> TracedBlock:

@@ -15,9 +15,6 @@ from profl.bench.memory.snapshot.snapshot import MOVING_ACTIONS, Annotation, Dev
 from profl.bench.memory.snapshot.stack import NO_STACK, Stack, shown
 from profl.bench.memory.snapshot.unpickling import read_plain
 
-SUFFIXES = (".pickle", ".pkl")
-"""By which such a file is known; ``.gz`` may follow."""
-
 _MOST_DEVICES = 1024
 _MOST_EVENTS = 10_000_000
 _LARGEST_BYTES = 1 << 50  # no GPU holds a PiB

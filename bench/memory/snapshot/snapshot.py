@@ -17,6 +17,8 @@ MOVING_ACTIONS = ("alloc", "free_completed", *SEGMENT_CHANGES)
 SILENT_ACTIONS = ("free_requested", "snapshot", "annotate")
 """Actions that change neither."""
 
+_SETTINGS_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
 
 class Event(NamedTuple):
     """One line of the allocator's log, in PyTorch's words.
@@ -125,3 +127,8 @@ class Snapshot:
     devices: Mapping[int, DeviceMemory]
     settings: Mapping[str, str] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+
+    @property
+    def settings_variable(self) -> str | None:
+        """The text that the program gave the allocator as its settings; None: not told."""
+        return next((self.settings[name] for name in _SETTINGS_VARIABLES if name in self.settings), None)

@@ -71,13 +71,14 @@ class Stack:
 
     @cached_property
     def place(self) -> str | None:
-        """``file:line function`` of the innermost line of the program itself, else of a library in Python."""
+        """``folder/file:line function``, innermost of the program itself, else of a library in Python."""
         lines = [frame for frame in self.frames if frame["filename"].endswith(_PYTHON)]
         own = next((frame for frame in lines if not _LIBRARY.search(frame["filename"])), None)
         frame = own or next(iter(lines), None)
         if frame is None:
             return None
-        return shown(f"{frame['filename']}:{frame.get('line', '?')} {frame['name']}")
+        file = "/".join(re.split(r"[/\\]", frame["filename"])[-2:])
+        return shown(f"{file}:{frame.get('line', '?')} {frame['name']}")
 
     @cached_property
     def is_blas_workspace(self) -> bool:
