@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+LEAST_ALIKE = 32
+"""Fewer events in a row may be alike by chance."""
+
 
 def alignment(run: Sequence[Hashable], other: Sequence[Hashable]) -> tuple[int, int]:
     """Return where to begin in each, so that they are alike for as long as possible from there on.
 
     One of the two is 0: the other log's beginning is looked for in the longer story of this one. Of places that are
-    alike equally long the last is taken, as a trace of one step shows one in which everything has settled.
+    alike equally long the last is taken, as a trace of one step shows one in which everything has settled. Where
+    nothing of `LEAST_ALIKE` events is alike, both are 0.
     """
     in_run, in_other = _best_place(other, run), _best_place(run, other)
-    if in_run[0] >= in_other[0]:
-        return in_run[1], 0
-    return 0, in_other[1]
+    if max(in_run, in_other)[0] < min(LEAST_ALIKE, len(run), len(other)):
+        return 0, 0
+    return (in_run[1], 0) if in_run[0] >= in_other[0] else (0, in_other[1])
 
 
 def _best_place(beginning: Sequence[Hashable], log: Sequence[Hashable]) -> tuple[int, int]:

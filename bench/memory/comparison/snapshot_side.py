@@ -36,7 +36,7 @@ class SnapshotSide:
     @property
     def begins_empty(self) -> bool:
         """Whether nothing was allocated before the first event."""
-        return self.history.begins_empty
+        return not self.history.live_bytes[0]
 
     @property
     def software(self) -> Mapping[str, str]:
