@@ -12,8 +12,8 @@ def alignment(run: Sequence[Hashable], other: Sequence[Hashable]) -> tuple[int, 
     """Return where to begin in each, so that they are alike for as long as possible from there on.
 
     One of the two is 0: the other log's beginning is looked for in the longer story of this one. Of places that are
-    alike equally long the last is taken, as a trace of one step shows one in which everything has settled. Where
-    nothing of `LEAST_ALIKE` events is alike, both are 0.
+    alike equally long, one where nothing differs before a log ends is better, and of those the last, as a trace of one
+    step shows one in which everything has settled. Where no `LEAST_ALIKE` events are alike, both are 0.
     """
     in_run, in_other = _best_place(other, run), _best_place(run, other)
     if max(in_run, in_other)[0] < min(LEAST_ALIKE, len(run), len(other)):
@@ -25,7 +25,11 @@ def _best_place(beginning: Sequence[Hashable], log: Sequence[Hashable]) -> tuple
     """Return how many of the first entries of ``beginning`` stand in ``log`` in a row, at best, and where."""
     end = object()  # equal to no entry
     lengths = _common_with_beginning([*beginning, end, *log])[len(beginning) + 1 :]
-    place = max(range(len(lengths)), key=lambda index: (lengths[index], index), default=0)
+
+    def merit(place: int) -> tuple[int, bool, int]:
+        return lengths[place], lengths[place] == min(len(log) - place, len(beginning)), place
+
+    place = max(range(len(lengths)), key=merit, default=0)
     return (lengths[place], place) if lengths and lengths[place] else (0, 0)
 
 

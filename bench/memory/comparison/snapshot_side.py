@@ -14,7 +14,7 @@ from profl.bench.memory.comparison.side import Sizes
 from profl.bench.memory.footprint import PEAKS
 from profl.bench.memory.snapshot.history import TracedBlock, TracedHistory
 from profl.bench.memory.snapshot.reading import read_snapshot
-from profl.bench.memory.snapshot.snapshot import Snapshot
+from profl.bench.memory.snapshot.snapshot import SETTINGS_VARIABLES, Snapshot
 
 _SUFFIXES = (".pickle", ".pkl", ".pickle.gz", ".pkl.gz")
 
@@ -41,9 +41,11 @@ class SnapshotSide:
     @property
     def software(self) -> Mapping[str, str]:
         """The allocator's settings, where they are told; as text under the name that footprints have for it."""
-        settings = dict(self.snapshot.settings)
-        if settings:
-            settings["allocator_settings"] = self.snapshot.settings_variable or "default"
+        if not self.snapshot.settings:
+            return {}
+        variable = self.snapshot.settings_variable
+        settings = {name: told for name, told in self.snapshot.settings.items() if name not in SETTINGS_VARIABLES}
+        settings["allocator_settings"] = f"{SETTINGS_VARIABLES[0]}={variable}" if variable else "default"
         return settings
 
     @property

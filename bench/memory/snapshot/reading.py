@@ -110,9 +110,7 @@ class _Reading:
 
     def _requested_bytes(self, block: Mapping[str, Any], size: int) -> int:
         if "requested_size" not in block:
-            self._caveats["requested sizes are not told of what lives at the end: those of blocks stand for them"] = (
-                None
-            )
+            self._caveats["of what lives at the end only the sizes of blocks are told, not what was requested"] = None
             return size
         requested_bytes = _number(block, "requested_size", _LARGEST_BYTES)
         if requested_bytes > size:

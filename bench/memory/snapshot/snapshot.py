@@ -17,7 +17,8 @@ MOVING_ACTIONS = ("alloc", "free_completed", *SEGMENT_CHANGES)
 SILENT_ACTIONS = ("free_requested", "snapshot", "annotate")
 """Actions that change neither."""
 
-_SETTINGS_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+SETTINGS_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Which of the settings is the text that the program gave: now, and in earlier versions."""
 
 
 class Event(NamedTuple):
@@ -131,4 +132,4 @@ class Snapshot:
     @property
     def settings_variable(self) -> str | None:
         """The text that the program gave the allocator as its settings; None: not told."""
-        return next((self.settings[name] for name in _SETTINGS_VARIABLES if name in self.settings), None)
+        return next((self.settings[name] for name in SETTINGS_VARIABLES if name in self.settings), None)
