@@ -89,9 +89,10 @@ class Comparison:
         return _unequal(self.run.sizes_at_peak.blocks, self.other.sizes_at_peak.blocks)
 
     @cached_property
-    def only_workspaces(self) -> Mapping[int, Only]:
-        """The same of the workspaces that cuBLAS keeps."""
-        return _unequal(self.run.sizes_at_peak.workspaces, self.other.sizes_at_peak.workspaces)
+    def workspaces(self) -> Mapping[int, Only]:
+        """The workspaces that cuBLAS keeps, by size, also those of which both have the same."""
+        run, other = self.run.sizes_at_peak.workspaces, self.other.sizes_at_peak.workspaces
+        return {size: Only(run[size], other[size]) for size in sorted({*run, *other})}
 
     @cached_property
     def shared(self) -> Counter[int]:
@@ -144,8 +145,8 @@ class Comparison:
     def is_identical(self) -> bool:
         """Whether all that is known of both is equal, to the byte and the event; NVML's view apart."""
         sizes = [*self.peaks.values(), *self.categories.values()]
-        unequal = self.parts or self.only or self.only_workspaces or any(size.difference for size in sizes)
-        return self.divergence is None and not unequal
+        unequal = self.parts or self.only or any(size.difference for size in sizes)
+        return self.divergence is None and not unequal and all(run == other for run, other in self.workspaces.values())
 
     def around_divergence(self) -> Iterator[tuple[int, BlockEvent | None, BlockEvent | None]]:
         """Yield index and both runs' events, from a few before the divergence to a few after; None: it has ended."""
@@ -212,7 +213,7 @@ class Comparison:
             "sizes_at_peak": {
                 "shared": [[size, count] for size, count in sorted(self.shared.items())],
                 "differing": [{"bytes": size, **only._asdict()} for size, only in self.only.items()],
-                "workspaces": [{"bytes": size, **only._asdict()} for size, only in self.only_workspaces.items()],
+                "workspaces": [{"bytes": size, **only._asdict()} for size, only in self.workspaces.items()],
             },
             "events": {
                 "run": len(self.run.events),

@@ -22,7 +22,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     yield _sizes_table(comparison)
     if comparison.parts:
         yield _parts_table(comparison)
-    if comparison.parts is None and (comparison.only or comparison.only_workspaces):
+    if comparison.parts is None and (comparison.only or comparison.workspaces):
         yield _only_table(comparison)
     if comparison.divergence is not None:
         yield _events_table(comparison)
@@ -52,15 +52,15 @@ def _parts_table(comparison: Comparison) -> Table:
 
 
 def _only_table(comparison: Comparison) -> Table:
-    """Return the blocks that only one of the peaks holds, by size: what is left where no modules are known."""
+    """Return the blocks that only one of the peaks holds, by size, and all workspaces; where no modules are known."""
     blocks, shared = comparison.only, comparison.shared
     rest = f", {len(blocks) - _SIZES} more sizes" if len(blocks) > _SIZES else ""
     same = f"{shared.total():,} blocks of {sum(size * count for size, count in shared.items()):,} B are the same"
     table = _table(comparison, "bytes", title=f"blocks at the peak whose number differs{rest}; {same}")
-    rows = [*list(blocks.items())[:_SIZES], *comparison.only_workspaces.items()]
-    for index, (size, count) in enumerate(rows):
-        kind = " workspace" if index >= min(len(blocks), _SIZES) else ""
-        table.add_row(f"{size:,}{kind}", f"{count.run} x", f"{count.other} x")
+    for kind, sizes in (("", list(blocks.items())[:_SIZES]), (" cuBLAS", comparison.workspaces.items())):
+        for size, count in sizes:
+            table.add_row(f"{size:,}{kind}", f"{count.run} x", f"{count.other} x")
+        table.add_section()
     return table
 
 

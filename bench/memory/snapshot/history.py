@@ -7,11 +7,13 @@ Moments are counted in events: 0 is before the first, moment ``n`` comes after `
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from math import inf
 
 from profl.bench.memory.recording.event_log import Phase, read_log
 from profl.bench.memory.snapshot.snapshot import (
@@ -19,7 +21,6 @@ from profl.bench.memory.snapshot.snapshot import (
     SILENT_ACTIONS,
     Annotation,
     DeviceMemory,
-    Event,
     LiveBlock,
 )
 from profl.bench.memory.snapshot.stack import NO_STACK, PHASES, Stack
@@ -34,6 +35,8 @@ GROUPS = (_BEFORE, *PHASES, _WORKSPACE)
 """Every block is counted among one of these: what it is a workspace of apart, by when and in which phase it began."""
 
 _OPTIMIZER_STEP = "Optimizer.step#"
+_KNOWN_ACTIONS = frozenset(("alloc", "free_completed", "oom", *SEGMENT_CHANGES, *SILENT_ACTIONS))
+_SHOWN = 5  # of what may come any number of times
 
 
 @dataclass(slots=True)
@@ -175,13 +178,20 @@ class TracedHistory:
         if len(device.streams) > 1:
             yield f"{len(device.streams)} streams: a block that waits for another one counts until it is free"
         pooled = sum(event.pooled for event in device.events)
-        if pooled:
-            yield f"{pooled} events belong to memory pools of their own, as CUDA graphs have"
+        if pooled or device.pooled_bytes:
+            held = f"{pooled} events and {device.pooled_bytes:,} B"
+            yield f"{held} belong to memory pools of their own, as CUDA graphs have"
         if any(block.workspace == _BY_SIZE for block in self.blocks):
             yield "workspaces of cuBLAS without a stack are known by their size alone"
-        for moment, event in enumerate(device.events, start=1):
-            if event.action == "oom":
-                yield f"out of memory at event {moment}, where {event.bytes:,} B were asked for"
+        failed = [(moment, event) for moment, event in enumerate(device.events, start=1) if event.action == "oom"]
+        for moment, event in failed[:_SHOWN]:
+            yield f"out of memory at event {moment}, where {event.bytes:,} B were asked for"
+        if len(failed) > _SHOWN:
+            yield f"out of memory {len(failed) - _SHOWN} more times"
+        unknown = dict.fromkeys(event.action for event in device.events if event.action not in _KNOWN_ACTIONS)
+        if unknown:
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            yield f"not known here, and left out, is what {', '.join(list(unknown)[:_SHOWN])}{more} means"
         for misfit, count in self.misfits.items():
             yield f"{count} x {misfit}"
         counted = _counted_back(device)
@@ -208,8 +218,6 @@ class TracedHistory:
         ordered: list[tuple[int, TracedBlock]] = []
         for moment, event in enumerate(self.device.events, start=1):
             if event.action not in ("alloc", "free_completed"):
-                if event.action not in (*SEGMENT_CHANGES, *SILENT_ACTIONS, "oom"):
-                    self.misfits[f"{event.action} is an action that is not known here"] += 1
                 continue
             address = event.address
             assert address is not None  # as every reader of events makes sure
@@ -266,12 +274,12 @@ class TracedHistory:
             for place, block in enumerate(self.blocks)
         ]
         named = read_log(log, [Phase(0, "unknown", "temporaries")], [], len(log)).lives
-        steps = [note for note in self.device.annotations if note.name.startswith(_OPTIMIZER_STEP)]
+        steps = _Times(note for note in self.device.annotations if note.name.startswith(_OPTIMIZER_STEP))
         for block, life in zip(self.blocks, named, strict=True):
             block.module, block.operator = life.origin, life.operator
             block.phase = block.stack.phase
             event = self.device.events[block.birth - 1] if block.birth else None
-            if event and block.phase in ("other", "unknown") and any(_is_within(event, step) for step in steps):
+            if event and block.phase in ("other", "unknown") and event.microseconds in steps:
                 block.phase = "optimizer"
             if block.stack.is_blas_workspace:
                 block.workspace = _BY_STACK
@@ -286,11 +294,28 @@ def _before(block: LiveBlock) -> TracedBlock:
     return TracedBlock(block.bytes, block.stream, 0, None, block.stack)
 
 
-def _is_within(event: Event, note: Annotation) -> bool:
-    at = event.microseconds
-    if at is None or (note.begins is None and note.ends is None):
-        return False
-    return (note.begins is None or note.begins <= at) and (note.ends is None or at <= note.ends)
+def _range(note: Annotation) -> tuple[float, float]:
+    return -inf if note.begins is None else note.begins, inf if note.ends is None else note.ends
+
+
+class _Times:
+    """The times that annotations name, as ranges that do not overlap."""
+
+    def __init__(self, notes: Iterable[Annotation]) -> None:
+        self._begins: list[float] = []
+        self._ends: list[float] = []
+        for begins, ends in sorted(map(_range, notes)):
+            if self._ends and begins <= self._ends[-1]:
+                self._ends[-1] = max(self._ends[-1], ends)
+            else:
+                self._begins.append(begins)
+                self._ends.append(ends)
+
+    def __contains__(self, time: int | None) -> bool:
+        if time is None:
+            return False
+        place = bisect_right(self._begins, time) - 1
+        return place >= 0 and time <= self._ends[place]
 
 
 def _counted_back(device: DeviceMemory) -> int:

@@ -94,7 +94,8 @@ class _Reading:
             reserved_bytes += size
             live |= {block.address: block for block in self._live(segment, begins, ends)}
         expandable = any(segment.get("is_expandable") is True for segment in segments)
-        return DeviceMemory(index, events, live, reserved_bytes, len(segments), expandable, annotations)
+        pooled = sum(segment["total_size"] for segment in segments if any(_pool(segment, "segment_pool_id")))
+        return DeviceMemory(index, events, live, reserved_bytes, len(segments), expandable, pooled, annotations)
 
     def _live(self, segment: Mapping[str, Any], begins: int, ends: int) -> Iterator[LiveBlock]:
         """Yield the blocks of a segment that live."""
@@ -130,24 +131,25 @@ class _Reading:
         return Event(
             action,
             _number(entry, "addr", _LAST_ADDRESS, ... if moves else None),
-            _number(entry, "size", _LARGEST_BYTES, ... if moves else 0),
+            # A program may ask for more than any GPU holds, and be told that memory ran out.
+            _number(entry, "size", _LARGEST_BYTES if moves else _LAST_ADDRESS, ... if moves else 0),
             _number(entry, "stream", _LAST_ADDRESS, 0),
             _number(entry, "time_us", _LAST_ADDRESS, None),
             self._stack(entry) if action == "alloc" else NO_STACK,
-            pooled=any(_list(entry.get("pool_id", ()), "pool_id")),
+            pooled=any(_pool(entry, "pool_id")),
         )
 
     def _stack(self, entry: Mapping[str, Any]) -> Stack:
         """Return who asked, as far as the event or block tells."""
         frames = self._frames(entry.get("frames", ()))
         metadata, forward = entry.get("user_metadata"), entry.get("forward_frames") or ()
-        notes = [note for note in _list(forward, "forward_frames") if isinstance(note, str)]
+        notes = [shown(note) for note in _list(forward, "forward_frames") if isinstance(note, str)]
         self._frames_left -= len(frames) + len(notes) + 1
         if self._frames_left < 0:
             raise _Misfit("it repeats its stacks more often than its size allows for")
         if not frames and not metadata and not notes:
             return NO_STACK
-        return Stack(frames, metadata if isinstance(metadata, str) and metadata else None, notes)
+        return Stack(frames, shown(metadata) if isinstance(metadata, str) and metadata else None, notes)
 
     def _frames(self, value: Any) -> Sequence[dict[str, Any]]:
         """Return a stack's frames; those of one that was read before are not read again."""
@@ -195,6 +197,11 @@ def _list(value: Any, what: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
         raise _Misfit(f"{what} is {_kind(value)} and no list")
     return value
+
+
+def _pool(entry: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """Return the two numbers of a memory pool, both 0 for the one that everything shares."""
+    return _list(entry.get(key, ()), key)[:2]
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str:

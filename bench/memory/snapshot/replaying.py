@@ -69,7 +69,7 @@ def _reasons(snapshot: Snapshot, history: TracedHistory) -> list[str]:
         reasons.append(f"the trace begins with {held} reserved, and how that was divided is not told")
     if history.misfits:
         reasons.append("some events do not fit together")
-    if any(event.pooled for event in device.events):
+    if device.pooled_bytes or any(event.pooled for event in device.events):
         reasons.append("memory pools of their own are not modelled")
     if any(event.action == "oom" for event in device.events):
         reasons.append("the trace ran out of memory, and how much there was is not told")

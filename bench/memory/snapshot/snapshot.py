@@ -90,8 +90,8 @@ class DeviceMemory:
         Then, of all segments, and how many of them there are.
     expandable
         Whether any of the segments can grow.
-    streams
-        Handles of all that appear.
+    pooled_bytes
+        What of the reserved bytes belongs to memory pools of their own, as CUDA graphs have.
     """
 
     index: int
@@ -100,6 +100,7 @@ class DeviceMemory:
     reserved_bytes: int
     segments: int
     expandable: bool
+    pooled_bytes: int = 0
     annotations: Sequence[Annotation] = ()
 
     @property

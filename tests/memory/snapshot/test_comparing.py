@@ -64,7 +64,8 @@ def test_a_run_and_its_own_snapshot_are_the_same(recorded: tuple[MeasuredRun, Pa
     assert comparison.peaks["peak reserved"].difference == 0
     assert comparison.peaks["least budget"].difference is None
     assert not comparison.only
-    assert not comparison.only_workspaces
+    assert all(count.run == count.other for count in comparison.workspaces.values())
+    assert comparison.workspaces  # named apart
     # What follows the run's last step, as cuBLAS's workspaces given back, is in the snapshot alone.
     assert comparison.divergence == len(run.events)
 

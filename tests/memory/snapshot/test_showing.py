@@ -28,8 +28,9 @@ def profl(*arguments: object) -> Result:
 
 def two_gpus(name: str = "forward") -> dict[str, Any]:
     frames = [*FORWARD[:-1], {**FORWARD[-1], "name": name}]
+    stamped = {"user_metadata": name} if name == EVIL else {}
     first = [
-        event("alloc", 4096, 5 * MIB, frames=frames, time_us=10),
+        event("alloc", 4096, 5 * MIB, frames=frames, time_us=10, **stamped),
         event("alloc", 16 * MIB, 3 * MIB, frames=BACKWARD, time_us=20),
         event("free_completed", 16 * MIB, 3 * MIB, time_us=30),
         event("alloc", 32 * MIB, 8_519_680, frames=BLAS, time_us=40),
