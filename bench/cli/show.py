@@ -8,10 +8,18 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from profl.bench.errors import InputError
+
+_DRAWN = (".png", ".svg", ".pdf")
+
 
 @click.command()
 @click.argument("snapshot", type=click.Path(path_type=Path))
-@click.option("--plot", type=click.Path(path_type=Path), help="File for the timeline (.png, .svg); of a GPU each.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="File for the timeline (.png, .svg, .pdf); of several GPUs one each.",
+)
 @click.option("--page", type=click.Path(path_type=Path), help="File for one HTML page that holds everything.")
 @click.option("--replay", is_flag=True, help="Play the trace through the model of PyTorch's allocator.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
@@ -33,6 +41,8 @@ def show(snapshot: Path, plot: Path | None, page: Path | None, replay: bool, as_
     from profl.bench.memory.snapshot.reading import read_snapshot
     from profl.bench.memory.snapshot.summary import summary, to_dict
 
+    if plot and plot.suffix not in _DRAWN:
+        raise InputError(f"'{plot}' cannot be drawn to: choose a file that ends in {', '.join(_DRAWN)}")
     read = read_snapshot(snapshot)
     histories = [TracedHistory(device) for device in read.devices.values()]
     summaries = [summary(read, history, replay=replay) for history in histories]

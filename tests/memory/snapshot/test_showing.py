@@ -164,6 +164,12 @@ def test_what_is_wrong_ends_in_one_line(tmp_path: Path) -> None:
     assert result.output.count("\n") == 1
 
 
+def test_a_plot_that_cannot_be_drawn_is_refused(path: Path, tmp_path: Path) -> None:
+    result = profl("show", path, "--plot", tmp_path / "plot.xyz")
+    assert result.exit_code == 1
+    assert "choose a file that ends in .png, .svg, .pdf" in result.output
+
+
 def test_showing_a_snapshot_needs_no_torch(path: Path) -> None:
     script = (
         "import sys; from profl.bench.memory.snapshot import reading, history, summary, replaying, tables; "
