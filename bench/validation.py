@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
@@ -12,6 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from profl.bench.errors import InputError, choose, nearest
 
 T = TypeVar("T")
+
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Co")
+"""Unicode's categories of characters that steer a terminal, turn text around or are none."""
 
 
 def checked(kind: type[T], values: Any, source: str) -> T:
@@ -59,3 +63,17 @@ def _known(kind: Any, place: Sequence[str]) -> str:
         return ""
     names = [field.name for field in fields(kind)]
     return f": {choose(nearest(place[-1], names), ', '.join(names))}"
+
+
+def is_printable(text: str) -> bool:
+    """Return whether a text can be shown as it is: no character steers a terminal or turns text around."""
+    return all(_is_printable(character) for character in text)
+
+
+def printable(text: str) -> str:
+    """Return the text with every character replaced that steers a terminal, turns text around or ends the line."""
+    return "".join(c if _is_printable(c) and c not in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _is_printable(character: str) -> bool:
+    return character in "\t\n" or unicodedata.category(character) not in _UNPRINTABLE

@@ -13,11 +13,13 @@ from typing import Any
 import click
 
 from profl.bench.cli.check import check
+from profl.bench.cli.compare import compare
 from profl.bench.cli.doctor import doctor
 from profl.bench.cli.fit import fit
 from profl.bench.cli.list import list_names
 from profl.bench.cli.measure import measure_command
 from profl.bench.cli.report import report
+from profl.bench.cli.show import show
 from profl.bench.cli.survey import survey
 from profl.bench.cli.sweep import sweep
 from profl.bench.errors import InputError, in_one_line
@@ -97,5 +99,5 @@ def main() -> None:
     """
 
 
-for command in (sweep, measure_command, fit, survey, report, check, list_names, doctor):
+for command in (sweep, measure_command, show, compare, fit, survey, report, check, list_names, doctor):
     main.add_command(command)

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from profl.bench.memory.comparison.against import Comparison
 from profl.bench.memory.comparison.matching import AUTO, matching_gpu
-from profl.bench.memory.comparison.measured_run import Description, MeasuredRun, measure_run
+from profl.bench.memory.comparison.measured_run import Description, measure_run
 from profl.bench.memory.comparison.run_file import SUFFIXES, find_run, read_runs
+from profl.bench.memory.comparison.side import Side
+from profl.bench.memory.comparison.snapshot_side import is_snapshot, snapshot_side
 from profl.bench.memory.comparison.tables import comparison_tables
 from profl.bench.memory.gpu.profile import resolve
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from profl.bench.memory.process.probe import Prober
     from profl.bench.training import TrainingWorkload
 
-OtherRun = Callable[["TrainingWorkload", Description], MeasuredRun]
+OtherRun = Callable[["TrainingWorkload", Description], Side]
 
 
 def described(workload: TrainingWorkload, model: str, dataset: str, rounds: int) -> Description:
@@ -42,10 +44,14 @@ def described(workload: TrainingWorkload, model: str, dataset: str, rounds: int)
 def other_run(against: str, gpu: str, prober: Prober) -> OtherRun:
     """Return what gives the run to compare with.
 
-    ``against`` is a file that ``--save`` wrote (``.json``, ``.json.gz``), or a GPU, on which to measure.
+    ``against`` is a file that ``--save`` wrote (``.json``, ``.json.gz``), a snapshot of PyTorch's (``.pickle``), or a
+    GPU, on which to measure.
     """
     if against == AUTO:
         against = matching_gpu(prober, gpu)
+    if is_snapshot(Path(against)):
+        side = snapshot_side(Path(against))
+        return lambda workload, description: side
     if Path(against).suffix in SUFFIXES:
         runs = read_runs(Path(against))
         return lambda workload, description: find_run(runs, description, against)
@@ -53,10 +59,9 @@ def other_run(against: str, gpu: str, prober: Prober) -> OtherRun:
     return lambda workload, description: measure_run(prober, workload, against, description)
 
 
-def print_comparison(console: Console, comparison: Comparison) -> None:
+def print_comparison(console: Console, title: str, comparison: Comparison) -> None:
     """Print tables, the verdict and what else differs."""
-    workload = comparison.run.workload
-    console.print(f"{workload['method']}, {workload['task']}", style="bold", highlight=False, markup=False)
+    console.print(title, style="bold", highlight=False, markup=False)
     for table in comparison_tables(comparison):
         console.print(table)
     for line in (comparison.verdict(), *(f"careful: {caution}" for caution in comparison.cautions())):

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Folder for PyTorch snapshots (memory_viz).")
 @click.option("--trace", type=click.Path(path_type=Path), help="Folder for Chrome and Perfetto traces, one per task.")
 @several("--what-if", "Also replay every task under these allocator settings, as PYTORCH_ALLOC_CONF takes them.")
-@click.option("--against", help="Compare with virtual:auto (the one like --gpu), another GPU, or a file of --save.")
+@click.option(
+    "--against", help="Compare with virtual:auto (the one like --gpu), another GPU, a file of --save, or a snapshot."
+)
 @click.option("--save", type=click.Path(path_type=Path), help="File (.json, .json.gz) for --against elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def measure_command(
@@ -58,6 +60,7 @@ def measure_command(
       profl measure --method profl --gpu estimate:h100
       profl measure --method profl --gpu cuda --save my-card.json.gz
       profl measure --method profl --gpu virtual:h100 --against my-card.json.gz
+      profl measure --method fedavg --gpu virtual:t4 --against snapshot.pickle
       profl measure --method profl --json > footprints.json
     """
     from profl.bench.cli.against import described, other_run

@@ -55,7 +55,7 @@ def print_results(heading: str, results: list[Result]) -> None:
     console.print(heading, highlight=False)
     for result in results:
         if result.comparison:
-            print_comparison(console, result.comparison)
+            print_comparison(console, f"{result.method}, {result.task}", result.comparison)
     if any(result.replayed or not result.comparison for result in results):
         for table in _footprint_tables(results):
             console.print(table)

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from profl.bench.memory.timeline import Timeline
-from profl.bench.memory.workload import CATEGORIES
 
 MEBIBYTE = 1 << 20
 _WIDTH_INCHES, _HEIGHT_INCHES = 850 / 96, 420 / 96
@@ -40,13 +39,21 @@ _SETTINGS: Any = {
 }
 
 
-def timeline_figure(timeline: Timeline, categories_at_peak: Mapping[str, int], title: str) -> Figure:
-    """Return the figure: one stacked area per category, the peak marked and named, MiB over allocator events."""
+def timeline_figure(
+    timeline: Timeline,
+    categories_at_peak: Mapping[str, int],
+    title: str,
+    colours: Mapping[str, str] = CATEGORY_COLOURS,
+) -> Figure:
+    """Return the figure: one stacked area per category, the peak marked and named, MiB over allocator events.
+
+    ``colours`` names the timeline's categories in the order of the stack.
+    """
     with rc_context(_SETTINGS):
         figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=96, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        _draw_areas(axes, timeline, categories_at_peak)
+        _draw_areas(axes, timeline, categories_at_peak, colours)
         _draw_peak(axes, timeline, sum(categories_at_peak.values()) / MEBIBYTE)
         _draw_steps(axes, timeline)
         axes.set_ylabel("live memory requested, MiB")
@@ -58,27 +65,33 @@ def timeline_figure(timeline: Timeline, categories_at_peak: Mapping[str, int], t
     return figure
 
 
-def write_timeline(timeline: Timeline, categories_at_peak: Mapping[str, int], title: str, path: Path) -> None:
+def write_timeline(
+    timeline: Timeline,
+    categories_at_peak: Mapping[str, int],
+    title: str,
+    path: Path,
+    colours: Mapping[str, str] = CATEGORY_COLOURS,
+) -> None:
     """Write the figure to ``path``; its suffix (``.png``, ``.svg``, ...) decides the format."""
-    figure = timeline_figure(timeline, categories_at_peak, title)
+    figure = timeline_figure(timeline, categories_at_peak, title, colours)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else None  # the same numbers give the same file
     with rc_context(_SETTINGS):
         figure.savefig(path, dpi=144, metadata=metadata)
 
 
-def _draw_areas(axes: Axes, timeline: Timeline, categories_at_peak: Mapping[str, int]) -> None:
-    live_mebibytes = np.array([timeline.live_bytes[name] for name in CATEGORY_COLOURS]) / MEBIBYTE
-    labels = [f"{name}  {categories_at_peak[name] / MEBIBYTE:,.1f}" for name in CATEGORY_COLOURS]
+def _draw_areas(
+    axes: Axes, timeline: Timeline, categories_at_peak: Mapping[str, int], colours: Mapping[str, str]
+) -> None:
+    live_mebibytes = np.array([timeline.live_bytes[name] for name in colours]) / MEBIBYTE
+    labels = [f"{name}  {categories_at_peak[name] / MEBIBYTE:,.1f}" for name in colours]
     moments = np.arange(live_mebibytes.shape[1])
-    axes.stackplot(
-        moments, live_mebibytes, labels=labels, colors=list(CATEGORY_COLOURS.values()), step="post", linewidth=0
-    )
+    axes.stackplot(moments, live_mebibytes, labels=labels, colors=list(colours.values()), step="post", linewidth=0)
     axes.set_xlim(0, len(moments) - 1)
 
 
 def _draw_peak(axes: Axes, timeline: Timeline, peak_mebibytes: float) -> None:
-    total_bytes = np.array([timeline.live_bytes[name] for name in CATEGORIES]).sum(axis=0)
+    total_bytes = np.array(list(timeline.live_bytes.values())).sum(axis=0)
     moment = int(total_bytes.argmax())
     axes.plot([moment], [peak_mebibytes], marker="v", color="black", markersize=7, clip_on=False)
     late = moment > 0.75 * len(total_bytes)

@@ -125,7 +125,7 @@ class LanguageModel(nn.Module):
 
 
 class OutOfPlaceAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov and Hutter, 2019) as one writes it from the paper: each moment is a new tensor in every step."""
+    """AdamW (Loshchilov and Hutter, 2019) written from the paper: its moments are new tensors in every step."""
 
     def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
         super().__init__(parameters, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01})

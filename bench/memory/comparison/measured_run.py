@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pickle
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.comparison.side import Sizes
+from profl.bench.memory.footprint import PEAKS, Environment, Footprint
 from profl.bench.memory.recording.event_log import Phase, changes, read_log
+from profl.bench.memory.snapshot.history import LASTING_WORKSPACE_BYTES
 
 if TYPE_CHECKING:
     from profl.bench.memory.process.probe import Prober
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 
 Description = Mapping[str, str | int | float | bool | None]
 """What was measured, in the words of whoever did: enough to build the same step elsewhere."""
+
+_SOFTWARE = ("torch", "cuda", "cudnn", "allocator_settings")
 
 
 class BlockEvent(NamedTuple):
@@ -33,33 +39,117 @@ class BlockEvent(NamedTuple):
     block
         Number of the block: 0 for the first that was allocated, and so on.
     step
-        Number of the step that runs or comes next, the first is 1; 0 while preparing.
+        Number of the step that runs or comes next, the first is 1; 0 while preparing. None: unknown.
     phase
-        Of the step: ``prepare``, ``between`` (two steps), ``forward``, ``backward``, ``optimizer``.
+        Of the step: ``prepare``, ``between`` (two steps), ``forward``, ``backward``, ``optimizer``; of a snapshot, one
+        of `profl.bench.memory.snapshot.stack.PHASES`.
     module, operator
-        That allocated the block, as in `profl.bench.memory.footprint.PeakPosition`. None: unknown.
+        That allocated the block, as in `profl.bench.memory.footprint.PeakPosition`; of a snapshot, the line of the
+        program where no module is known. None: unknown.
     """
 
     action: Literal["alloc", "free"]
     bytes: int
     block: int
-    step: int
+    step: int | None
     phase: str
     module: str | None
     operator: str | None
 
     def __str__(self) -> str:
         verb = "allocates" if self.action == "alloc" else "releases"
-        return f"{verb} {self.bytes:,} B (step {self.step}, {self.phase}, {self.module or '?'}, {self.operator or '?'})"
+        step = "" if self.step is None else f"step {self.step}, "
+        return f"{verb} {self.bytes:,} B ({step}{self.phase}, {self.module or '?'}, {self.operator or '?'})"
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a training step needed on one GPU, and every event of the steps that were run, oldest first."""
+    """What a training step needed on one GPU, and every event of the steps that were run, oldest first.
+
+    It is a `profl.bench.memory.comparison.side.Side` of a comparison.
+    """
 
     workload: Description
     footprint: Footprint
     events: tuple[BlockEvent, ...]
+
+    begins_empty = True
+
+    @property
+    def name(self) -> str:
+        """The GPU's."""
+        return self.footprint.environment.device_name
+
+    @property
+    def environment(self) -> Environment:
+        """Where it was measured."""
+        return self.footprint.environment
+
+    @property
+    def software(self) -> Mapping[str, str]:
+        """Versions and settings."""
+        return {name: getattr(self.environment, name) for name in _SOFTWARE}
+
+    @property
+    def steps(self) -> int:
+        """How many steps were run."""
+        return self.footprint.steps
+
+    @property
+    def peaks(self) -> Mapping[str, int | None]:
+        """By the names of `PEAKS`."""
+        return {name: getattr(self.footprint, attribute) for name, attribute in PEAKS.items()}
+
+    @property
+    def categories(self) -> Mapping[str, int]:
+        """What the requested peak consists of, by category."""
+        return self.footprint.categories_at_peak
+
+    @property
+    def parts(self) -> Counter[str] | None:
+        """What the requested peak consists of, by category and module; None: unknown."""
+        sizes: Counter[str] = Counter()
+        for portion in self.footprint.attribution:
+            sizes[f"{portion.category} of {portion.module or '?'}"] += portion.bytes
+        return sizes or None
+
+    @property
+    def sizes_at_peak(self) -> Sizes:
+        """What lives at the peak, as the events tell; a workspace of cuBLAS is known by its size."""
+        moments = accumulate(
+            (event.bytes if event.action == "alloc" else -event.bytes for event in self.events), initial=0
+        )
+        live_bytes = list(moments)
+        alive = {}
+        for event in self.events[: live_bytes.index(max(live_bytes))]:
+            if event.action == "alloc":
+                alive[event.block] = event.bytes
+            else:
+                del alive[event.block]
+        released = {event.block for event in self.events if event.action == "free"}
+        lasting = {block for block in alive.keys() - released if alive[block] in LASTING_WORKSPACE_BYTES}
+        return Sizes(
+            Counter(size for block, size in alive.items() if block not in lasting),
+            Counter(alive[block] for block in lasting),
+        )
+
+    @property
+    def nvml_used_bytes(self) -> int | None:
+        """What the driver said the process held. None: unknown."""
+        return self.footprint.nvml_used_bytes
+
+    @property
+    def context_bytes(self) -> int | None:
+        """What of that PyTorch's allocator had not reserved. None: unknown."""
+        used_bytes = self.nvml_used_bytes
+        if used_bytes is None or used_bytes < self.footprint.peak_reserved_bytes:
+            return None
+        return used_bytes - self.footprint.peak_reserved_bytes
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        """What a virtual GPU could not play."""
+        return self.footprint.caveats
 
 
 def measure_run(

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ from profl.bench.files import replacing
 from profl.bench.memory.comparison.measured_run import BlockEvent, Description, MeasuredRun
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.workload import CATEGORIES
-from profl.bench.validation import checked
+from profl.bench.validation import checked, is_printable
 
 FORMAT = "profl measured runs"
 VERSION = 1
@@ -52,9 +51,6 @@ SUFFIXES = (".json", ".gz")
 
 LARGEST_FILE_BYTES = 1 << 28
 """Unpacked; a run of 10,000 events takes about one MiB."""
-
-_UNPRINTABLE = ("Cc", "Cf", "Cs", "Co")
-"""Unicode's categories of characters that steer a terminal, turn text around or are none."""
 
 _Count = Annotated[int, Field(ge=0)]
 _PhaseName = Literal["prepare", "between", "forward", "backward", "optimizer"]
@@ -180,7 +176,7 @@ def read_runs(path: Path) -> list[MeasuredRun]:
     if isinstance(version, int) and version > VERSION:
         raise InputError(f"{path} has version {version}, newer than {VERSION} which is read here: update profl")
     for value in _leaves(values):
-        if isinstance(value, str) and not all(_is_printable(character) for character in value):
+        if isinstance(value, str) and not is_printable(value):
             raise InputError(f"{path} holds control characters: have it written anew")
         if isinstance(value, int) and not 0 <= value < 2**63:
             raise InputError(f"{path} holds a number that is no size or count: {_shortened(str(value))}")
@@ -241,7 +237,3 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def _shortened(text: str) -> str:
     return text if len(text) < 25 else f"{text[:25]}..."
-
-
-def _is_printable(character: str) -> bool:
-    return character in "\t\n" or unicodedata.category(character) not in _UNPRINTABLE

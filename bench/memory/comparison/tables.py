@@ -14,12 +14,16 @@ from profl.bench.memory.comparison.against import Comparison, Pair
 LARGEST = 5
 """How many of the parts of the peak that differ are shown."""
 
+_SIZES = 10
+
 
 def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield tables for a terminal: sizes, the largest parts of the peak that differ, the events around a divergence."""
     yield _sizes_table(comparison)
     if comparison.parts:
         yield _parts_table(comparison)
+    if comparison.parts is None and (comparison.only or comparison.workspaces):
+        yield _only_table(comparison)
     if comparison.divergence is not None:
         yield _events_table(comparison)
 
@@ -30,6 +34,8 @@ def _sizes_table(comparison: Comparison) -> Table:
     outside = {"NVML used": comparison.nvml_used_bytes, "CUDA context": comparison.context_bytes}
     for group, style in ((comparison.categories, None), (comparison.peaks, "bold"), (outside, None)):
         for name, pair in group.items():
+            if not comparison.categories and pair == (None, None):  # of a snapshot little is known
+                continue
             table.add_row(name, *map(_mib, pair), _change(pair), style=style)
         table.add_section()
     return table
@@ -42,6 +48,19 @@ def _parts_table(comparison: Comparison) -> Table:
     table.add_column("difference, bytes", justify="right")
     for name, pair in list(parts.items())[:LARGEST]:
         table.add_row(Text(name), *map(_mib, pair), _change(pair))
+    return table
+
+
+def _only_table(comparison: Comparison) -> Table:
+    """Return the blocks that only one of the peaks holds, by size, and all workspaces; where no modules are known."""
+    blocks, shared = comparison.only, comparison.shared
+    rest = f", {len(blocks) - _SIZES} more sizes" if len(blocks) > _SIZES else ""
+    same = f"{shared.total():,} blocks of {sum(size * count for size, count in shared.items()):,} B are the same"
+    table = _table(comparison, "bytes", title=f"blocks at the peak whose number differs{rest}; {same}")
+    for kind, sizes in (("", list(blocks.items())[:_SIZES]), (" cuBLAS", comparison.workspaces.items())):
+        for size, count in sizes:
+            table.add_row(f"{size:,}{kind}", f"{count.run} x", f"{count.other} x")
+        table.add_section()
     return table
 
 
@@ -64,7 +83,7 @@ def _table(
 
 
 def _headings(comparison: Comparison) -> tuple[str, str]:
-    run, other = (environment.device_name for environment in comparison.environments)
+    run, other = comparison.run.name, comparison.other.name
     return run, other if other != run else f"{other}, other"
 
 
