@@ -10,9 +10,9 @@ from rich.console import Console
 
 from profl.bench.memory.comparison.against import Comparison
 from profl.bench.memory.comparison.matching import AUTO, matching_gpu
-from profl.bench.memory.comparison.measured_run import Description, measure_run
+from profl.bench.memory.comparison.measured_run import measure_run
 from profl.bench.memory.comparison.run_file import SUFFIXES, find_run, read_runs
-from profl.bench.memory.comparison.side import Side
+from profl.bench.memory.comparison.side import Description, Side
 from profl.bench.memory.comparison.snapshot_side import is_snapshot, snapshot_side
 from profl.bench.memory.comparison.tables import comparison_tables
 from profl.bench.memory.gpu.profile import resolve

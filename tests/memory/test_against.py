@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from profl.bench.memory.comparison.against import Comparison, Pair, longest_common_subsequence
-from profl.bench.memory.comparison.measured_run import BlockEvent, MeasuredRun, measure_run, recorded_run
+from profl.bench.memory.comparison.measured_run import MeasuredRun, measure_run, recorded_run
+from profl.bench.memory.comparison.side import BlockEvent
 from profl.bench.memory.comparison.tables import comparison_tables
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober

@@ -15,8 +15,9 @@ import pytest
 from profl.bench.errors import InputError
 from profl.bench.memory.comparison import run_file
 from profl.bench.memory.comparison.against import Comparison
-from profl.bench.memory.comparison.measured_run import BlockEvent, MeasuredRun, measure_run
+from profl.bench.memory.comparison.measured_run import MeasuredRun, measure_run
 from profl.bench.memory.comparison.run_file import find_run, read_runs, write_runs
+from profl.bench.memory.comparison.side import BlockEvent
 from profl.bench.memory.process.probe import Prober
 from tests.memory.test_footprint import ATTRIBUTED, MIB
 from tests.memory.workloads import Linear

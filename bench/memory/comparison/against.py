@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from profl.bench.memory.comparison.alignment import alignment
 from profl.bench.memory.comparison.matching import caveat
-from profl.bench.memory.comparison.measured_run import BlockEvent
-from profl.bench.memory.comparison.side import Side
+from profl.bench.memory.comparison.side import BlockEvent, Side
 from profl.bench.memory.footprint import PEAKS, Environment
 from profl.bench.memory.workload import CATEGORIES
 

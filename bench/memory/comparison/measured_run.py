@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
-from profl.bench.memory.comparison.side import Sizes
+from profl.bench.memory.comparison.side import BlockEvent, Description, Sizes
 from profl.bench.memory.footprint import PEAKS, Environment, Footprint
 from profl.bench.memory.recording.event_log import Phase, changes, read_log
 from profl.bench.memory.snapshot.history import LASTING_WORKSPACE_BYTES
@@ -21,45 +21,7 @@ if TYPE_CHECKING:
     from profl.bench.memory.process.probe import Prober
     from profl.bench.memory.workload import Workload
 
-Description = Mapping[str, str | int | float | bool | None]
-"""What was measured, in the words of whoever did: enough to build the same step elsewhere."""
-
 _SOFTWARE = ("torch", "cuda", "cudnn", "allocator_settings")
-
-
-class BlockEvent(NamedTuple):
-    """An allocation or a release.
-
-    Parameters
-    ----------
-    action
-        ``alloc``; or ``free``, when the block can be handed out again.
-    bytes
-        Of the block, as requested.
-    block
-        Number of the block: 0 for the first that was allocated, and so on.
-    step
-        Number of the step that runs or comes next, the first is 1; 0 while preparing. None: unknown.
-    phase
-        Of the step: ``prepare``, ``between`` (two steps), ``forward``, ``backward``, ``optimizer``; of a snapshot, one
-        of `profl.bench.memory.snapshot.stack.PHASES`.
-    module, operator
-        That allocated the block, as in `profl.bench.memory.footprint.PeakPosition`; of a snapshot, the line of the
-        program where no module is known. None: unknown.
-    """
-
-    action: Literal["alloc", "free"]
-    bytes: int
-    block: int
-    step: int | None
-    phase: str
-    module: str | None
-    operator: str | None
-
-    def __str__(self) -> str:
-        verb = "allocates" if self.action == "alloc" else "releases"
-        step = "" if self.step is None else f"step {self.step}, "
-        return f"{verb} {self.bytes:,} B ({step}{self.phase}, {self.module or '?'}, {self.operator or '?'})"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ The file is one JSON object, UTF-8, gzipped if its name ends in ``.gz``::
                           "module": ["(step)", null, "conv1", ...],
                           "operator": ["empty_strided", null, "conv2d", ...]}}]}
 
-``workload`` is a `profl.bench.memory.comparison.measured_run.Description`, ``footprint`` holds the fields of
+``workload`` is a `profl.bench.memory.comparison.side.Description`, ``footprint`` holds the fields of
 `profl.bench.memory.footprint.Footprint` without its timeline, and ``events`` those of
-`profl.bench.memory.comparison.measured_run.BlockEvent` as columns of equal length. Blocks are numbered from 0 in the
+`profl.bench.memory.comparison.side.BlockEvent` as columns of equal length. Blocks are numbered from 0 in the
 order of their allocation, a release has the bytes, module and operator of the allocation, and the most bytes alive are
 the footprint's ``peak_requested_bytes``. All sizes are bytes, whole numbers are from 0 to 2^63 - 1, null is unknown,
 and texts hold printable characters.
@@ -39,7 +39,8 @@ from pydantic import Field
 
 from profl.bench.errors import InputError
 from profl.bench.files import replacing
-from profl.bench.memory.comparison.measured_run import BlockEvent, Description, MeasuredRun
+from profl.bench.memory.comparison.measured_run import MeasuredRun
+from profl.bench.memory.comparison.side import BlockEvent, Description
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.validation import checked, is_printable

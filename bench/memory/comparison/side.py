@@ -5,11 +5,49 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from profl.bench.memory.comparison.measured_run import BlockEvent, Description
     from profl.bench.memory.footprint import Environment
+
+
+Description = Mapping[str, str | int | float | bool | None]
+"""What was measured, in the words of whoever did: enough to build the same step elsewhere."""
+
+
+class BlockEvent(NamedTuple):
+    """An allocation or a release.
+
+    Parameters
+    ----------
+    action
+        ``alloc``; or ``free``, when the block can be handed out again.
+    bytes
+        Of the block, as requested.
+    block
+        Number of the block: 0 for the first that was allocated, and so on.
+    step
+        Number of the step that runs or comes next, the first is 1; 0 while preparing. None: unknown.
+    phase
+        Of the step: ``prepare``, ``between`` (two steps), ``forward``, ``backward``, ``optimizer``; of a snapshot, one
+        of `profl.bench.memory.snapshot.stack.PHASES`.
+    module, operator
+        That allocated the block, as in `profl.bench.memory.footprint.PeakPosition`; of a snapshot, the line of the
+        program where no module is known. None: unknown.
+    """
+
+    action: Literal["alloc", "free"]
+    bytes: int
+    block: int
+    step: int | None
+    phase: str
+    module: str | None
+    operator: str | None
+
+    def __str__(self) -> str:
+        verb = "allocates" if self.action == "alloc" else "releases"
+        step = "" if self.step is None else f"step {self.step}, "
+        return f"{verb} {self.bytes:,} B ({step}{self.phase}, {self.module or '?'}, {self.operator or '?'})"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from profl.bench.errors import InputError
-from profl.bench.memory.comparison.measured_run import BlockEvent
-from profl.bench.memory.comparison.side import Sizes
+from profl.bench.memory.comparison.side import BlockEvent, Sizes
 from profl.bench.memory.footprint import PEAKS
 from profl.bench.memory.snapshot.history import TracedBlock, TracedHistory
 from profl.bench.memory.snapshot.reading import read_snapshot
