@@ -153,9 +153,33 @@ def _check_shapes(dataset: str, model: ModelSpec) -> None:
         )
 
 
+def read_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return options by method from texts such as ``profl.pace=equal``; values are TOML's, bare words are texts.
+
+    Raises
+    ------
+    InputError
+        If a text is no such assignment, or assigns what another has assigned.
+    """
+    options: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        key, assigned, value = (part.strip() for part in text.partition("="))
+        method, dot, name = key.partition(".")
+        if not (assigned and dot and method and name and value):
+            raise InputError(f"option '{text}' is no assignment: write METHOD.NAME=VALUE, as in profl.pace=equal")
+        if name in options.setdefault(method, {}):
+            raise InputError(f"option '{key}' is given twice: give one value")
+        try:
+            options[method][name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[method][name] = value
+    return options
+
+
 def override(
     config: Config,
     grid: Mapping[str, Sequence[Any]],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     gpu: str | None = None,
     data: str | None = None,
     memory_only: bool = False,
@@ -164,9 +188,13 @@ def override(
     """Return ``config`` with the axes and values that are given (not empty, not None), checked as a file's are."""
     given = {axis: list(values) for axis, values in grid.items() if values}
     changed = {name: value for name, value in recipe.items() if value is not None}
+    merged = dict(config.options)
+    for name, own in (options or {}).items():
+        merged[name] = {**merged.get(name, {}), **own}
     values = {
         **asdict(config),
         "grid": {**asdict(config.grid), **given},
+        "options": merged,
         "gpu": gpu or config.gpu,
         "data": data or config.data,
         "memory_only": memory_only or config.memory_only,

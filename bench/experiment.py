@@ -8,6 +8,7 @@ from profl.bench.cell import Cell
 from profl.bench.data import classes_of
 from profl.bench.method import Method, Task
 from profl.bench.models import ModelSpec
+from profl.bench.models.registry import model_builder
 from profl.bench.registry import create_method
 
 
@@ -38,6 +39,7 @@ class Experiment:
         InputError
             If a name is unknown, the dataset's classes cannot be counted, or the method refuses a value.
         """
+        model_builder(cell.model)  # most tasks are built in a worker: too late for a wrong name
         model = cell.spec(classes_of(cell.dataset, cell.data_folder))
         return cls(cell, model, tuple(_method(cell, model).all_tasks()))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from profl.bench.config import Grid, cells, experiments, override, read_config
+from profl.bench.config import Grid, cells, experiments, override, read_config, read_options
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.presets import presets
@@ -102,3 +102,28 @@ def test_given_values_replace_those_of_the_file():
     assert changed.gpu == "virtual:t4"
     assert changed.recipe.rounds == 7
     assert changed.recipe.batch_size == SMALL_RECIPE.batch_size
+
+
+def test_options_are_read_as_toml_or_as_bare_words():
+    given = ["profl.pace=equal", 'profl.frozen_batchnorm = "eval"', "profl.shrinking=false", "heterofl.rates=[1, 0.5]"]
+    assert read_options(given) == {
+        "profl": {"pace": "equal", "frozen_batchnorm": "eval", "shrinking": False},
+        "heterofl": {"rates": [1, 0.5]},
+    }
+
+
+@pytest.mark.parametrize("text", ["pace=equal", "profl.pace", "profl.=equal", ".pace=equal", "profl.pace=", "=", ""])
+def test_an_option_that_is_no_assignment_is_refused(text: str):
+    with pytest.raises(InputError, match=r"is no assignment: write METHOD\.NAME=VALUE"):
+        read_options([text])
+
+
+def test_an_option_is_given_once():
+    with pytest.raises(InputError, match=r"option 'profl\.pace' is given twice"):
+        read_options(["profl.pace=equal", "profl.pace=parameters"])
+
+
+def test_given_options_join_those_of_the_file():
+    file = replace(CONFIG, options={"profl": {"pace": "equal", "min_rounds": 2}, "heterofl": {"scaler": False}})
+    changed = override(file, {}, {"profl": {"pace": "parameters"}})
+    assert changed.options == {"profl": {"pace": "parameters", "min_rounds": 2}, "heterofl": {"scaler": False}}

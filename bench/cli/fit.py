@@ -23,6 +23,7 @@ def fit(
     dataset: str,
     data: str | None,
     rounds: int,
+    option: tuple[str, ...],
     gpu: str,
     as_json: bool,
 ) -> None:
@@ -46,7 +47,7 @@ def fit(
     gpu = available(gpu)
     budgets = read_budgets(budget, gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
-    wanted = chosen_workloads(method, rounds, batch_size, data=data, **shape)
+    wanted = chosen_workloads(method, option, rounds, batch_size, data=data, **shape)
     with Prober() as prober:
         fits = [fit_task(workload, gpu, budgets, prober) for workload in tracked(wanted.values(), "trying batches")]
     if as_json:

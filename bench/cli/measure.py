@@ -38,6 +38,7 @@ def measure_command(
     dataset: str,
     data: str | None,
     rounds: int,
+    option: tuple[str, ...],
     gpu: str,
     task: tuple[str, ...],
     plot: Path | None,
@@ -75,7 +76,7 @@ def measure_command(
 
     gpu = available(gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
-    wanted = chosen_workloads(method, rounds, batch_size, data=data, **shape)
+    wanted = chosen_workloads(method, option, rounds, batch_size, data=data, **shape)
     for key in task:
         if key not in {known for _, known in wanted}:
             unknown("task", key, {known for _, known in wanted})

@@ -16,8 +16,8 @@ def _gpus() -> list[str]:
 
 
 NAMES: Mapping[str, Callable[[], Iterable[str]]] = {
-    "methods": lambda: installed("profl.methods"),
-    "models": lambda: installed("profl.models"),
+    "methods": lambda: sorted(installed("profl.methods")),
+    "models": lambda: sorted(installed("profl.models")),
     "datasets": lambda: DATASETS,
     "gpus": _gpus,
     "presets": presets,

@@ -29,6 +29,10 @@ def names_of(kind: str) -> Callable[[click.Context, click.Parameter, str], list[
     return complete
 
 
+knobs = several("--option", "A method's option: METHOD.NAME=VALUE, as in profl.pace=equal.", metavar="ASSIGNMENT")
+"""Option for the options of methods."""
+
+
 def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[Any], Any]:
     """Return the options that choose tasks to measure; the texts and the default say what a command does with them."""
     options = [
@@ -47,6 +51,7 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
         ),
         click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder."),
         click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see."),
+        knobs,
         click.option(
             "--gpu",
             default="virtual:h100",
@@ -65,23 +70,29 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
 
 
 def chosen_workloads(
-    method: tuple[str, ...], rounds: int, batch_size: int, **shape: Any
+    method: tuple[str, ...], option: tuple[str, ...], rounds: int, batch_size: int, **shape: Any
 ) -> dict[tuple[str, str], TrainingWorkload]:
     """Return the steps that `task_options` chose, by method and task."""
     from profl.bench.cell import Cell, Recipe
+    from profl.bench.config import read_options
     from profl.bench.experiment import Experiment
     from profl.bench.fleet import UNLIMITED
     from profl.bench.measuring import workloads
-    from profl.bench.registry import method_class, methods
+    from profl.bench.registry import method_class, method_options, methods
 
     for name in method:
         method_class(name)  # a wrong name is told before what another method refuses
+    options = read_options(option)
+    for name, values in options.items():
+        method_options(name, values)  # also of a method that is not among those chosen
     recipe = Recipe(rounds=rounds, batch_size=batch_size)
     return {
         (name, task): workload
         for name in method or sorted(methods())
         for task, workload in workloads(
-            Experiment.of(Cell(method=name, tier=UNLIMITED, seed=0, recipe=recipe, **shape))
+            Experiment.of(
+                Cell(method=name, tier=UNLIMITED, seed=0, recipe=recipe, options=options.get(name, {}), **shape)
+            )
         ).items()
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from profl.bench.cli.options import available, names_of, several
+from profl.bench.cli.options import available, knobs, names_of, several
 
 
 @click.command()
@@ -26,6 +26,7 @@ from profl.bench.cli.options import available, names_of, several
 @several("--tier", "Memory tiers: 512MiB, 50%, 100..900MB, 20%..120% or a file.")
 @several("--seed", "Seeds.", int)
 @click.option("--rounds", type=int, help="Round budget of every run.")
+@knobs
 @click.option("--batch-size", type=int, help="Largest local batch.")
 @click.option(
     "--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", shell_complete=names_of("gpus")
@@ -51,13 +52,14 @@ def sweep(
       profl sweep --preset smoke
       profl sweep --preset default --method profl --method heterofl --tier 50% --output results/mine
       profl sweep --config my-study.toml --workers 8
+      profl sweep --method profl --option profl.shrinking=false --output results/no-shrinking
       profl sweep --dataset imagefolder --data ~/pictures --tier 100..900MB
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
     from rich.console import Console
 
-    from profl.bench.config import GRID, experiments, override, read_config
+    from profl.bench.config import GRID, experiments, override, read_config, read_options
     from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.memory.process.probe import Prober
     from profl.bench.presets import preset as preset_file
@@ -71,7 +73,8 @@ def sweep(
     if preset and config:
         raise click.UsageError("give either --preset or --config")
     config = config or preset_file(preset or "default")
-    chosen = override(read_config(config), {axis: given.pop(axis) for axis in GRID}, **given)
+    grid, options = {axis: given.pop(axis) for axis in GRID}, read_options(given.pop("option"))
+    chosen = override(read_config(config), grid, options, **given)
     if not chosen.memory_only:
         chosen = replace(chosen, gpu=available(chosen.gpu))
     possible = experiments(chosen)

@@ -36,7 +36,7 @@ ROUND_COLUMNS = {
 JSON text).
 
 A row on disk also has ``usages``, the memory of every participant that trained on a GPU: ``device``, ``task`` and the
-the five columns of memory. An earlier version's rows may lack these.
+ five columns of memory. An earlier version's rows may lack these.
 """
 
 CELL_COLUMNS = {
