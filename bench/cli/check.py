@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from profl.bench.cli.options import names_of, tracked
+from profl.bench.cli.options import named, tracked
 
 
 @click.command()
@@ -24,12 +24,10 @@ from profl.bench.cli.options import names_of, tracked
 @click.option(
     "--preset",
     help="With --update: make or rewrite the reference of this preset alone.",
-    shell_complete=names_of("presets"),
+    **named("presets"),
 )
 @click.option("--config", type=click.Path(path_type=Path), help="With --update: the same for a TOML file of your own.")
-@click.option(
-    "--gpu", help="With --preset or --config: measure this GPU instead of the sweep's.", shell_complete=names_of("gpus")
-)
+@click.option("--gpu", help="With --preset or --config: measure this GPU instead of the sweep's.", **named("gpus"))
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the result to this file, as JUnit XML.")
 def check(
     folder: Path, update: bool, preset: str | None, config: Path | None, gpu: str | None, junit: Path | None

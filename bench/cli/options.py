@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from profl.bench.errors import unknown
+
 if TYPE_CHECKING:
     from profl.bench.training import TrainingWorkload
 
@@ -18,15 +20,27 @@ def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any
     return click.option(flag, multiple=True, type=kind, help=text + " May be repeated.", **more)
 
 
-def names_of(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Return what completes the value of an option in a shell: by the names that ``profl list KIND`` shows."""
+def named(kind: str) -> dict[str, Any]:
+    """Return what an option takes whose values are the names that ``profl list KIND`` shows.
+
+    A shell completes them, and one that is not known is refused before anything is imported; of GPUs, which have names
+    beside those of the list, only where they are looked up.
+    """
 
     def complete(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
         from profl.bench.cli.names import NAMES
 
         return [name for name in NAMES[kind]() if name.startswith(incomplete)]
 
-    return complete
+    def check(context: click.Context, option: click.Parameter, value: Any) -> Any:
+        from profl.bench.cli.names import NAMES
+
+        for name in value if isinstance(value, tuple) else (value,):
+            if name is not None and name not in (known := list(NAMES[kind]())):
+                unknown(kind.removesuffix("s"), name, known)
+        return value
+
+    return {"shell_complete": complete, **({} if kind == "gpus" else {"callback": check})}
 
 
 knobs = several("--option", "A method's option: METHOD.NAME=VALUE, as in profl.pace=equal.", metavar="ASSIGNMENT")
@@ -36,10 +50,8 @@ knobs = several("--option", "A method's option: METHOD.NAME=VALUE, as in profl.p
 def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[Any], Any]:
     """Return the options that choose tasks to measure; the texts and the default say what a command does with them."""
     options = [
-        several("--method", methods + "  [default: all]", shell_complete=names_of("methods")),
-        click.option(
-            "--model", default="resnet18", show_default=True, help="The network.", shell_complete=names_of("models")
-        ),
+        several("--method", methods + "  [default: all]", **named("methods")),
+        click.option("--model", default="resnet18", show_default=True, help="The network.", **named("models")),
         click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage."),
         click.option("--batch-size", type=int, default=batch_size, show_default=True, help=batch_text),
         click.option(
@@ -47,7 +59,7 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
             default="cifar10",
             show_default=True,
             help="Decides the number of classes.",
-            shell_complete=names_of("datasets"),
+            **named("datasets"),
         ),
         click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder."),
         click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see."),
@@ -57,7 +69,7 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
             default="virtual:h100",
             show_default=True,
             help="cuda, virtual:NAME or estimate:NAME.",
-            shell_complete=names_of("gpus"),
+            **named("gpus"),
         ),
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from profl.bench.cli.options import available, names_of, several
+from profl.bench.cli.options import available, named, several
 
 RESULTS = Path("results/survey")
 
@@ -27,7 +27,7 @@ def survey() -> None:
 @several(
     "--gpu",
     "cuda, virtual:NAME or estimate:NAME.  [default: virtual h100, a100-80, t4, jetson-orin]",
-    shell_complete=names_of("gpus"),
+    **named("gpus"),
 )
 @several("--precision", "float32, float16 or bfloat16.  [default: float32 and float16]")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Pictures in a batch.")

@@ -9,28 +9,26 @@ from typing import Any
 
 import click
 
-from profl.bench.cli.options import available, knobs, names_of, several
+from profl.bench.cli.options import available, knobs, named, several
 
 
 @click.command()
 @click.option(
     "--preset",
     help="A configuration that comes with profl: see 'profl list'.  [default: default]",
-    shell_complete=names_of("presets"),
+    **named("presets"),
 )
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file of your own instead of a preset.")
-@several("--method", "Methods to run.", shell_complete=names_of("methods"))
-@several("--model", "Models to train.", shell_complete=names_of("models"))
+@several("--method", "Methods to run.", **named("methods"))
+@several("--model", "Models to train.", **named("models"))
 @several("--width", "Channels of the model's first stage.", int)
-@several("--dataset", "Datasets.", shell_complete=names_of("datasets"))
+@several("--dataset", "Datasets.", **named("datasets"))
 @several("--tier", "Memory tiers: 512MiB, 50%, 100..900MB, 20%..120% or a file.")
 @several("--seed", "Seeds.", int)
 @click.option("--rounds", type=int, help="Round budget of every run.")
 @knobs
 @click.option("--batch-size", type=int, help="Largest local batch.")
-@click.option(
-    "--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", shell_complete=names_of("gpus")
-)
+@click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", **named("gpus"))
 @click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100).")
 @click.option(
     "--memory-only",

@@ -73,7 +73,7 @@ def measure(
 
     >>> import torch
     >>> from torch import nn
-    >>> from profl.bench.memory import measure
+    >>> from profl import measure
     >>>
     >>> def build(device, batch_size=64):
     ...     module = nn.Sequential(nn.Linear(1024, 256), nn.ReLU(), nn.Linear(256, 10)).to(device)

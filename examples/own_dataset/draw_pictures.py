@@ -26,4 +26,6 @@ def fill(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: draw_pictures.py FOLDER")
     fill(Path(sys.argv[1]))
