@@ -104,6 +104,11 @@ class CudaLog:
         return events[: self._end]
 
 
+def living_addresses(device: torch.device) -> set[int]:
+    """Return where the blocks begin that are allocated now."""
+    return {event["addr"] for event in _living(torch.cuda.memory._snapshot(device), device)}
+
+
 def _living(snapshot: Mapping[str, Any], device: torch.device) -> list[LogEntry]:
     """Return the allocations of all blocks that live, as a log would have told them."""
     return [

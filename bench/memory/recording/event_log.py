@@ -6,6 +6,7 @@ Moments are counted in events that change what lives: 0 is the start, moment ``n
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,7 @@ GRAPH_NODE = "module "
 
 # A tensor's memory comes from one of these functions, however the tensor is made. What an operator asks of
 # the allocator in any other way is scratch memory, its own or a library's.
-_TENSOR_MEMORY = ("at::detail::empty_", "at::native::resize_bytes_")
+_TENSOR_MEMORY = ("at::detail::empty_", "at::native::resize_bytes_", "c10::make_storage_impl")
 _OPERATOR = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)\(")
 _BACKWARD = re.compile(r"torch::autograd::(?:generated::)?(\w+)::apply\(")
 
@@ -44,7 +45,8 @@ class Phase:
 class Claim:
     """What lives then at one of ``modules`` (address -> whose it is; None: everywhere) is of ``category``.
 
-    A block's first claim holds. A claim to everything leaves every block with the module that allocated it.
+    A block's first claim holds. A claim to everything leaves every block with the module that allocated it, and gives
+    way to one that names it.
     """
 
     moment: int
@@ -70,6 +72,12 @@ class Life:
         (``ConvolutionBackward0``). None: unknown.
     birth, death
         First moment at which it lives, and first at which it no longer does. None: it outlives the log.
+    claimed
+        Whether a claim named it.
+    in_graph
+        Whether it was made after the forward pass, as part of a graph that a later backward pass used up.
+    address
+        Where it begins.
     """
 
     bytes: int
@@ -81,6 +89,8 @@ class Life:
     birth: int
     death: int | None = None
     claimed: bool = False
+    in_graph: bool = False
+    address: int = 0
 
     def spans(self, moment: int) -> bool:
         """Whether it lives at ``moment``."""
@@ -114,7 +124,13 @@ def changes(events: Sequence[LogEntry]) -> list[LogEntry]:
     return [event for event in events if event["action"] in ("alloc", "free_completed")]
 
 
-def read_log(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence[Claim], end: int) -> History:
+def read_log(
+    events: Sequence[LogEntry],
+    phases: Sequence[Phase],
+    claims: Sequence[Claim],
+    end: int,
+    backward_moments: Sequence[int] = (),
+) -> History:
     """Fold the log of one measurement, begun with nothing allocated, up to the moment ``end``.
 
     Parameters
@@ -128,11 +144,15 @@ def read_log(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequen
     end
         When the last step was over. After it cuBLAS gave its workspaces back and nothing else happened: a
         second way to know them, for machines on which PyTorch cannot unwind the stack.
+    backward_moments
+        When the program began each of its backward passes, in order.
     """
     lives = _lives(events, phases, claims)
     for life in lives:
         if life.death is not None and life.death > end:
             life.category, life.module = "workspace", STEP
+        elif not life.claimed and life.category == "temporaries" and _is_used_up(life, phases, backward_moments):
+            life.category, life.in_graph = "activations", True
     live_bytes = np.stack(
         [live_bytes_of([life for life in lives if life.category == name], len(events)) for name in CATEGORIES], axis=1
     )[: end + 1]
@@ -167,7 +187,16 @@ def _lives(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence
         if event["action"] == "alloc":
             category = "workspace" if _is_scratch(event) else phases[phase].category
             origin = _origin(event)
-            life = Life(event["size"], category, phase, origin, origin, _operator(event), birth=moment + 1)
+            life = Life(
+                event["size"],
+                category,
+                phase,
+                origin,
+                origin,
+                _operator(event),
+                birth=moment + 1,
+                address=event["addr"],
+            )
             lives.append(life)
             living[event["addr"]] = life
         else:
@@ -175,11 +204,20 @@ def _lives(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence
     return lives
 
 
+def _is_used_up(life: Life, phases: Sequence[Phase], backward_moments: Sequence[int]) -> bool:
+    """Whether a backward pass released it that began later: while one runs, the program itself lets nothing go."""
+    if life.death is None:
+        return False
+    passes_begun = bisect_left(backward_moments, life.death)
+    phase = phases[bisect_left(phases, life.death, key=lambda phase: phase.moment) - 1]
+    return passes_begun > 0 and phase.name == "backward" and life.birth <= backward_moments[passes_begun - 1]
+
+
 def _apply(claim: Claim, living: Mapping[int, Life]) -> None:
     for address in living if claim.modules is None else claim.modules:
         life = living.get(address)
         if life and not life.claimed:
-            life.category, life.claimed = claim.category, True
+            life.category, life.claimed = claim.category, claim.modules is not None
             if claim.modules is not None:
                 life.module = claim.modules[address]
 
