@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -153,7 +152,6 @@ def gradients_by_function(device: torch.device) -> Built:
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight -= 0.1 * gradients[name]
-        gc.collect()  # PyTorch leaves graphs in cycles here, which else go whenever Python gets to it
 
     return model, optimizer, batch, step
 
@@ -210,6 +208,20 @@ def imported_grad(device: torch.device) -> Built:
         ]
         names = [name for name, _ in model.named_parameters()]
         _minimise(optimizer, functional_call(model, dict(zip(names, adapted, strict=True)), (batch,)).square().sum())
+
+    return model, optimizer, batch, step
+
+
+def slope_of_slope(device: torch.device) -> Built:
+    """Keeps the graph of a gradient, and what is computed from it while no module runs, in variables too."""
+    model = nn.Linear(WIDE, 1).to(device)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    batch = torch.zeros(BATCH, WIDE, device=device, requires_grad=True)
+
+    def step() -> None:
+        (slope,) = grad(model(batch).square().sum(), batch, create_graph=True)
+        bent = slope.exp()
+        _minimise(optimizer, (bent * bent.sin()).sum())
 
     return model, optimizer, batch, step
 
@@ -541,6 +553,9 @@ def counting_graphs(device: torch.device) -> Built:
 def not_here(graph: object, _: object) -> Any:
     raise RuntimeError("no compiler")
 
+
+VARYING = ("gradients by function", "gradients of samples")
+"""PyTorch itself releases what ``torch.func`` makes in an order that varies: from run to run, by an activation."""
 
 STEPS: dict[str, Callable[[torch.device], Built]] = {
     "copied client": copied_client,

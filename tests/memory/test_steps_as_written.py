@@ -13,7 +13,7 @@ import torch
 
 from profl.bench.memory import BuiltStep, Footprint, MeasurementFailed, Prober, recorded
 from tests.memory import steps_as_written
-from tests.memory.steps_as_written import BATCH, CLIENT_BYTES, NARROW, STEPS, WIDE
+from tests.memory.steps_as_written import BATCH, CLIENT_BYTES, NARROW, STEPS, VARYING, WIDE
 
 GPU = "virtual:t4"
 PEAKS = ("requested", "allocated", "reserved")
@@ -57,7 +57,8 @@ def live_bytes(footprint: Footprint, category: str) -> list[int]:
 def test_the_bytes_are_pytorchs_own(prober: Prober, name: str) -> None:
     own = prober.run(Unwatched(STEPS[name]), GPU, lambda _: None)
     footprint = measured(prober, STEPS[name])
-    assert tuple(getattr(footprint, f"peak_{peak}_bytes") for peak in PEAKS) == own
+    peaks = tuple(getattr(footprint, f"peak_{peak}_bytes") for peak in PEAKS)
+    assert peaks == (pytest.approx(own, rel=0.005) if name in VARYING else own)
     assert footprint.steps == 3
     assert phases(footprint).count("between") == 4
     assert "?" not in set(footprint.frame()["module"])
@@ -126,11 +127,8 @@ def test_every_optimizers_state_is_named_by_the_module_that_it_trains(prober: Pr
     footprint = measured(prober, STEPS["adversaries"])
     state = at_peak(footprint, "optimizer state").set_index("module")["bytes"].to_dict()
     assert state == {"0.0": 2 * 4 * (NARROW * WIDE + WIDE), "1.0": 2 * 4 * (WIDE + 1)}
-    # Each of both passes has an end of its own within the step.
-    assert (
-        phases(footprint)[2:] == [*["forward", "backward", "optimizer"] * 2, "between"] * 3
-        or phases(footprint).count("optimizer") == 6
-    )
+    both = ["forward", "backward", "optimizer"] * 2
+    assert phases(footprint) == ["prepare", "between", *[*both, "between"] * 3]
 
 
 @pytest.mark.parametrize("name", ["adversaries, one undeclared", "undeclared optimizer"])
@@ -224,7 +222,9 @@ def test_compiled_kernels_keep_less(prober: Prober) -> None:
         for backend in (None, "aot_eager", "inductor")
     )
     assert eager.peak_activation_bytes > joined.peak_activation_bytes > fused.peak_activation_bytes
-    assert eager.caveats == joined.caveats == fused.caveats == ()
+    assert eager.caveats == joined.caveats == ()
+    # Configurations of a kernel may be tried by time.
+    assert all(caveat.startswith("measures time") for caveat in fused.caveats)
 
 
 def test_a_step_is_compiled_once(prober: Prober) -> None:

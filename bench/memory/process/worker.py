@@ -95,7 +95,7 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
         return None, OutOfMemory(f"{workload.key} needs more than the {gpu.total_memory} bytes of {gpu.name}: {error}")
     except Exception as error:
         if _cannot_compile(error):
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).strip().splitlines()[:2])
             return None, MeasurementFailed(
                 f"{workload.key} cannot be compiled here ({reason}): torch.compile needs a C compiler and Triton for "
                 "kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"

@@ -75,7 +75,10 @@ class CudaLog:
         return len(self._allocated_before) + int(stats["active.all.allocated"] + stats["active.all.freed"])
 
     def address(self, tensor: Tensor) -> int | None:
-        return tensor.untyped_storage().data_ptr() if tensor.device == self.device else None
+        try:
+            return tensor.untyped_storage().data_ptr() if tensor.device == self.device else None
+        except RuntimeError:  # it wraps others and does not say which
+            return None
 
     def end(self) -> None:
         torch.cuda.synchronize(self.device)

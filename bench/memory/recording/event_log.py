@@ -6,7 +6,6 @@ Moments are counted in events that change what lives: 0 is the start, moment ``n
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +53,14 @@ class Claim:
     modules: Mapping[int, str] | None = None
 
 
+@dataclass(frozen=True)
+class Graph:
+    """What lives then at one of ``addresses``, of which autograd keeps a graph, is no temporary but an activation."""
+
+    moment: int
+    addresses: frozenset[int]
+
+
 @dataclass
 class Life:
     """A block of memory, from its allocation to its release.
@@ -75,7 +82,7 @@ class Life:
     claimed
         Whether a claim named it.
     in_graph
-        Whether it was made after the forward pass, as part of a graph that a later backward pass used up.
+        Whether a graph keeps it that was not made in a forward pass.
     address
         Where it begins.
     """
@@ -129,7 +136,7 @@ def read_log(
     phases: Sequence[Phase],
     claims: Sequence[Claim],
     end: int,
-    backward_moments: Sequence[int] = (),
+    graphs: Sequence[Graph] = (),
 ) -> History:
     """Fold the log of one measurement, begun with nothing allocated, up to the moment ``end``.
 
@@ -144,15 +151,13 @@ def read_log(
     end
         When the last step was over. After it cuBLAS gave its workspaces back and nothing else happened: a
         second way to know them, for machines on which PyTorch cannot unwind the stack.
-    backward_moments
-        When the program began each of its backward passes, in order.
+    graphs
+        In order of moment.
     """
-    lives = _lives(events, phases, claims)
+    lives = _lives(events, phases, claims, graphs)
     for life in lives:
         if life.death is not None and life.death > end:
             life.category, life.module = "workspace", STEP
-        elif not life.claimed and life.category == "temporaries" and _is_used_up(life, phases, backward_moments):
-            life.category, life.in_graph = "activations", True
     live_bytes = np.stack(
         [live_bytes_of([life for life in lives if life.category == name], len(events)) for name in CATEGORIES], axis=1
     )[: end + 1]
@@ -170,15 +175,19 @@ def live_bytes_of(lives: Sequence[Life], end: int) -> NDArray[np.int64]:
     return change.cumsum()
 
 
-def _lives(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence[Claim]) -> list[Life]:
+def _lives(
+    events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence[Claim], graphs: Sequence[Graph]
+) -> list[Life]:
     """Return every block that ever lived, in order of allocation."""
     lives: list[Life] = []
     living: dict[int, Life] = {}
-    coming_claims = list(reversed(claims))
+    coming_claims, coming_graphs = list(reversed(claims)), list(reversed(graphs))
     phase = -1
     for moment in range(len(events) + 1):
         while coming_claims and coming_claims[-1].moment == moment:
             _apply(coming_claims.pop(), living)
+        while coming_graphs and coming_graphs[-1].moment == moment:
+            _keep(coming_graphs.pop(), living)
         while phase + 1 < len(phases) and phases[phase + 1].moment == moment:
             phase += 1
         if moment == len(events):
@@ -204,15 +213,6 @@ def _lives(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence
     return lives
 
 
-def _is_used_up(life: Life, phases: Sequence[Phase], backward_moments: Sequence[int]) -> bool:
-    """Whether a backward pass released it that began later: while one runs, the program itself lets nothing go."""
-    if life.death is None:
-        return False
-    passes_begun = bisect_left(backward_moments, life.death)
-    phase = phases[bisect_left(phases, life.death, key=lambda phase: phase.moment) - 1]
-    return passes_begun > 0 and phase.name == "backward" and life.birth <= backward_moments[passes_begun - 1]
-
-
 def _apply(claim: Claim, living: Mapping[int, Life]) -> None:
     for address in living if claim.modules is None else claim.modules:
         life = living.get(address)
@@ -220,6 +220,13 @@ def _apply(claim: Claim, living: Mapping[int, Life]) -> None:
             life.category, life.claimed = claim.category, claim.modules is not None
             if claim.modules is not None:
                 life.module = claim.modules[address]
+
+
+def _keep(graph: Graph, living: Mapping[int, Life]) -> None:
+    for address in graph.addresses:
+        life = living.get(address)
+        if life and not life.claimed and life.category == "temporaries":
+            life.category, life.in_graph = "activations", True
 
 
 def _is_scratch(event: LogEntry) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from profl.bench.memory.recording.trail import is_compiling
 from profl.bench.memory.workload import StepObserver, optimizers_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def told_by_hooks(module: nn.Module, optimizer: Optimizers, observer: StepObserv
     )
     with ExitStack() as undone:
         undone.enter_context(patch.dict(nn.modules.module._global_forward_pre_hooks, {_HOOK: _module_called}))
-        undone.enter_context(patch.multiple(torch.autograd, **_FOLLOWED))
+        for name, function in _FOLLOWED.items():
+            undone.enter_context(patch.object(torch.autograd, name, function))
         undone.enter_context(patch.dict(_following, {"now": follower}))
         for hook in hooks:
             undone.callback(hook.remove)
@@ -49,7 +51,7 @@ _following: dict[str, _Follower] = {}
 
 
 def _module_called(module: nn.Module, _: object) -> None:
-    if not torch.compiler.is_compiling():  # what is compiled must not depend on who watches
+    if not is_compiling():
         _following["now"].module_called(module)
 
 
@@ -58,7 +60,7 @@ def _followed(differentiate: Callable[..., Any]) -> Callable[..., Any]:
     def followed(*arguments: Any, **options: Any) -> Any:
         follower = _following.get("now")
         call = partial(differentiate, *arguments, **options)
-        if follower is None:
+        if follower is None or is_compiling():
             return call()
         outputs: Any = arguments[0] if arguments else options.get("outputs", options.get("tensors"))
         outputs = [outputs] if isinstance(outputs, Tensor) else outputs or ()

@@ -27,6 +27,8 @@ def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """
     if is_lazy(tensor):
         return
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # of torch.func
+        tensor = torch._C._functorch.get_unwrapped(tensor)
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
         for name in names:

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils._pytree import tree_leaves
 
 from profl.bench.memory.recording.allocator_log import AllocatorLog
-from profl.bench.memory.recording.event_log import STEP, Claim, History, Phase, read_log
+from profl.bench.memory.recording.event_log import STEP, Claim, Graph, History, Phase, read_log
 from profl.bench.memory.recording.plain import plain_tensors
 from profl.bench.memory.recording.trail import ModuleTrail, stage_parameter_bytes
 from profl.bench.memory.workload import optimizers_of
@@ -58,7 +58,7 @@ class Recorder:
     def __init__(self, log: AllocatorLog) -> None:
         self.phases = [Phase(0, "prepare", _CATEGORIES["prepare"])]
         self.claims: list[Claim] = []
-        self.backward_moments: list[int] = []
+        self.graphs: list[Graph] = []
         self.stage_parameter_bytes: Mapping[str, int] = {}
         self._log = log
         self._watched: _Watched | None = None
@@ -139,10 +139,10 @@ class Recorder:
             self._begin_untold_forward()
             self._follow("backward")
         assert self._watched is not None
+        saved = self._addresses(self._watched.trail.annotate_graph(loss))
         if torch._C._current_autograd_node() is None:  # else part of a pass that goes on
             self._claim("gradients", self._watched.gradients())
-            self.backward_moments.append(self._log.moment())
-        self._watched.trail.annotate_graph(loss)
+            self.graphs.append(Graph(self._log.moment(), frozenset(saved)))
 
     def optimizer(self) -> None:
         """Begin the optimizer's step: what the parameters now hold as gradients are the gradients."""
@@ -171,7 +171,7 @@ class Recorder:
     @property
     def history(self) -> History:
         """What lived when, and whose it was."""
-        return read_log(self._log.events, self.phases, self.claims, self._end, self.backward_moments)
+        return read_log(self._log.events, self.phases, self.claims, self._end, self.graphs)
 
     def _begin(self, name: str, moment: int | None = None) -> None:
         self.phases.append(Phase(self._log.moment() if moment is None else moment, name, _CATEGORIES[name]))
@@ -225,11 +225,16 @@ class Recorder:
     def _claim(self, category: str, owned: Iterable[tuple[Tensor | None, str]]) -> None:
         modules: dict[int, str] = {}
         for tensor, module in owned:
+            for address in self._addresses([tensor]):
+                modules.setdefault(address, module)
+        self.claims.append(Claim(self._log.moment(), category, modules))
+
+    def _addresses(self, tensors: Iterable[Tensor | None]) -> Iterator[int]:
+        for tensor in tensors:
             for part in plain_tensors(tensor) if tensor is not None else ():
                 address = self._log.address(part)
                 if address is not None:
-                    modules.setdefault(address, module)
-        self.claims.append(Claim(self._log.moment(), category, modules))
+                    yield address
 
 
 class _Watched:

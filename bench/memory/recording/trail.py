@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._guards import TracingContext
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from profl.bench.memory.recording.event_log import GRAPH_NODE, STEP
@@ -87,8 +89,12 @@ class ModuleTrail:
         for parameter, path in parameter_owners(module).items():
             self._owners.setdefault(parameter, path if not name else ".".join((name, path)).removesuffix(f".{ROOT}"))
 
-    def annotate_graph(self, output: Tensor) -> None:
-        """Write onto every node that ``output`` was computed by which module made it."""
+    def annotate_graph(self, output: Tensor) -> list[Tensor]:
+        """Write onto every node that ``output`` was computed by which module made it; return what the nodes save.
+
+        Nodes that were annotated before, for another backward pass, are left out.
+        """
+        saved: list[Tensor] = []
         seen: set[Any] = set()
         coming: list[Any] = [output.grad_fn]
         while coming:
@@ -98,9 +104,11 @@ class ModuleTrail:
             seen.add(node)
             lines = node.metadata.get(_TRACEBACK, [])  # of anomaly mode
             if lines and lines[-1].startswith(GRAPH_NODE):
-                continue  # annotated before, for another backward pass
+                continue
             node.metadata[_TRACEBACK] = [*lines, GRAPH_NODE + self._maker(node)]
+            saved.extend(_saved_by(node))
             coming.extend(following for following, _ in node.next_functions)
+        return saved
 
     def _maker(self, node: Any) -> str:
         if type(node).__name__ == "AccumulateGrad":
@@ -109,7 +117,7 @@ class ModuleTrail:
         return self._thread.stamps[turn]
 
     def _enter_module(self, module: nn.Module, _: object) -> None:
-        if torch.compiler.is_compiling():  # what is compiled must not depend on who watches
+        if is_compiling():
             return
         if module not in self._paths and not self._thread.stamps_before and _holds_something(module):
             self._know(module, type(module).__name__)
@@ -119,13 +127,36 @@ class ModuleTrail:
             self._stamp(self._paths[module])
 
     def _leave_module(self, module: nn.Module, _: object, __: object) -> None:
-        if not torch.compiler.is_compiling() and module in self._paths:
+        if not is_compiling() and module in self._paths:
             self._stamp(self._thread.stamps_before.pop())
 
     def _stamp(self, path: str) -> None:
         torch.cuda.memory._set_memory_metadata(path)
         self._thread.turns.append(torch._C._autograd._get_sequence_nr())
         self._thread.stamps.append(path)
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile looks at the step, which does not run: what it makes must not depend on who watches."""
+    return torch.compiler.is_compiling() or TracingContext.try_get() is not None
+
+
+def _saved_by(node: Any) -> Iterator[Tensor]:
+    """Yield the tensors that a node of the graph keeps, as they lie there: nothing is unpacked or computed again."""
+    for name in _saved_names(cast(Hashable, type(node))):
+        try:
+            kept = getattr(node, name)
+        except RuntimeError:  # used up
+            continue
+        for each in kept if isinstance(kept, (list, tuple)) else (kept,):
+            tensor = getattr(each, "data", None)
+            if isinstance(tensor, Tensor):
+                yield tensor
+
+
+@cache
+def _saved_names(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
 
 
 def _holds_something(module: nn.Module) -> bool:
