@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    Build = Callable[[torch.device], tuple[nn.Module, torch.optim.Optimizer, Any, Callable[[], object]]]
+    from profl.bench.memory.workload import Optimizers
+
+    Modules = nn.Module | Sequence[nn.Module]
+    Build = Callable[[torch.device], tuple[Modules, Optimizers, Any, Callable[[], object]]]
 
 __all__ = ["BuiltStep", "Recording", "measure", "recorded"]
 
@@ -34,15 +37,22 @@ def measure(
 ) -> Footprint:
     """Return the GPU memory that a training step needs, measured in a process of its own.
 
-    The step is ordinary PyTorch code. Its phases are found by hooks: forward begins when the module is called,
-    backward with ``loss.backward()`` or ``torch.autograd.grad``, the optimizer's step is that of the optimizer.
+    The step is ordinary PyTorch code. Its phases are found by hooks: forward begins when the module is called, or else
+    with the step; backward with ``loss.backward()`` or ``torch.autograd.grad``; the optimizer's step is that of any
+    optimizer. One call of ``step()`` is one step, whatever it does: several passes, a closure, a round of a client.
+
+    ``torch.compile`` is measured as it runs: with ``aot_eager`` anywhere, with ``inductor``, which builds kernels of
+    its own for the GPU, where there are a C compiler and Triton, also for a virtual GPU. Not with CUDA graphs
+    (``mode="reduce-overhead"``).
 
     Parameters
     ----------
     build
         Called with the device; builds everything there and returns ``(module, optimizer, inputs, step)``. ``inputs``
         is the batch: a tensor, or any nest of tuples, lists and dicts of tensors. ``step()`` runs one training step.
-        Several modules go into one ``nn.ModuleList``. A function that can be imported, or of the script that runs,
+        Several modules or optimizers are a list or tuple; the modules' paths then begin with their place in it, which
+        also tells whose an optimizer's state is. Optimizers that are not returned are known once they step, modules
+        once they are called: by their class's name. A function that can be imported, or of the script that runs,
         or a ``functools.partial`` of one.
     gpu
         ``cuda``, or a virtual GPU, which needs no hardware: ``virtual:h100``, ``virtual:t4``, ...
@@ -56,7 +66,8 @@ def measure(
     Returns
     -------
     Footprint
-        With its timeline and its attribution to modules.
+        With its timeline and its attribution to modules. Its caveats tell whether memory grows from step to step, and
+        what stays on the GPU when all that was built is given up; the least budget is then not searched for.
 
     Raises
     ------
@@ -65,7 +76,7 @@ def measure(
     OutOfMemory
         If the whole GPU is too small.
     MeasurementFailed
-        If ``build`` or the step raises an error or cannot be loaded, or the process dies.
+        If ``build`` or the step raises an error or cannot be loaded or compiled, or the process dies.
 
     Examples
     --------
@@ -129,7 +140,8 @@ class BuiltStep:
         if not isinstance(built, tuple) or len(built) != 4:
             found = f"{len(built)} things" if isinstance(built, tuple) else f"a {type(built).__name__}"
             raise TypeError(f"{self.key} returned {found}: it must return (module, optimizer, inputs, step)")
-        module, optimizer, inputs, step = built
+        modules, optimizer, inputs, step = built
+        module = _one_module(modules)
 
         def observed(observer: StepObserver) -> None:
             with told_by_hooks(module, optimizer, observer):
@@ -159,14 +171,15 @@ class Recording:
 
 @contextmanager
 def recorded(
-    module: nn.Module, optimizer: torch.optim.Optimizer, inputs: object = (), *, key: str = "recorded"
+    module: Modules, optimizer: Optimizers, inputs: object = (), *, key: str = "recorded"
 ) -> Iterator[Recording]:
     """Record the training steps that run in the block, in this process, on the GPU that holds ``module``.
 
     Nothing about the code changes, nor does what it allocates. What lives on the GPU before is part of the peak:
     among the buffers, where it is not known as something else. PyTorch's own memory history is used, and ended: a
     history that was being recorded is lost. PyTorch's peak statistics start anew, and cuBLAS gives its workspaces
-    back when the block ends. If the block raises an error, there is no footprint.
+    back when the block ends. If the block raises an error, there is no footprint. A step is over when all of the
+    optimizers have stepped; a forward pass after the last one is part of it.
 
     Parameters
     ----------
@@ -196,6 +209,7 @@ def recorded(
     from profl.bench.memory.recording.measurement import gpu_name, read_footprint
     from profl.bench.memory.recording.recorder import Recorder
 
+    module = _one_module(module)
     device = next((parameter.device for parameter in module.parameters() if parameter.is_cuda), None)
     if device is None:
         raise ValueError("no parameter of the module is on a GPU: move it there, or use measure on a virtual one")
@@ -206,6 +220,12 @@ def recorded(
             yield recording
     recording.footprint = read_footprint(recorder, log, key, gpu_name(device), timeline=True)
     recording.snapshot = log.snapshot
+
+
+def _one_module(modules: Modules) -> nn.Module:
+    from torch import nn
+
+    return modules if isinstance(modules, nn.Module) else nn.ModuleList(modules)
 
 
 def _tensors(inputs: object) -> tuple[torch.Tensor, ...]:

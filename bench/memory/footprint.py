@@ -49,14 +49,14 @@ class Portion:
     ----------
     phase
         In which it was allocated: ``prepare``, ``between`` (two steps), ``forward``, ``backward``, ``optimizer``.
-        None: unknown.
+        ``optimizer`` goes on to the next forward pass of the same step, or to its end. None: unknown.
     module
         Path of the module that owns the parameter, gradient or optimizer state; else of the innermost module that
         ran, in backward of the one that made the node of the autograd graph. ``(root)``: the whole module itself;
-        ``(step)``: none. None: unknown.
+        ``(step)``: none. Of a module that is no part of it, the path begins with its class. None: unknown.
     saved
-        Of activations: True if they outlive the forward pass that made them, as what is saved for backward does;
-        False if the pass releases them before it ends. None: no activations, or unknown.
+        Of activations: True if they outlive the phase that made them, as what is saved for backward does, or a graph
+        of gradients keeps them; False if the phase releases them before it ends. None: no activations, or unknown.
     """
 
     phase: str | None
@@ -173,7 +173,8 @@ class Footprint:
     peak_position
         None: unknown.
     caveats
-        What a virtual GPU could not play as hardware would, so that bytes may differ there.
+        What a virtual GPU could not play as hardware would, so that bytes may differ there; and what grows from step
+        to step, or stays on the GPU when all that was built has been given up.
     """
 
     key: str

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
 CATEGORIES = (
     "parameters",
@@ -27,13 +29,14 @@ parameters
 gradients
     Of the parameters: what the optimizer is about to read.
 optimizer state
-    What the optimizer keeps from step to step.
+    What optimizers keep from step to step.
 buffers
     Of the module, and whatever else preparing leaves on the GPU.
 inputs
-    One batch, and whatever is allocated between two steps.
+    One batch, and whatever is allocated between two steps, or after an optimizer's step until the next forward pass.
 activations
-    The rest of the forward pass: saved for backward, or in flight.
+    The rest of the forward pass: saved for backward, or in flight. Whatever else a graph keeps for a later backward
+    pass.
 workspace
     Scratch memory that no tensor owns: of cuBLAS, cuDNN and single kernels.
 temporaries
@@ -73,15 +76,21 @@ class Prepared:
     Parameters
     ----------
     module, optimizer, inputs
-        Used to tell parameters, buffers, optimizer state and inputs apart; all on the GPU.
+        Used to tell parameters, buffers, optimizer state and inputs apart; all on the GPU. Several optimizers are
+        a list or tuple.
     step
         Runs one whole training step and tells the observer.
     """
 
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     inputs: tuple[Tensor, ...]
     step: Callable[[StepObserver], None]
+
+
+def optimizers_of(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
+    """Return one or several optimizers as a tuple."""
+    return tuple(optimizer) if isinstance(optimizer, Sequence) else (optimizer,)
 
 
 class Program(Protocol):

@@ -30,7 +30,7 @@ from profl.bench.cell import Recipe
 from profl.bench.errors import in_one_line
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.process.probe import Prober
-from profl.bench.memory.workload import Prepared, Unobserved, Workload
+from profl.bench.memory.workload import Prepared, Unobserved, Workload, optimizers_of
 from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
 from profl.bench.survey.classifier import Classifier
@@ -73,7 +73,7 @@ def _mem_tracker(workload: Workload, device: torch.device) -> Peaks:
     prepared = workload.prepare(device)
     place = next(prepared.module.parameters()).device
     tracker = MemTracker()
-    tracker.track_external(prepared.module, prepared.optimizer, *prepared.inputs)
+    tracker.track_external(prepared.module, *optimizers_of(prepared.optimizer), *prepared.inputs)
     with tracker:
         # A second step is an error unless the modules' statistics are reset; the peak of the whole stays.
         _run(prepared, between=tracker.reset_mod_stats)

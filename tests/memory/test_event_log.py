@@ -8,7 +8,7 @@ import pytest
 
 from profl.bench.memory.footprint import Block, PeakPosition, Portion, Stage
 from profl.bench.memory.recording import attribution
-from profl.bench.memory.recording.event_log import STEP, Claim, Life, LogEntry, Phase, changes, read_log
+from profl.bench.memory.recording.event_log import STEP, Claim, Graph, Life, LogEntry, Phase, changes, read_log
 from profl.bench.memory.workload import CATEGORIES
 
 TENSOR = [{"name": "c10::cuda::malloc(unsigned long)"}, {"name": "at::detail::empty_cuda(long)"}]
@@ -81,6 +81,31 @@ def test_a_claim_to_everything_alive() -> None:
     events = [alloc(1, 10), free(1), alloc(2, 20), alloc(3, 40)]
     assert at(events, 4, claims=[Claim(3, "buffers")]) == {"buffers": 20, "activations": 40}
     assert at(events, 1, claims=[Claim(3, "buffers")]) == {"activations": 10}
+
+
+def test_a_claim_to_everything_gives_way_to_one_by_name() -> None:
+    claims = [Claim(1, "buffers"), Claim(2, "parameters", {1: "a"}), Claim(2, "gradients", {1: "a"})]
+    assert at([alloc(1, 10), alloc(2, 20)], 1, claims=claims) == {"parameters": 10}
+
+
+def test_what_a_graph_keeps_of_other_phases_is_activations() -> None:
+    events = [alloc(1, 10), alloc(2, 20), alloc(3, 40), alloc(4, 80)]
+    phases = [Phase(0, "backward", "temporaries"), Phase(3, "between", "inputs")]
+    history = read_log(events, phases, [Claim(4, "gradients", {3: "a"})], 4, [Graph(4, frozenset({1, 3, 4, 77}))])
+    live = dict(zip(CATEGORIES, history.live_bytes[-1].tolist(), strict=True))
+    assert {name: size for name, size in live.items() if size} == {
+        "gradients": 40,
+        "inputs": 80,  # a batch stays one
+        "activations": 10,
+        "temporaries": 20,
+    }
+    saved = {portion.bytes: portion.saved for portion in attribution.portions(history)}
+    assert saved == {10: True, 20: None, 40: None, 80: None}
+
+
+def test_a_storage_that_python_makes_is_a_tensors() -> None:
+    copied = [{"name": "c10::make_storage_impl(c10::StorageImpl::use_byte_size_t)"}]
+    assert at([alloc(1, 10, copied)], 1) == {"activations": 10}
 
 
 def test_a_claim_to_a_freed_or_unknown_address_says_nothing() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import grad
 from torch.utils.checkpoint import checkpoint
 
 from profl.bench.memory.recording.hooked import told_by_hooks
@@ -78,6 +79,39 @@ def with_closure() -> None:
     optimizer.step(closure)
 
 
+def only_closure() -> None:
+    def closure() -> float:
+        module(inputs).sum().backward()
+        return 0.0
+
+    optimizer.step(closure)
+
+
+def other_functions() -> None:
+    """Nobody calls the module, so a backward pass is the first that is heard."""
+    (inputs @ module[0].weight).sum().backward()
+    optimizer.step()
+
+
+def imported() -> None:
+    """By a name that was there before any hook."""
+    outputs = module(inputs).sum()
+    (gradient,) = grad(outputs, inputs, create_graph=True)
+    (outputs + gradient.square().sum()).backward()
+    optimizer.step()
+
+
+def validated() -> None:
+    plain()
+    module(inputs)
+
+
+def stepped_without_backward() -> None:
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+
 def with_others() -> None:
     other = nn.Linear(3, 3)
     teacher = other(inputs)
@@ -98,7 +132,12 @@ WHOLE = ["forward", "backward", "optimizer", "end"]
         (penalised, ["forward", "backward", "backward", "optimizer", "end"]),
         (computed_again, WHOLE),
         (computed_again_reentrantly, ["forward", "backward", "backward", "optimizer", "end"]),
-        (with_closure, WHOLE),
+        (with_closure, ["forward", "backward", "optimizer", *WHOLE]),
+        (only_closure, WHOLE),
+        (other_functions, WHOLE[1:]),
+        (imported, ["forward", "backward", "backward", "optimizer", "end"]),
+        (validated, [*WHOLE, "forward", "end"]),
+        (stepped_without_backward, ["optimizer", "end"]),
         (with_others, WHOLE),
         (lambda: module(inputs), ["forward", "end"]),
         (lambda: module(inputs).sum().backward(), ["forward", "backward", "end"]),
@@ -118,6 +157,27 @@ def test_two_steps_are_told_as_two() -> None:
         plain()
         plain()
     assert diary.phases == WHOLE * 2
+
+
+def test_a_step_is_over_when_every_optimizer_has_stepped() -> None:
+    other = torch.optim.Adam(module[0].parameters())
+    diary = Diary()
+    with told_by_hooks(module, [optimizer, other], diary):
+        for _ in range(2):
+            module(inputs).sum().backward()
+            optimizer.step()
+            module(inputs).sum().backward()
+            other.step()
+    assert diary.phases == [*WHOLE[:-1], *WHOLE] * 2
+
+
+def test_an_optimizer_that_steps_in_the_middle_of_backward_is_part_of_it() -> None:
+    diary = Diary()
+    hook = module[0].weight.register_post_accumulate_grad_hook(lambda _: optimizer.step())
+    with told_by_hooks(module, optimizer, diary):
+        module(inputs).sum().backward()
+    hook.remove()
+    assert diary.phases == ["forward", "backward", "end"]
 
 
 def test_an_error_leaves_no_hook_behind() -> None:

@@ -189,8 +189,13 @@ def test_an_error_of_the_workload_comes_back_and_the_worker_lives_on(prober: Pro
 
 def test_what_a_workload_leaves_behind_is_not_measured_next(prober: Prober) -> None:
     clean = unbudgeted(prober, Linear())
-    with pytest.raises(MeasurementFailed, match="leaves 4096 bytes on the GPU: tensors may live only in"):
-        unbudgeted(prober, Faulty("keeps a tensor"))
+    worker = prober._workers[GPU]
+    keeping = unbudgeted(prober, Faulty("keeps a tensor"))
+    (caveat,) = keeping.caveats
+    assert "leaves 4000 bytes on the GPU" in caveat
+    assert "no more with every step: 4000 of buffers of (step)" in caveat
+    assert keeping.peak_requested_bytes == unbudgeted(prober, Linear()).peak_requested_bytes + 4000
+    assert prober._workers.get(GPU) is not worker
     prober._footprints.clear()
     assert unbudgeted(prober, Linear()) == clean
 

@@ -67,6 +67,8 @@ def _answer(request: Request, jobs: Jobs) -> Answer:
     torch.cuda.init()
     device = torch.device("cuda", 0)
     result, error = _attempt(request, _given(jobs, device=device))
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # the next job compiles by itself
     return Answer(result, error, reusable=measurement.clean(device))
 
 
@@ -91,8 +93,19 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
     except torch.OutOfMemoryError as error:
         gpu = torch.cuda.get_device_properties(0)
         return None, OutOfMemory(f"{workload.key} needs more than the {gpu.total_memory} bytes of {gpu.name}: {error}")
-    except Exception:
+    except Exception as error:
+        if _cannot_compile(error):
+            reason = " ".join(str(error).strip().splitlines()[:2])
+            return None, MeasurementFailed(
+                f"{workload.key} cannot be compiled here ({reason}): torch.compile needs a C compiler and Triton for "
+                "kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"
+            )
         return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}")
+
+
+def _cannot_compile(error: Exception) -> bool:
+    compiling = sys.modules.get("torch._dynamo.exc")
+    return compiling is not None and isinstance(error, compiling.BackendCompilerFailed)
 
 
 def _missing_gpu() -> str:

@@ -75,7 +75,10 @@ class CudaLog:
         return len(self._allocated_before) + int(stats["active.all.allocated"] + stats["active.all.freed"])
 
     def address(self, tensor: Tensor) -> int | None:
-        return tensor.untyped_storage().data_ptr() if tensor.device == self.device else None
+        try:
+            return tensor.untyped_storage().data_ptr() if tensor.device == self.device else None
+        except RuntimeError:  # it wraps others and does not say which
+            return None
 
     def end(self) -> None:
         torch.cuda.synchronize(self.device)
@@ -102,6 +105,11 @@ class CudaLog:
         if len(events) < self._end:
             raise RuntimeError(f"the allocator's log holds {len(events)} events of {self._end}")
         return events[: self._end]
+
+
+def living_addresses(device: torch.device) -> set[int]:
+    """Return where the blocks begin that are allocated now."""
+    return {event["addr"] for event in _living(torch.cuda.memory._snapshot(device), device)}
 
 
 def _living(snapshot: Mapping[str, Any], device: torch.device) -> list[LogEntry]:

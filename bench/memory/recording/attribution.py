@@ -52,6 +52,6 @@ def _alive(history: History) -> list[Life]:
 
 
 def _is_saved(life: Life, history: History) -> bool:
-    """Whether it outlives the phase of its birth. What the log ends with was not released in it."""
+    """Whether a graph kept it, as far as is known, or it outlives the phase of its birth, as what the log ends with."""
     over = life.phase + 1 < len(history.phases)
-    return life.death is None or (over and life.death > history.phases[life.phase + 1].moment)
+    return life.in_graph or life.death is None or (over and life.death > history.phases[life.phase + 1].moment)

@@ -26,7 +26,7 @@ GRAPH_NODE = "module "
 
 # A tensor's memory comes from one of these functions, however the tensor is made. What an operator asks of
 # the allocator in any other way is scratch memory, its own or a library's.
-_TENSOR_MEMORY = ("at::detail::empty_", "at::native::resize_bytes_")
+_TENSOR_MEMORY = ("at::detail::empty_", "at::native::resize_bytes_", "c10::make_storage_impl")
 _OPERATOR = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)\(")
 _BACKWARD = re.compile(r"torch::autograd::(?:generated::)?(\w+)::apply\(")
 
@@ -44,12 +44,21 @@ class Phase:
 class Claim:
     """What lives then at one of ``modules`` (address -> whose it is; None: everywhere) is of ``category``.
 
-    A block's first claim holds. A claim to everything leaves every block with the module that allocated it.
+    A block's first claim holds. A claim to everything leaves every block with the module that allocated it, and gives
+    way to one that names it.
     """
 
     moment: int
     category: str
     modules: Mapping[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What lives then at one of ``addresses``, of which autograd keeps a graph, is no temporary but an activation."""
+
+    moment: int
+    addresses: frozenset[int]
 
 
 @dataclass
@@ -70,6 +79,12 @@ class Life:
         (``ConvolutionBackward0``). None: unknown.
     birth, death
         First moment at which it lives, and first at which it no longer does. None: it outlives the log.
+    claimed
+        Whether a claim named it.
+    in_graph
+        Whether a graph keeps it that was not made in a forward pass.
+    address
+        Where it begins.
     """
 
     bytes: int
@@ -81,6 +96,8 @@ class Life:
     birth: int
     death: int | None = None
     claimed: bool = False
+    in_graph: bool = False
+    address: int = 0
 
     def spans(self, moment: int) -> bool:
         """Whether it lives at ``moment``."""
@@ -114,7 +131,13 @@ def changes(events: Sequence[LogEntry]) -> list[LogEntry]:
     return [event for event in events if event["action"] in ("alloc", "free_completed")]
 
 
-def read_log(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence[Claim], end: int) -> History:
+def read_log(
+    events: Sequence[LogEntry],
+    phases: Sequence[Phase],
+    claims: Sequence[Claim],
+    end: int,
+    graphs: Sequence[Graph] = (),
+) -> History:
     """Fold the log of one measurement, begun with nothing allocated, up to the moment ``end``.
 
     Parameters
@@ -128,8 +151,10 @@ def read_log(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequen
     end
         When the last step was over. After it cuBLAS gave its workspaces back and nothing else happened: a
         second way to know them, for machines on which PyTorch cannot unwind the stack.
+    graphs
+        In order of moment.
     """
-    lives = _lives(events, phases, claims)
+    lives = _lives(events, phases, claims, graphs)
     for life in lives:
         if life.death is not None and life.death > end:
             life.category, life.module = "workspace", STEP
@@ -150,15 +175,19 @@ def live_bytes_of(lives: Sequence[Life], end: int) -> NDArray[np.int64]:
     return change.cumsum()
 
 
-def _lives(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence[Claim]) -> list[Life]:
+def _lives(
+    events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence[Claim], graphs: Sequence[Graph]
+) -> list[Life]:
     """Return every block that ever lived, in order of allocation."""
     lives: list[Life] = []
     living: dict[int, Life] = {}
-    coming_claims = list(reversed(claims))
+    coming_claims, coming_graphs = list(reversed(claims)), list(reversed(graphs))
     phase = -1
     for moment in range(len(events) + 1):
         while coming_claims and coming_claims[-1].moment == moment:
             _apply(coming_claims.pop(), living)
+        while coming_graphs and coming_graphs[-1].moment == moment:
+            _keep(coming_graphs.pop(), living)
         while phase + 1 < len(phases) and phases[phase + 1].moment == moment:
             phase += 1
         if moment == len(events):
@@ -167,7 +196,16 @@ def _lives(events: Sequence[LogEntry], phases: Sequence[Phase], claims: Sequence
         if event["action"] == "alloc":
             category = "workspace" if _is_scratch(event) else phases[phase].category
             origin = _origin(event)
-            life = Life(event["size"], category, phase, origin, origin, _operator(event), birth=moment + 1)
+            life = Life(
+                event["size"],
+                category,
+                phase,
+                origin,
+                origin,
+                _operator(event),
+                birth=moment + 1,
+                address=event["addr"],
+            )
             lives.append(life)
             living[event["addr"]] = life
         else:
@@ -179,9 +217,16 @@ def _apply(claim: Claim, living: Mapping[int, Life]) -> None:
     for address in living if claim.modules is None else claim.modules:
         life = living.get(address)
         if life and not life.claimed:
-            life.category, life.claimed = claim.category, True
+            life.category, life.claimed = claim.category, claim.modules is not None
             if claim.modules is not None:
                 life.module = claim.modules[address]
+
+
+def _keep(graph: Graph, living: Mapping[int, Life]) -> None:
+    for address in graph.addresses:
+        life = living.get(address)
+        if life and not life.claimed and life.category == "temporaries":
+            life.category, life.in_graph = "activations", True
 
 
 def _is_scratch(event: LogEntry) -> bool:

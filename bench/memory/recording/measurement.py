@@ -16,9 +16,10 @@ from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.nvml import process_used_bytes
 from profl.bench.memory.recording import attribution
-from profl.bench.memory.recording.allocator_log import AllocatorLog, CudaLog
+from profl.bench.memory.recording.allocator_log import AllocatorLog, CudaLog, living_addresses
 from profl.bench.memory.recording.budget import least_budget_bytes
 from profl.bench.memory.recording.event_log import History
+from profl.bench.memory.recording.holding import growth, what_stays
 from profl.bench.memory.recording.recorder import Recorder
 from profl.bench.memory.timeline import Timeline
 from profl.bench.memory.workload import CATEGORIES, Prepared, Unobserved, Workload
@@ -31,6 +32,7 @@ _SETTINGS = (
 )
 _VIRTUAL = "virtual "
 _PATIENCE_SECONDS = 2
+_NO_SEARCH = "least budget not searched for: what stays on the GPU would be measured with every trial"
 
 TRIAL_STEPS = 10
 """Steps that a workload must run under a limit. Memory that is short fails by the third in most cases, but a few
@@ -65,24 +67,28 @@ def measure_workload(
     torch.OutOfMemoryError
         If the whole GPU is too small.
     RuntimeError
-        If the bookkeeping does not agree with the allocator's statistics to the byte, or the workload leaves
-        something on the GPU.
+        If the bookkeeping does not agree with the allocator's statistics to the byte.
     """
     log = CudaLog(device)
     with Recorder(log) as recorder:
         prepared = run_recorded(workload, recorder, device, steps)
     footprint = read_footprint(recorder, log, workload.key, gpu, timeline=timeline)
     del prepared
-    _clean_up(workload, device)
     if snapshot:
         snapshot.write_bytes(pickle.dumps(log.snapshot))
+    if not clean(device):
+        kept = what_stays(recorder.history, living_addresses(device))
+        return _with_caveats(footprint, kept, *([_NO_SEARCH] if least_budget else []))
     if not least_budget:
         return footprint
-    least_bytes = least_budget_bytes(
-        lambda budget_bytes: fits(workload, device, budget_bytes),
-        footprint.peak_reserved_bytes,
-        footprint.environment.total_bytes,
-    )
+    try:
+        least_bytes = least_budget_bytes(
+            lambda budget_bytes: _fits_cleanly(workload, device, budget_bytes),
+            footprint.peak_reserved_bytes,
+            footprint.environment.total_bytes,
+        )
+    except _LeftBehind:
+        return _with_caveats(footprint, _NO_SEARCH)
     if least_bytes is None:
         raise torch.OutOfMemoryError(f"{steps} steps ran, {TRIAL_STEPS} did not: memory grows from step to step")
     return replace(footprint, least_budget_bytes=least_bytes)
@@ -93,8 +99,8 @@ def run_recorded(workload: Workload, recorder: Recorder, device: torch.device, s
     prepared = workload.prepare(device)
     recorder.prepared(prepared.module, prepared.optimizer, prepared.inputs)
     for _ in range(steps):
-        prepared.step(recorder)
-        recorder.check_step_complete()
+        with recorder.step():
+            prepared.step(recorder)
     return prepared
 
 
@@ -122,19 +128,28 @@ def read_footprint(recorder: Recorder, log: AllocatorLog, key: str, gpu: str, *,
         attribution=attribution.portions(history),
         stages=stages,
         peak_position=attribution.peak_position(history),
-        caveats=log.caveats,
+        caveats=(*log.caveats, *growth(history)),
     )
 
 
 def fits(workload: Workload, device: torch.device, budget_bytes: int) -> bool:
     """Run `TRIAL_STEPS` steps with ``budget_bytes`` of GPU memory; return whether it was enough."""
-    enough = True
     try:
         with memory_limit(device, budget_bytes):
             _run_unobserved(workload, device, TRIAL_STEPS)
     except torch.OutOfMemoryError:
-        enough = False
-    _clean_up(workload, device)
+        return False
+    return True
+
+
+class _LeftBehind(Exception):
+    """Something is on the GPU that would be measured next."""
+
+
+def _fits_cleanly(workload: Workload, device: torch.device, budget_bytes: int) -> bool:
+    enough = fits(workload, device, budget_bytes)
+    if not clean(device):
+        raise _LeftBehind
     return enough
 
 
@@ -153,16 +168,15 @@ def clean(device: torch.device) -> bool:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while torch.cuda.memory_allocated(device) and time.monotonic() < deadline:
         time.sleep(0.001)
+    if torch.cuda.memory_allocated(device):
+        torch.compiler.reset()  # it may hold on to what it has compiled
+        gc.collect()
     torch.cuda.empty_cache()
     return torch.cuda.memory_reserved(device) == 0
 
 
-def _clean_up(workload: Workload, device: torch.device) -> None:
-    if not clean(device):
-        left_bytes = torch.cuda.memory_allocated(device)
-        raise RuntimeError(
-            f"{workload.key} leaves {left_bytes} bytes on the GPU: tensors may live only in what prepare returns"
-        )
+def _with_caveats(footprint: Footprint, *caveats: str) -> Footprint:
+    return replace(footprint, caveats=(*footprint.caveats, *caveats))
 
 
 def gpu_name(device: torch.device) -> str:
