@@ -37,6 +37,7 @@ from click.testing import CliRunner
 import profl.bench.memory
 from profl.bench.cli import main
 from profl.bench.memory import Prober
+from tests.conftest import plug_in
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -207,6 +208,16 @@ def test_a_command_that_does_not_parse_is_found():
         parsed(["swep"])
 
 
+@pytest.fixture
+def _examples_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Know the names of what the examples plug in, which parsing looks up; nothing of them is imported."""
+    for package in sorted((ROOT / "examples").glob("*/pyproject.toml")):
+        for group, points in tomllib.loads(package.read_text())["project"]["entry-points"].items():
+            for name, value in points.items():
+                plug_in(monkeypatch, group, name, value)
+
+
+@pytest.mark.usefixtures("_examples_installed")
 @each(of("sh"))
 def test_commands_of_blocks_parse(block: Block):
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
