@@ -332,8 +332,8 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
 }
 """By the name of a table: what a cell says, given what its row and its column are called."""
 
-MEASURED = {"reduction"}
-"""Tables that tests of their own measure."""
+MEASURED = {"reduction", "traces"}
+"""Tables that tests of their own measure, the latter in tests/hardware."""
 
 
 def table_of(block: Block) -> list[list[str]]:

@@ -1,0 +1,103 @@
+"""Traces of physical cards, found in public, against the same steps on the virtual GPU: the table of docs/trust.md."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from profl.bench.memory import BuiltStep, Footprint, Prober
+from tests.hardware import attention, language_model, resnet50
+
+TRUST = (Path(__file__).parents[2] / "docs" / "trust.md").read_text()
+
+
+class Restated(NamedTuple):
+    """A step that was traced on a card: how to run it here, and on which virtual GPU."""
+
+    step: BuiltStep
+    gpu: str
+    steps: int
+
+
+class Row(NamedTuple):
+    """A row of the table: what the card said, and what we say."""
+
+    workload: str
+    quantity: str
+    card_bytes: int
+    our_bytes: int
+
+
+def language(context: int, autocast: bool, gpu: str) -> Restated:
+    build = partial(language_model.build, context=context, autocast=autocast)
+    return Restated(BuiltStep(build), gpu, language_model.WARM_UPS + 1)
+
+
+WORKLOADS = {
+    "language model, context 128": language(128, False, "virtual:rtx4090"),
+    "language model, context 256": language(256, False, "virtual:rtx4090"),
+    "language model, context 512, bfloat16": language(512, True, "virtual:a100-80"),
+    "language model, context 1024, bfloat16": language(1024, True, "virtual:a100-80"),
+    "attention": Restated(BuiltStep(attention.build), "virtual:rtx4090", 1),
+    "ResNet50": Restated(BuiltStep(resnet50.build), "virtual:a100-80", 5),
+}
+ROWS = [
+    Row("language model, context 128", "peak requested", 7_013_335_044, 7_013_335_044),
+    Row("language model, context 128", "peak reserved", 7_235_174_400, 7_251_951_616),
+    Row("language model, context 256", "peak requested", 9_103_544_320, 9_103_544_320),
+    Row("language model, context 256", "peak reserved", 9_265_217_536, 9_219_080_192),
+    Row("language model, context 512, bfloat16", "peak requested", 12_426_629_128, 12_426_629_128),
+    Row("language model, context 512, bfloat16", "peak reserved", 12_660_506_624, 12_593_397_760),
+    Row("language model, context 1024, bfloat16", "peak requested", 24_207_167_496, 24_207_167_496),
+    Row("language model, context 1024, bfloat16", "peak reserved", 25_178_406_912, 24_928_845_824),
+    Row("attention", "peak requested", 3_249_143_816, 3_249_143_816),
+    Row("attention", "peak reserved", 3_781_165_056, 3_781_165_056),
+    Row("ResNet50", "parameters and statistics", 102_441_032, 102_441_032),
+    Row("ResNet50", "momentum", 102_228_128, 102_228_128),
+    Row("ResNet50", "inputs", 19_395_584, 19_395_584),
+    Row("ResNet50", "peak without workspaces", 3_004_057_832, 2_987_737_744),
+]
+
+
+def without_workspaces(footprint: Footprint) -> int:
+    live = footprint.kept_timeline.live_bytes
+    return int(np.sum([live[name] for name in live if name != "workspace"], axis=0).max())
+
+
+QUANTITIES = {
+    "peak requested": lambda footprint: footprint.peak_requested_bytes,
+    "peak reserved": lambda footprint: footprint.peak_reserved_bytes,
+    "parameters and statistics": lambda footprint: sum(
+        footprint.categories_at_peak[name] for name in ("parameters", "buffers")
+    ),
+    "momentum": lambda footprint: footprint.categories_at_peak["optimizer state"],
+    "inputs": lambda footprint: footprint.categories_at_peak["inputs"],
+    "peak without workspaces": without_workspaces,
+}
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_the_virtual_gpu_against_a_card(workload: str, prober: Prober):
+    step, gpu, steps = WORKLOADS[workload]
+    footprint = prober.measure(step, gpu, steps=steps, least_budget=False, timeline=True)
+    rows = [row for row in ROWS if row.workload == workload]
+    assert {row.quantity: QUANTITIES[row.quantity](footprint) for row in rows} == {
+        row.quantity: row.our_bytes for row in rows
+    }
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_the_table_of_the_documents(row: Row):
+    difference = row.our_bytes / row.card_bytes - 1
+    shown = "equal" if row.our_bytes == row.card_bytes else f"{100 * difference:+.2f} %"
+    line = f"| {row.workload} | {row.quantity} | {row.card_bytes:,} | {row.our_bytes:,} | {shown} |"
+    assert line in TRUST
+
+
+def test_the_table_has_no_other_rows():
+    table = TRUST.partition("| workload | quantity |")[2].partition("\n\n")[0]
+    assert table.count("\n| ") == len(ROWS)
