@@ -28,6 +28,10 @@ def load(kind: str, name: str, points: Mapping[str, EntryPoint]) -> Any:
         unknown(kind, name, points)
     try:
         return points[name].load()
-    except Exception as error:  # a plug-in's module may raise anything
+    except (Exception, SystemExit) as error:  # a plug-in's module may raise anything
         where = f"{kind} '{name}' ({points[name].value})"
-        raise InputError(f"{where} cannot be imported: {in_one_line(error)}") from error
+        raise InputError(f"{where} cannot be imported: {_said(error)}") from error
+
+
+def _said(error: Exception | SystemExit) -> str:
+    return f"it exits with {error.code!r}" if isinstance(error, SystemExit) else in_one_line(error)

@@ -60,3 +60,15 @@ def test_what_a_method_refuses_is_refused_as_the_cell_is_looked_up():
         Experiment.of(small_cell("profl", recipe=replace(CONFIG.recipe, rounds=2)))
     with pytest.raises(InputError, match="unknown option of method 'heterofl' 'speed'"):
         Experiment.of(small_cell("heterofl", options={"speed": 1}))
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_the_cells_seed_is_the_methods(method: str):
+    states = [Experiment.of(small_cell(method, seed=seed)).method().global_state for seed in (0, 1)]
+    assert any(not torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_model_that_is_not_known_is_refused_as_the_cell_is_looked_up():
+    for method in methods():  # also one that builds no model before it trains
+        with pytest.raises(InputError, match=r"^unknown model 'resnet19'"):
+            Experiment.of(small_cell(method, model="resnet19"))

@@ -103,6 +103,7 @@ def test_the_folders_names_stay_free(fresh: Path, tmp_path: Path, module: str):
 def test_the_installed_command_answers(fresh: Path, tmp_path: Path):
     assert run(fresh, "profl", "--version", cwd=tmp_path).stdout.startswith("profl, version ")
     assert "heterofl" in run(fresh, "profl", "list", "methods", cwd=tmp_path).stdout
+    assert run(fresh, "python", "-m", "profl", "--version", cwd=tmp_path).stdout.startswith("profl, version ")
 
 
 @pytest.mark.parametrize("own", [AS_MODULES, AS_PACKAGES], ids=["modules", "packages"])

@@ -53,6 +53,7 @@ def test_a_plugged_in_name_that_is_no_method_is_refused(monkeypatch: pytest.Monk
 BROKEN = [
     ("class Mine(", r"cannot be imported: .*'\(' was never closed"),
     ("import nothing_like_this", "cannot be imported: No module named 'nothing_like_this'"),
+    ("import sys; sys.exit(3)", "cannot be imported: it exits with 3"),
     ("Yours = 1", "cannot be imported: module 'plugged' has no attribute 'Mine'"),
 ]
 

@@ -26,7 +26,7 @@ def tiny_network(spec):
     return StagedModel(stage(3, channels[0], 2), stages, head, channels, (1, 2, 2))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _registered():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

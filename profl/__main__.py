@@ -1,0 +1,5 @@
+"""``python -m profl``: the command line."""
+
+from profl.bench.cli import main
+
+main(prog_name="profl")
