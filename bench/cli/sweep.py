@@ -55,6 +55,8 @@ def sweep(
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
+    if preset and config:
+        raise click.UsageError("give either --preset or --config")
     from rich.console import Console
 
     from profl.bench.config import GRID, experiments, override, read_config, read_options
@@ -68,8 +70,6 @@ def sweep(
     from profl.bench.results.run import check_one_recipe, read_run
     from profl.bench.sweep import run_sweep
 
-    if preset and config:
-        raise click.UsageError("give either --preset or --config")
     config = config or preset_file(preset or "default")
     grid, options = {axis: given.pop(axis) for axis in GRID}, read_options(given.pop("option"))
     chosen = override(read_config(config), grid, options, **given)
@@ -88,7 +88,10 @@ def sweep(
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
     kept = f", and {finished} rounds of others" if finished else ""
     done = len(todo) - len(missing)
-    console.print(f"{len(todo)} cells in {run}, {done} of them done already{kept}", highlight=False)
+    console.print(
+        f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} in {run}, {done} of them done already{kept}",
+        highlight=False,
+    )
     listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
     with Prober() as prober, listener as progress:
         try:
