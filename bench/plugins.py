@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -13,7 +13,16 @@ from profl.bench.errors import InputError, in_one_line, unknown
 @cache
 def installed(group: str) -> Mapping[str, EntryPoint]:
     """Return what is plugged in by name, without importing it; ``group`` is ``profl.methods`` or ``profl.models``."""
-    return {point.name: point for point in entry_points(group=group)}
+    return {name: offers[0] for name, offers in _offers(group).items()}
+
+
+@cache
+def _offers(group: str) -> Mapping[str, Sequence[EntryPoint]]:
+    """Return every entry point of a group by name: more than one where packages meet."""
+    offers: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=group):
+        offers.setdefault(point.name, []).append(point)
+    return offers
 
 
 def load(kind: str, name: str, points: Mapping[str, EntryPoint]) -> Any:
@@ -22,10 +31,14 @@ def load(kind: str, name: str, points: Mapping[str, EntryPoint]) -> Any:
     Raises
     ------
     InputError
-        If no installed package offers it, or if its module cannot be imported.
+        If no installed package offers it, if several do, or if its module cannot be imported.
     """
     if name not in points:
         unknown(kind, name, points)
+    offers = _offers(points[name].group).get(name, ())
+    if len({offer.value for offer in offers}) > 1:
+        packages = " and ".join(sorted(f"{offer.dist.name if offer.dist else '?'} ({offer.value})" for offer in offers))
+        raise InputError(f"{kind} '{name}' is offered by {packages}: uninstall all but one, or rename theirs")
     try:
         return points[name].load()
     except (Exception, SystemExit) as error:  # a plug-in's module may raise anything

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from profl.bench import plugins
 from profl.bench.errors import InputError
 from profl.bench.models import ModelSpec
 from profl.bench.models.registry import model_builder
@@ -103,3 +104,21 @@ def test_a_plugged_in_model_that_is_broken_is_named(text: str, message: str, plu
     with pytest.raises(InputError, match=rf"model 'mine' \(plugged:Mine\) {message}") as refused:
         ModelSpec("mine", 2, 10).build()
     assert "\n" not in str(refused.value)
+
+
+def test_a_name_that_two_packages_offer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for package, value in (("ours", "one:Method"), ("theirs", "two:Method"), ("theirs again", "two:Method")):
+        metadata = tmp_path / f"{package.replace(' ', '_')}-1.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Name: {package}\nVersion: 1\n")
+        (metadata / "entry_points.txt").write_text(f"[profl.methods]\nshared = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for cached in (plugins.installed, plugins._offers):
+        cached.cache_clear()
+    try:
+        with pytest.raises(InputError, match=r"'shared' is offered by ours \(one:Method\) and theirs"):
+            method_class("shared")
+    finally:
+        monkeypatch.undo()
+        for cached in (plugins.installed, plugins._offers):
+            cached.cache_clear()
