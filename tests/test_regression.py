@@ -311,7 +311,7 @@ def test_one_name_for_two_sweeps_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "words", ["--preset default", "--gpu virtual:t4", "--update --gpu virtual:t4", "--update --preset a --config b"]
+    "words", ["--preset default", "--gpu virtual:t4", "--update --gpu virtual:t4", "--update --preset smoke --config b"]
 )
 def test_options_that_say_what_to_update_belong_to_an_update(words: str):
     refused = CliRunner().invoke(main, ["check", *words.split()])
