@@ -15,7 +15,18 @@ import pytest
 import torchvision
 
 from profl.bench.memory.process.probe import Prober
-from tests.memory.training_steps import HARMLESS, LAYERS, OPTIMIZERS, READS, REFUSED, TIMES, Layer, Recipe, Torchvision
+from tests.memory.training_steps import (
+    HARMLESS,
+    LAYERS,
+    OPTIMIZERS,
+    READS,
+    RECURRENT,
+    REFUSED,
+    TIMES,
+    Layer,
+    Recipe,
+    Torchvision,
+)
 
 GENERIC, WITH_WORKSPACES = "virtual:sm_90", "virtual:h100"
 BFLOAT16 = Recipe(autocast="bfloat16")
@@ -102,7 +113,8 @@ from profl.bench.memory.gpu.profile import resolve
 load(Setup(resolve("virtual:h100"), build(), find_installation().cudnn))
 from tests.memory import training_steps as steps
 
-deeds = {**steps.READS, **steps.TIMES, **steps.HARMLESS, **{name: deed for name, (_, deed) in steps.REFUSED.items()}}
+refused = {name: deed for name, (_, deed) in steps.REFUSED.items()}
+deeds = {**steps.READS, **steps.TIMES, **steps.RECURRENT, **steps.HARMLESS, **refused}
 told = {name: (steps.play(deed), unmodelled()) for name, deed in deeds.items()}
 scaled = steps.Recipe(autocast="float16", scaled=True)
 told["scaled"] = steps.play(lambda outputs: outputs.float().sum(), scaled), unmodelled()
@@ -149,6 +161,14 @@ def test_a_step_that_depends_on_time_is_told(told: Told, deed: str) -> None:
     assert any(sentence.startswith("measures time on the GPU") for sentence in sentences)
 
 
+@pytest.mark.parametrize("deed", RECURRENT)
+def test_a_recurrent_layer_of_cudnn_is_told(told: Told, deed: str) -> None:
+    error, sentences = told[deed]
+    assert not error
+    start = "runs a recurrent layer of cuDNN, whose reserve and workspace follow a formula on a virtual GPU ("
+    assert {sentence.removeprefix(start)[:3] for sentence in sentences} == {"at ", "in "}
+
+
 @pytest.mark.parametrize("deed", REFUSED)
 def test_what_is_not_modelled_fails_and_is_named(told: Told, deed: str) -> None:
     error, sentences = told[deed]
@@ -157,8 +177,8 @@ def test_what_is_not_modelled_fails_and_is_named(told: Told, deed: str) -> None:
     assert any(sentence.startswith(f"calls {function}, which the virtual GPU refuses (") for sentence in sentences)
 
 
-def test_a_recurrent_layer_is_told_its_remedy(told: Told) -> None:
-    error, _ = told["lstm"]
+def test_what_cudnn_refuses_is_told_its_remedy(told: Told) -> None:
+    error, _ = told["alignment"]
     assert "is not modelled by the virtual GPU: leave cuDNN out with torch.backends.cudnn.flags(enabled=False)" in error
 
 

@@ -66,6 +66,44 @@ def test_memory_comes_in_pages_until_there_is_no_more(prober: Prober) -> None:
     assert total > 4 * page
 
 
+@dataclass(frozen=True)
+class Pinning:
+    """A program that pins memory of the host; tells which is pinned, and what registering and freeing twice gives."""
+
+    key: str = "pinning"
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> dict[str, object]:
+        runtime, plain = ctypes.CDLL(None), torch.zeros(1000)
+        pinned = plain.pin_memory()
+        told: dict[str, object] = {
+            "plain": plain.is_pinned(),
+            "pinned": pinned.is_pinned(),
+            "part": pinned[500:].is_pinned(),
+            "made": torch.empty(3, pin_memory=True).is_pinned(),
+            "device": torch.zeros(3, device=device).is_pinned(),
+        }
+        place = ctypes.c_void_p(plain.data_ptr())
+        told["registered"] = runtime.cudaHostRegister(place, ctypes.c_size_t(4000), 0), plain.is_pinned()
+        told["again"] = runtime.cudaHostRegister(place, ctypes.c_size_t(4000), 0)
+        told["unregistered"] = runtime.cudaHostUnregister(place), plain.is_pinned()
+        told["unregistered again"] = runtime.cudaHostUnregister(place)
+        return told
+
+
+def test_pinned_memory_is_pinned(prober: Prober) -> None:
+    assert prober.run(Pinning(), "virtual:t4", lambda row: None) == {
+        "plain": False,
+        "pinned": True,
+        "part": True,
+        "made": True,
+        "device": False,
+        "registered": (0, True),
+        "again": 712,
+        "unregistered": (0, False),
+        "unregistered again": 713,
+    }
+
+
 # --- names ---
 
 

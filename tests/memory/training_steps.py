@@ -194,7 +194,7 @@ def _attention(backend: str) -> _Parts:
 
 
 def _recurrent(kind: type[nn.RNNBase]) -> _Parts:
-    """A recurrent layer by PyTorch itself: cuDNN's are not modelled."""
+    """A recurrent layer by PyTorch itself, without cuDNN."""
     with torch.backends.cudnn.flags(enabled=False):
         module = kind(32, 64, num_layers=2, batch_first=True)
 
@@ -313,11 +313,21 @@ REFUSED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
         "cusparseCreate",
         lambda outputs: torch.sparse.mm(_sparse(14, outputs.device), outputs[0, 0]).sum(),
     ),
-    "rnn": ("cudnnCreateDropoutDescriptor", lambda outputs: nn.RNN(14, 8).to(outputs.device)(outputs[0])[0].sum()),
-    "lstm": ("cudnnCreateDropoutDescriptor", lambda outputs: nn.LSTM(14, 8).to(outputs.device)(outputs[0])[0].sum()),
-    "gru": ("cudnnCreateDropoutDescriptor", lambda outputs: nn.GRU(14, 8).to(outputs.device)(outputs[0])[0].sum()),
+    "alignment": (
+        "cudnnCreateCTCLossDescriptor",
+        lambda outputs: functional.ctc_loss(
+            outputs[0].log_softmax(-1), torch.ones(28, dtype=torch.int32), 14 * (8,), 14 * (2,)
+        ),
+    ),
 }
 """Steps that fail, each with the function that is refused."""
+
+RECURRENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "rnn": lambda outputs: nn.RNN(14, 8).to(outputs.device)(outputs[0])[0].sum(),
+    "lstm": lambda outputs: nn.LSTM(14, 8).to(outputs.device)(outputs[0])[0].sum(),
+    "gru": lambda outputs: nn.GRU(14, 8).to(outputs.device)(outputs[0])[0].sum(),
+}
+"""Steps whose sizes follow a formula in part."""
 
 HARMLESS: dict[str, Callable[[Tensor], Tensor]] = {
     "sort": lambda outputs: outputs.sort()[0].sum() + outputs.topk(3)[0].sum() + outputs.flatten().cumsum(0).sum(),

@@ -7,6 +7,9 @@ Limits:
 - No number is computed: whatever is copied to the host is zero, so a shape that depends on data is wrong.
 - What cuDNN's batch normalisation keeps beside its tensors counts as nothing.
 - The CUDA context is not counted. ``cudnn.benchmark`` chooses by timing, and nothing here takes time.
-- CUDA graphs, cuDNN's recurrent layers, cuSOLVER, cuSPARSE, cuFFT and NCCL are missing; using them raises an
-  error. `profl.bench.memory.gpu.driver.unmodelled` names these, reads from the GPU, and choices by time.
+- The reserve and workspace of cuDNN's recurrent layers follow a formula.
+- CUDA graphs, cuSOLVER, cuSPARSE, cuFFT and NCCL are missing; using them raises an error.
+
+`profl.bench.memory.gpu.driver.unmodelled` names recurrent layers, what is missing, reads from the GPU, and choices by
+time.
 """

@@ -1,4 +1,5 @@
-/* cuDNN's handles and older descriptors. What batch normalisation asks for beside its tensors is taken as nothing. */
+/* cuDNN's handles and older descriptors, but for those that recurrent layers read. What batch normalisation asks for
+ * beside its tensors is taken as nothing. */
 #include "virtual_gpu.h"
 
 #include <cudnn.h>
@@ -48,7 +49,6 @@ cudnnStatus_t cudnnGetStream(cudnnHandle_t handle, cudaStream_t *stream) {
         return CUDNN_STATUS_SUCCESS;         \
     }
 
-CREATES(cudnnCreateTensorDescriptor, cudnnTensorDescriptor_t)
 CREATES(cudnnCreateFilterDescriptor, cudnnFilterDescriptor_t)
 CREATES(cudnnCreateConvolutionDescriptor, cudnnConvolutionDescriptor_t)
 CREATES(cudnnCreateActivationDescriptor, cudnnActivationDescriptor_t)

@@ -227,13 +227,55 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
 
 /* --- host memory and pointers -------------------------------------------------------------------------------- */
 
+/* Memory of the host that is pinned: nothing is the faster for it, but a program may ask whether it is. */
+static struct pinned {
+    struct pinned *older;
+    const char *start;
+    size_t bytes;
+} *newest_pinned;
+
+static int is_pinned(const void *pointer) {
+    pthread_mutex_lock(&lock);
+    struct pinned *range = newest_pinned;
+    while (range && !((const char *)pointer >= range->start && (const char *)pointer < range->start + range->bytes))
+        range = range->older;
+    pthread_mutex_unlock(&lock);
+    return range != NULL;
+}
+
+cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags) {
+    if (is_pinned(pointer)) return cudaErrorHostMemoryAlreadyRegistered;
+    struct pinned *range = malloc(sizeof *range);
+    if (!range) return cudaErrorMemoryAllocation;
+    pthread_mutex_lock(&lock);
+    *range = (struct pinned){newest_pinned, pointer, bytes};
+    newest_pinned = range;
+    pthread_mutex_unlock(&lock);
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void *pointer) {
+    pthread_mutex_lock(&lock);
+    struct pinned **link = &newest_pinned, *range;
+    while (*link && (*link)->start != pointer) link = &(*link)->older;
+    range = *link;
+    if (range) *link = range->older;
+    pthread_mutex_unlock(&lock);
+    free(range);
+    return range ? cudaSuccess : cudaErrorHostMemoryNotRegistered;
+}
+
 cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags) {
-    return posix_memalign(pointer, 4096, bytes ? bytes : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
+    if (posix_memalign(pointer, 4096, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
+    cudaError_t status = cudaHostRegister(*pointer, bytes, flags);
+    if (status) free(*pointer);
+    return status;
 }
 
 cudaError_t cudaFreeHost(void *pointer) {
+    cudaError_t status = cudaHostUnregister(pointer);
     free(pointer);
-    return cudaSuccess;
+    return status;
 }
 
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *pointer) {
@@ -242,6 +284,10 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, c
         attributes->type = cudaMemoryTypeDevice;
         attributes->device = THE_DEVICE;
         attributes->devicePointer = (void *)pointer;
+    } else if (is_pinned(pointer)) {
+        attributes->type = cudaMemoryTypeHost;
+        attributes->device = THE_DEVICE;
+        attributes->devicePointer = attributes->hostPointer = (void *)pointer; /* one address for both */
     } else {
         attributes->type = cudaMemoryTypeUnregistered;
         attributes->device = -2; /* cudaInvalidDeviceId */

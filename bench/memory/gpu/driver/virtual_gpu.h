@@ -4,16 +4,17 @@
  * GPU. Memory is counted exactly and nothing is ever computed: allocations hand out addresses that nobody can read,
  * kernels do nothing, and a copy to the host delivers zeros.
  *
- *   memory.c         device memory: what is counted
- *   runtime.c        devices, streams, events, kernels
- *   driver.c         the few functions that PyTorch fetches from the driver by name
- *   modules.c        kernels that are compiled at run time
- *   cublas.c         handles and descriptors
- *   cudnn_handle.c   handles, tensor descriptors, batch normalisation
- *   cudnn_plans.c    convolution plans, asked of the real cuDNN
- *   known_plans.c    which of them were built before
- *   unmodelled.c     what cannot be played, told and refused
- *   nvml.c           a library of its own: the management library
+ *   memory.c           device memory: what is counted
+ *   runtime.c          devices, streams, events, kernels
+ *   driver.c           the few functions that PyTorch fetches from the driver by name
+ *   modules.c          kernels that are compiled at run time
+ *   cublas.c           handles and descriptors
+ *   cudnn_handle.c     handles, older descriptors, batch normalisation
+ *   cudnn_plans.c      convolution plans, asked of the real cuDNN
+ *   known_plans.c      which of them were built before
+ *   cudnn_recurrent.c  recurrent layers: sizes by formula
+ *   unmodelled.c       what cannot be played, told and refused
+ *   nvml.c             a library of its own: the management library
  *
  * Every other function of these libraries that PyTorch imports is generated when the library is built: it returns
  * success, or is refused where the caller would go on to read an answer that nobody wrote. Only what PyTorch and the
