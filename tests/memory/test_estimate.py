@@ -20,6 +20,7 @@ from profl.bench.memory.gpu.build import build
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared, Workload
 from tests.memory.built_steps import transformer
+from tests.memory.estimated_steps import STEPS
 from tests.memory.training_steps import Layer, Recipe, Torchvision
 from tests.memory.workloads import Convolution, Faulty, Linear, ResNet18
 
@@ -160,6 +161,13 @@ def test_an_estimate_is_near_where_kernels_take_scratch_memory(prober: Prober, w
     found = errors(*both(prober, workload, WITHOUT_WORKSPACES))
     assert abs(found["peak_requested_bytes"]) <= BOUND
     assert abs(found["peak_allocated_bytes"]) <= BOUND
+
+
+@pytest.mark.parametrize("gpu", ["t4", "sm_90"])
+@pytest.mark.parametrize("name", STEPS)
+def test_kernels_take_what_they_take_on_the_virtual_gpu(prober: Prober, name: str, gpu: str) -> None:
+    virtual, estimated = both(prober, BuiltStep(STEPS[name]), gpu)
+    assert errors(virtual, estimated)["peak_requested_bytes"] == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("workload", [ResNet18(batch_size=64), Classifier("resnet34")], ids=repr)
@@ -308,6 +316,7 @@ import ctypes, torch
 from profl.bench.memory.estimate import device, estimating
 from profl.bench.memory.gpu.profile import resolve
 from tests.memory.built_steps import transformer
+from tests.memory.estimated_steps import STEPS
 from profl.bench.memory import BuiltStep
 
 guards = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(torch._C.__file__), device._DEVICE_GUARDS)

@@ -125,16 +125,20 @@ class FakeGpu:
 
     def ran(self, operator: torch._ops.OpOverload, arguments: Sequence[Any], results: object) -> None:
         """Note what the operator has allocated: its results in new storages, and what its kernel takes beside."""
+        kernels.keep_buffer(operator, arguments, results)
         for result in tree_leaves(results):
             if isinstance(result, FakeTensor) and result.fake_device.type == "cuda":
                 self._notice(operator, result)
         node = torch._C._current_autograd_node()
-        if operator.overloadpacket in kernels.BLAS and (node is not None) not in self._workspaces:
+        computed_by_blas = kernels.uses_blas(operator, arguments, self.gpu.capability)
+        if computed_by_blas and (node is not None) not in self._workspaces:
             # Each of the two threads, forward's and autograd's, keeps one.
             size = kernels.blas_workspace_bytes(self.gpu.capability)
             if size:
                 self._workspaces[node is not None] = self._allocate(operator, size, _SCRATCH_FRAME)
-        passing = [self._allocate(operator, size, _SCRATCH_FRAME) for size in kernels.scratch(operator, arguments)]
+        passing = [
+            self._allocate(operator, size, _SCRATCH_FRAME) for size in kernels.scratch(operator, arguments, self.gpu)
+        ]
         for address in passing:
             self._free(address)
         self.plans_convolutions |= operator.overloadpacket is _aten.convolution
@@ -256,6 +260,11 @@ class _Dispatch(TorchDispatchMode):
         if not any(_is_fake(leaf) or _is_gpu(leaf) for leaf in leaves):
             with unset_fake_temporarily():
                 return func(*args, **(kwargs or {}))
+        if torch.is_inference_mode_enabled():  # else autograd has taken composed operators apart
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
         if func is _aten._local_scalar_dense.default:
             self._gpu.read()
             with unset_fake_temporarily():
