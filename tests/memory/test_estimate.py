@@ -232,7 +232,7 @@ def test_an_estimate_is_near_where_kernels_take_scratch_memory(prober: Prober, w
     assert abs(found["peak_allocated_bytes"]) <= BOUND
 
 
-@pytest.mark.parametrize("gpu", ["t4", "sm_90"])
+@pytest.mark.parametrize("gpu", ["t4", "a100", "sm_90"])
 @pytest.mark.parametrize("name", STEPS)
 def test_kernels_take_what_they_take_on_the_virtual_gpu(prober: Prober, name: str, gpu: str) -> None:
     virtual, estimated = both(prober, BuiltStep(STEPS[name]), gpu)

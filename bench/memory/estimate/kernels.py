@@ -114,6 +114,8 @@ def scratch(operator: torch._ops.OpOverload, arguments: Sequence[Any], gpu: Virt
         yield _bytes(arguments[0])  # the product of gradient and result
     if packet is _aten.soft_margin_loss_backward:
         yield from [_bytes(arguments[1])] * 2  # the product of prediction and target, and its exponential
+    if packet is _aten._scaled_dot_product_flash_attention and not (len(arguments) > 3 and arguments[3]):
+        yield from _split_scratch(arguments[0], arguments[1], gpu)
     if packet in _ATTENTION_SCRATCH:
         yield from _ATTENTION_SCRATCH[packet](*arguments[:4])
     if packet is _aten.embedding_dense_backward and arguments[1].numel() > _WORDS_OF_ONE_KERNEL:
@@ -160,6 +162,29 @@ def _embedding_scratch(gradient: Tensor, words: Tensor, vocabulary: int) -> Iter
     features = -(-gradient.shape[-1] // 32) * 32
     yield runs * words.element_size()
     yield runs * features * 4
+
+
+def _split_scratch(query: Tensor, key: Tensor, gpu: VirtualGpu) -> Iterator[int]:
+    """Results and sums of parts of the keys, where the queries are too few to occupy the GPU (``flash_api.cpp``)."""
+    batch, heads, length, features = query.shape
+    keys_per_block = 256 if features <= 64 else 128 if features <= 128 else 64
+    key_blocks = -(-key.shape[2] // keys_per_block)
+    blocks = batch * heads * -(-length // 64)
+    places = 2 * gpu.multiprocessors
+    if blocks >= 0.8 * places:
+        return
+    # A number of parts is worth a try if it makes them shorter, and used if it occupies the GPU nearly as well as any.
+    tried = [
+        parts
+        for parts in range(1, min(128, places, key_blocks) + 1)
+        if parts == 1 or -(-key_blocks // parts) != -(-key_blocks // (parts - 1))
+    ]
+    occupied = {parts: blocks * parts / places / -(-blocks * parts // places) for parts in tried}
+    parts = next(parts for parts in tried if occupied[parts] >= 0.85 * max(occupied.values()))
+    if parts > 1:
+        rows = batch * heads * length
+        yield 4 * parts * rows
+        yield 4 * parts * rows * _in_wholes(features, 32)
 
 
 def _flash_scratch(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Iterator[int]:
