@@ -19,7 +19,9 @@ from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.build import build
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared, Workload
+from tests.memory import steps_as_written
 from tests.memory.built_steps import transformer
+from tests.memory.estimated_steps import STEPS
 from tests.memory.training_steps import Layer, Recipe, Torchvision
 from tests.memory.workloads import Convolution, Faulty, Linear, ResNet18
 
@@ -97,6 +99,74 @@ def read(outputs: Tensor) -> Tensor:
     return outputs.sum()
 
 
+def capture(outputs: Tensor) -> Tensor:
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        return outputs.sum()
+
+
+def make_callables(outputs: Tensor) -> Tensor:
+    torch.cuda.make_graphed_callables(nn.Linear(8, 8).to(outputs.device), (outputs.detach(),))
+    return outputs.sum()
+
+
+def pin(outputs: Tensor) -> Tensor:
+    return outputs.sum() + torch.zeros(3).pin_memory().sum().item()
+
+
+def make_pinned(outputs: Tensor) -> Tensor:
+    return outputs.sum() + torch.zeros(3, pin_memory=True).sum().item()
+
+
+def recur(outputs: Tensor) -> Tensor:
+    return nn.LSTM(8, 8).to(outputs.device)(outputs[None])[0].sum()
+
+
+def recur_by_gates(outputs: Tensor) -> Tensor:
+    return nn.GRU(8, 8).to(outputs.device)(outputs[None])[0].sum()
+
+
+def recur_simply(outputs: Tensor) -> Tensor:
+    return nn.RNN(8, 8, nonlinearity="relu").to(outputs.device)(outputs[None])[0].sum()
+
+
+def differentiate_samples(outputs: Tensor) -> Tensor:
+    return outputs.sum() + torch.func.vmap(torch.func.grad(torch.sum))(outputs.detach()).sum()
+
+
+def differentiate_by_function(outputs: Tensor) -> Tensor:
+    return outputs.sum() + torch.func.jacrev(torch.sum)(outputs.detach()).sum()
+
+
+def thin_out(outputs: Tensor) -> Tensor:
+    return outputs.sum() + outputs.detach().to_sparse().sum()
+
+
+def look_up(outputs: Tensor) -> Tensor:
+    words = torch.zeros(3, dtype=torch.int64, device=outputs.device)
+    return outputs.sum() + nn.Embedding(5, 2, sparse=True).to(outputs.device)(words).sum()
+
+
+def time(outputs: Tensor) -> Tensor:
+    torch.cuda.Event(enable_timing=True).record()
+    return outputs.sum()
+
+
+REFUSED = {
+    "capture": ("captures a CUDA graph", "run the step without"),
+    "make_callables": ("captures a CUDA graph", "run the step without"),
+    "pin": ("pins memory", "leave pin_memory out"),
+    "make_pinned": ("pins memory", "leave pin_memory out"),
+    "recur": (r"recurrent network of cuDNN \(lstm\)", "torch.backends.cudnn.flags(enabled=False)"),
+    "recur_by_gates": (r"recurrent network of cuDNN \(gru\)", "torch.backends.cudnn.flags(enabled=False)"),
+    "recur_simply": (r"recurrent network of cuDNN \(rnn_relu\)", "torch.backends.cudnn.flags(enabled=False)"),
+    "differentiate_samples": (r"by torch\.func", "loss.backward()"),
+    "differentiate_by_function": (r"by torch\.func", "loss.backward()"),
+    "thin_out": ("does not say how large", "virtual:NAME"),
+    "look_up": ("layout torch.sparse_coo", "virtual:NAME"),
+    "time": ("asks CUDA", "virtual:NAME"),
+}
+
+
 def stay_without_cuda(outputs: Tensor) -> Tensor:
     assert outputs.is_cuda
     assert outputs.device == torch.device("cuda", 0)
@@ -160,6 +230,13 @@ def test_an_estimate_is_near_where_kernels_take_scratch_memory(prober: Prober, w
     found = errors(*both(prober, workload, WITHOUT_WORKSPACES))
     assert abs(found["peak_requested_bytes"]) <= BOUND
     assert abs(found["peak_allocated_bytes"]) <= BOUND
+
+
+@pytest.mark.parametrize("gpu", ["t4", "a100", "sm_90"])
+@pytest.mark.parametrize("name", STEPS)
+def test_kernels_take_what_they_take_on_the_virtual_gpu(prober: Prober, name: str, gpu: str) -> None:
+    virtual, estimated = both(prober, BuiltStep(STEPS[name]), gpu)
+    assert errors(virtual, estimated)["peak_requested_bytes"] == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("workload", [ResNet18(batch_size=64), Classifier("resnet34")], ids=repr)
@@ -236,6 +313,23 @@ def test_a_snapshot_can_be_replayed(prober: Prober, tmp_path: Path) -> None:
     assert replay(recorded_trace(traces)).peak_reserved_bytes == estimated.peak_reserved_bytes
 
 
+@pytest.mark.parametrize("name", ["leaking once", "leaking every step", "stepping in backward"])
+def test_what_stays_is_told_as_on_the_virtual_gpu(prober: Prober, name: str) -> None:
+    build = steps_as_written.STEPS[name]
+    virtual, estimated = (
+        prober.measure(BuiltStep(build), f"{kind}:t4", least_budget=True) for kind in ("virtual", "estimate")
+    )
+    told = estimated.caveats[1:]
+    assert told == virtual.caveats
+    assert any("leaves " in caveat for caveat in told)
+    assert estimated.peak_requested_bytes == virtual.peak_requested_bytes
+    assert estimated.least_budget_bytes is None
+
+
+def test_what_stays_does_not_keep_a_budget_from_being_tried(prober: Prober) -> None:
+    assert prober.fits(Faulty("keeps a tensor"), "estimate:h100", 1 << 30)
+
+
 # --- what it refuses ---
 
 
@@ -249,9 +343,22 @@ def test_more_than_the_gpu_is_refused(prober: Prober) -> None:
         prober.measure(Faulty("is larger than the GPU"), "estimate:h100")
 
 
-def test_what_a_workload_leaves_behind_is_refused(prober: Prober) -> None:
-    with pytest.raises(MeasurementFailed, match="leaves 4000 bytes on the GPU"):
-        prober.measure(Faulty("keeps a tensor"), "estimate:h100")
+@pytest.mark.parametrize("deed", REFUSED)
+def test_what_needs_a_driver_is_refused_in_a_line(prober: Prober, deed: str) -> None:
+    named, remedy = REFUSED[deed]
+    with pytest.raises(MeasurementFailed, match=named) as refused:
+        prober.measure(Doing(deed), "estimate:h100")
+    message = str(refused.value)
+    assert message.startswith(f"doing {deed} cannot be estimated: ")
+    assert remedy in message
+    assert "\n" not in message
+    assert "CUDA error" not in message
+    prober.measure(Linear(), "estimate:h100", least_budget=False)  # nothing stays refused
+
+
+def test_a_recurrent_network_of_pytorchs_own_is_estimated(prober: Prober) -> None:
+    virtual, estimated = both(prober, Layer("lstm"), WITHOUT_WORKSPACES)
+    assert abs(errors(virtual, estimated)["peak_requested_bytes"]) <= BOUND
 
 
 def test_an_error_of_the_workload_comes_back(prober: Prober) -> None:
@@ -307,7 +414,9 @@ WITHOUT_CUDA = """
 import ctypes, torch
 from profl.bench.memory.estimate import device, estimating
 from profl.bench.memory.gpu.profile import resolve
+from tests.memory import steps_as_written
 from tests.memory.built_steps import transformer
+from tests.memory.estimated_steps import STEPS
 from profl.bench.memory import BuiltStep
 
 guards = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(torch._C.__file__), device._DEVICE_GUARDS)

@@ -26,6 +26,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.estimate import kernels
+from profl.bench.memory.estimate.refusals import refuse_operator, refuse_sparse, refusing
 from profl.bench.memory.gpu.profile import VirtualGpu
 from profl.bench.memory.recording.event_log import STEP
 
@@ -76,7 +77,7 @@ class FakeGpu:
         self._addresses = 0
 
     def __enter__(self) -> Self:
-        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
         # A memo of real tensors' fake ones. Nothing is looked up there, and no module can move what is in it.
         fake.fake_tensor_converter.set_tensor_memo = lambda t, v: None  # type: ignore[method-assign]
         foreach_types = [torch.Tensor, torch.nn.Parameter, FakeTensor]
@@ -96,6 +97,7 @@ class FakeGpu:
                 (functional, "scaled_dot_product_attention", kernels.attention(self.gpu.capability)),
             ):
                 stack.enter_context(patch.object(owner, name, value, create=True))
+            stack.enter_context(refusing())
             stack.enter_context(fake)
             stack.enter_context(_Dispatch(self))
             # Autograd's own thread would wait for a GPU.
@@ -113,9 +115,9 @@ class FakeGpu:
         return self._living.get(tensor.untyped_storage()._cdata, (None, 0))[0]
 
     @property
-    def living_bytes(self) -> int:
-        """What tensors hold now."""
-        return sum(size for _, size in self._living.values())
+    def living_addresses(self) -> set[int]:
+        """Where the log says that tensors live now."""
+        return {address for address, _ in self._living.values()}
 
     def clear_workspaces(self) -> None:
         """Let cuBLAS give its workspaces back."""
@@ -125,16 +127,20 @@ class FakeGpu:
 
     def ran(self, operator: torch._ops.OpOverload, arguments: Sequence[Any], results: object) -> None:
         """Note what the operator has allocated: its results in new storages, and what its kernel takes beside."""
+        kernels.keep_buffer(operator, arguments, results)
         for result in tree_leaves(results):
             if isinstance(result, FakeTensor) and result.fake_device.type == "cuda":
                 self._notice(operator, result)
         node = torch._C._current_autograd_node()
-        if operator.overloadpacket in kernels.BLAS and (node is not None) not in self._workspaces:
+        computed_by_blas = kernels.uses_blas(operator, arguments, self.gpu.capability)
+        if computed_by_blas and (node is not None) not in self._workspaces:
             # Each of the two threads, forward's and autograd's, keeps one.
             size = kernels.blas_workspace_bytes(self.gpu.capability)
             if size:
                 self._workspaces[node is not None] = self._allocate(operator, size, _SCRATCH_FRAME)
-        passing = [self._allocate(operator, size, _SCRATCH_FRAME) for size in kernels.scratch(operator, arguments)]
+        passing = [
+            self._allocate(operator, size, _SCRATCH_FRAME) for size in kernels.scratch(operator, arguments, self.gpu)
+        ]
         for address in passing:
             self._free(address)
         self.plans_convolutions |= operator.overloadpacket is _aten.convolution
@@ -148,6 +154,8 @@ class FakeGpu:
         self.reads[f"reads numbers from the GPU, which are all zero in an estimate ({place})"] = None
 
     def _notice(self, operator: torch._ops.OpOverload, tensor: FakeTensor) -> None:
+        if tensor.layout != torch.strided:
+            refuse_sparse(tensor.layout)
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         address, size_before = self._living.get(key, (None, 0))
@@ -252,10 +260,16 @@ class _Dispatch(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.prim.device.default:  # only C++ asks in this way
             return _SEEN_BY_ENGINE if _is_gpu(args[0].device) and _called_by_engine() else args[0].device
+        refuse_operator(func, kwargs or {})
         leaves, structure = tree_flatten((args, kwargs or {}))
         if not any(_is_fake(leaf) or _is_gpu(leaf) for leaf in leaves):
             with unset_fake_temporarily():
                 return func(*args, **(kwargs or {}))
+        if torch.is_inference_mode_enabled():  # else autograd has taken composed operators apart
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
         if func is _aten._local_scalar_dense.default:
             self._gpu.read()
             with unset_fake_temporarily():

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -20,11 +21,19 @@ from torch._subclasses.fake_tensor import (
 
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.estimate.device import DEVICE, FakeGpu
+from profl.bench.memory.estimate.refusals import NotPlayed
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.profile import VirtualGpu
 from profl.bench.memory.recording.budget import least_budget_bytes
 from profl.bench.memory.recording.event_log import LogEntry
-from profl.bench.memory.recording.measurement import TRIAL_STEPS, read_footprint, run_recorded
+from profl.bench.memory.recording.holding import what_stays
+from profl.bench.memory.recording.measurement import (
+    NO_SEARCH,
+    TRIAL_STEPS,
+    read_footprint,
+    run_recorded,
+    with_caveats,
+)
 from profl.bench.memory.recording.recorder import Recorder
 from profl.bench.memory.replay.allocator import Alloc, AllocatorSettings, Free, Replay, replay
 from profl.bench.memory.workload import Unobserved, Workload
@@ -60,10 +69,14 @@ def estimate_workload(
             raise OutOfMemory(f"{workload.key} needs more than the {estimated.total_bytes} bytes of {estimated.name}")
         footprint = read_footprint(recorder, log, workload.key, gpu, timeline=timeline)
         del prepared
-        _check_clean(workload, device)
+        gc.collect()
+        stays = device.living_addresses
     footprint = replace(footprint, environment=replace(footprint.environment, is_virtual=True))
     if snapshot:
         snapshot.write_bytes(pickle.dumps(_snapshot(log.played)))
+    if stays:
+        kept = what_stays(recorder.history, stays)
+        return with_caveats(footprint, kept, *([NO_SEARCH] if least_budget else []))
     if not least_budget:
         return footprint
     trial = _trial(workload, estimated)
@@ -134,8 +147,6 @@ def _trial(workload: Workload, estimated: VirtualGpu) -> list[LogEntry]:
         for _ in range(TRIAL_STEPS):
             prepared.step(Unobserved())
         events: list[LogEntry] = list(device.events)
-        del prepared
-        _check_clean(workload, device)
     return events
 
 
@@ -143,20 +154,23 @@ def _trial(workload: Workload, estimated: VirtualGpu) -> list[LogEntry]:
 def _knowing_only_shapes(workload: Workload) -> Iterator[None]:
     try:
         yield
-    except (DynamicOutputShapeException, DataDependentOutputException, UnsupportedOperatorException) as error:
+    except (DynamicOutputShapeException, DataDependentOutputException) as error:
         raise MeasurementFailed(
             f"{workload.key} cannot be estimated: what {error.func} returns depends on values, and an estimate knows "
             "only shapes: measure it on a GPU, or leave the operator out"
         ) from None
-
-
-def _check_clean(workload: Workload, device: FakeGpu) -> None:
-    gc.collect()
-    if device.living_bytes:
+    except UnsupportedOperatorException as error:
         raise MeasurementFailed(
-            f"{workload.key} leaves {device.living_bytes} bytes on the GPU: "
-            "tensors may live only in what prepare returns"
-        )
+            f"{workload.key} cannot be estimated: PyTorch does not say how large what {error.func} returns is: "
+            "measure it on virtual:NAME, or leave the operator out"
+        ) from None
+    except NotPlayed as error:
+        raise MeasurementFailed(f"{workload.key} cannot be estimated: {error}") from None
+    except torch.AcceleratorError:
+        raise MeasurementFailed(
+            f"{workload.key} cannot be estimated: it asks CUDA's driver for something, and an estimate has none: "
+            "measure it on virtual:NAME"
+        ) from None
 
 
 def _play(events: Sequence[LogEntry], limit_bytes: int) -> Replay:

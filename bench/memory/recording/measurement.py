@@ -32,7 +32,7 @@ _SETTINGS = (
 )
 _VIRTUAL = "virtual "
 _PATIENCE_SECONDS = 2
-_NO_SEARCH = "least budget not searched for: what stays on the GPU would be measured with every trial"
+NO_SEARCH = "least budget not searched for: what stays on the GPU would be measured with every trial"
 
 TRIAL_STEPS = 10
 """Steps that a workload must run under a limit. Memory that is short fails by the third in most cases, but a few
@@ -78,7 +78,7 @@ def measure_workload(
         snapshot.write_bytes(pickle.dumps(log.snapshot))
     if not clean(device):
         kept = what_stays(recorder.history, living_addresses(device))
-        return _with_caveats(footprint, kept, *([_NO_SEARCH] if least_budget else []))
+        return with_caveats(footprint, kept, *([NO_SEARCH] if least_budget else []))
     if not least_budget:
         return footprint
     try:
@@ -88,7 +88,7 @@ def measure_workload(
             footprint.environment.total_bytes,
         )
     except _LeftBehind:
-        return _with_caveats(footprint, _NO_SEARCH)
+        return with_caveats(footprint, NO_SEARCH)
     if least_bytes is None:
         raise torch.OutOfMemoryError(f"{steps} steps ran, {TRIAL_STEPS} did not: memory grows from step to step")
     return replace(footprint, least_budget_bytes=least_bytes)
@@ -175,7 +175,8 @@ def clean(device: torch.device) -> bool:
     return torch.cuda.memory_reserved(device) == 0
 
 
-def _with_caveats(footprint: Footprint, *caveats: str) -> Footprint:
+def with_caveats(footprint: Footprint, *caveats: str) -> Footprint:
+    """Return the footprint with these caveats as its last."""
     return replace(footprint, caveats=(*footprint.caveats, *caveats))
 
 
