@@ -6,7 +6,8 @@ adds what CUDA's kernels are known to take beside, and `profl.bench.memory.repla
 reserved bytes and the least budget. Where the numbers may be off:
 
 - The workspaces of cuDNN's convolutions are not known without the library, and left out.
-- So is scratch memory of single kernels below about a MiB, such as that of reductions.
+- So is scratch memory of kernels that nobody has looked at, as that of sorting, and columns of convolutions without
+  cuDNN. That of attention, sums, losses and embeddings is known.
 - Nothing is computed: numbers read on the host are zero, and an operator whose result's size depends on values fails.
 """
 
