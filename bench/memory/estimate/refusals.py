@@ -81,7 +81,7 @@ def _without_cudnn(run: Callable[..., Any]) -> Callable[..., Any]:
         if inputs.is_cuda and torch.backends.cudnn.enabled:
             raise NotPlayed(
                 f"it runs a recurrent network of cuDNN ({run.__name__}), and only cuDNN knows what that takes: run it "
-                "under torch.backends.cudnn.flags(enabled=False), or measure it on a GPU"
+                "under torch.backends.cudnn.flags(enabled=False), or measure it on virtual:NAME"
             )
         return run(inputs, *others)
 
