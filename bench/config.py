@@ -171,7 +171,7 @@ def read_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise InputError(f"option '{key}' is given twice: give one value")
         try:
             options[method][name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:  # no TOML, or a number of more digits than Python reads
             options[method][name] = value
     return options
 

@@ -118,6 +118,11 @@ def test_an_option_that_is_no_assignment_is_refused(text: str):
         read_options([text])
 
 
+def test_a_number_too_long_to_read_is_a_text_that_the_method_refuses():
+    digits = "9" * 5000
+    assert read_options([f"profl.min_rounds={digits}"]) == {"profl": {"min_rounds": digits}}
+
+
 def test_an_option_is_given_once():
     with pytest.raises(InputError, match=r"option 'profl\.pace' is given twice"):
         read_options(["profl.pace=equal", "profl.pace=parameters"])
