@@ -47,6 +47,9 @@ class Recipe:
         Local training by SGD.
     evaluate_every
         Test after every so many rounds, and after the last.
+    gradient_norm
+        Whether the norm of the gradient is recorded at every test: what it costs is about one more pass over 512
+        examples.
     """
 
     rounds: Count = 60
@@ -59,6 +62,7 @@ class Recipe:
     momentum: NotNegative = 0.9
     weight_decay: NotNegative = 5e-4
     evaluate_every: Count = 1
+    gradient_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.participants > self.devices:
@@ -126,6 +130,8 @@ class Cell:
         values = asdict(self)
         if not self.memory_only:
             del values["memory_only"]  # a trained cell's name does not depend on there being another kind
+        if not self.recipe.gradient_norm:
+            del values["recipe"]["gradient_norm"]  # nor on what else could have been recorded
         return values
 
     @classmethod

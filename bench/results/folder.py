@@ -20,8 +20,8 @@ from profl.bench.files import replacing, write_whole
 from profl.bench.memory.timeline import unpack
 from profl.bench.results.json_files import as_json, read_json, write_json
 from profl.bench.results.schema import (
+    ADDED_LATER,
     FOOTPRINT_FORM,
-    MEMORY_OF_TRAINING,
     OBJECT_FORM,
     OBJECTS_FORM,
     ROUND_COLUMNS,
@@ -185,6 +185,8 @@ class CellFolder:
             except Exception as error:
                 message = f"{path} is damaged ({type(error).__name__}): {self.remedy}"
                 raise InputError(message) from error
+        if checkpoint is not None and "trained" not in checkpoint:
+            raise InputError(f"{path} is of an earlier version, which tested by other rules: {self.remedy}")
         finished = checkpoint["round"] if checkpoint else 0
         kept = [as_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
         if len(kept) != finished:
@@ -219,7 +221,7 @@ class CellFolder:
         if not path.exists():
             return []
         lines = path.read_text(errors="replace").split("\n")
-        rows, unknown = [], {name: None for name in ROUND_COLUMNS if name in MEMORY_OF_TRAINING}
+        rows, unknown = [], {name: None for name in ROUND_COLUMNS if name in ADDED_LATER}
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 row = json.loads(line)
