@@ -242,6 +242,8 @@ def run_cell(
     federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
     checkpoint = folder.resume()
     if checkpoint:
+        if "trained" not in checkpoint:
+            raise InputError(f"{folder.path} was begun by a version that tested by other rules: {folder.remedy}")
         federation.method.load_state_dict(checkpoint["method"])
         federation.trained.load_state_dict(checkpoint["trained"])
     finished = checkpoint["round"] if checkpoint else 0

@@ -64,6 +64,16 @@ def test_a_resumed_run_equals_a_fresh_one_to_the_bit(method: str, tmp_path: Path
     assert attempts == [1] * 3 + [2] * 4 + [3] * (len(fresh) - 7)
 
 
+def test_a_cell_begun_under_other_rules_is_not_gone_on_with(tmp_path: Path):
+    cell = small_cell()
+    run(cell, tmp_path, stop_after=2)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del checkpoint["trained"]
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match="begun by a version that tested by other rules: delete"):
+        run(cell, tmp_path)
+
+
 def test_rows_have_the_stated_columns_and_plausible_values():
     row = federation(small_cell("heterofl", "10..200MB")).run_round(5)
     assert {*row, "attempt"} == {*ROUND_COLUMNS, "tasks", "diagnostics", "usages"}

@@ -185,8 +185,6 @@ class CellFolder:
             except Exception as error:
                 message = f"{path} is damaged ({type(error).__name__}): {self.remedy}"
                 raise InputError(message) from error
-        if checkpoint is not None and "trained" not in checkpoint:
-            raise InputError(f"{path} is of an earlier version, which tested by other rules: {self.remedy}")
         finished = checkpoint["round"] if checkpoint else 0
         kept = [as_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
         if len(kept) != finished:
