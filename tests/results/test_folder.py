@@ -77,7 +77,7 @@ def test_damage_is_named_and_nothing_is_deleted(folder: CellFolder, damage, mess
 
 def test_a_folder_of_another_cell_is_refused(folder: CellFolder):
     with pytest.raises(InputError, match="holds another cell"):
-        folder.begin(small_cell("exclusive").to_dict(), {})
+        folder.begin(small_cell("exclusive").to_dict())
 
 
 def test_status_follows_what_is_on_disk(folder: CellFolder):
@@ -86,7 +86,7 @@ def test_status_follows_what_is_on_disk(folder: CellFolder):
     assert folder.status == "stopped"
     folder.fail("Traceback")
     assert folder.status == "failed"
-    folder.begin(CELL.to_dict(), {})
+    folder.begin(CELL.to_dict())
     folder.write_footprints([FOOTPRINT])
     assert folder.status == "stopped"
     with folder.attempt():
