@@ -83,4 +83,4 @@ def mixture(environments: Iterable[Mapping[str, Any]]) -> str:
     """Return in a few words how the arithmetic of several environments differs; empty if it does not."""
     first, *others = list(environments) or [{}]
     found = list(dict.fromkeys(text for other in others for text in differences(first, other)))
-    return found[0] + (f", and {len(found) - 1} more differences" if len(found) > 1 else "") if found else ""
+    return found[0] + (f", and {len(found) - 1} more" if len(found) > 1 else "") if found else ""

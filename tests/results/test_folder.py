@@ -80,6 +80,22 @@ def test_a_folder_of_another_cell_is_refused(folder: CellFolder):
         folder.begin(small_cell("exclusive").to_dict())
 
 
+def test_where_rounds_were_run_is_kept_however_often_a_cell_moves(folder: CellFolder):
+    first, other, third = {"torch": "x"}, {"torch": "y"}, {"torch": "x", "cores": 2}
+    assert folder.environments() == [first]
+    folder.enter(other, 0)  # no round was run in the first
+    assert folder.environments() == [other]
+    folder.enter(other, 2)
+    assert folder.environments() == [other]
+    folder.enter(first, 3)
+    folder.enter(third, 3)  # nor was one now
+    folder.enter(third, 4)
+    folder.enter(first, 5)
+    assert folder.environments() == [other, third, first]
+    kept = json.loads((folder.path / "environment.json").read_text())
+    assert [entry["last_round"] for entry in kept["earlier"]] == [3, 5]
+
+
 def test_status_follows_what_is_on_disk(folder: CellFolder):
     assert folder.status == "waiting"
     add(folder, 1)
