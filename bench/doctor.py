@@ -11,6 +11,7 @@ from importlib.metadata import version
 import torch
 
 from profl.bench.cell import Recipe
+from profl.bench.instructions import has_avx2
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu.profile import PHYSICAL, profiles
 from profl.bench.memory.process.probe import Prober
@@ -37,6 +38,8 @@ def examine() -> Iterator[Finding]:
     yield Finding("profl", version("profl"))
     yield Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
     yield Finding("cores", str(os.cpu_count()))
+    same = "AVX2: training gives the bits of every x86-64 that has it"
+    yield Finding("processor", same if has_avx2() else "no AVX2: training gives the bits of processors of its kind")
     for name in methods():
         yield _attempt(f"method {name}", partial(_module, name))
     for name in models():

@@ -15,6 +15,7 @@ from torch import nn
 
 from profl.bench.data import Dataset, load_dataset
 from profl.bench.data.partition import parse_scheme, partition
+from profl.bench.environment import training_environment
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.fleet import UNLIMITED, lost
@@ -247,6 +248,7 @@ def run_cell(
         federation.method.load_state_dict(checkpoint["method"])
         federation.trained.load_state_dict(checkpoint["trained"])
     finished = checkpoint["round"] if checkpoint else 0
+    folder.enter(training_environment(), finished)
     attempt = max((row["attempt"] or 1 for row in folder.rounds()), default=0) + 1
     for number in range(finished + 1, cell.recipe.rounds + 1):
         row = {**federation.run_round(number), "attempt": attempt}

@@ -99,6 +99,17 @@ class SweepProgress:
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
 
+    def trained_otherwise(self, differences: Mapping[str, str]) -> None:
+        """Say that the run holds cells whose arithmetic was another; what differs, by the names of their folders."""
+        what, cells = next(iter(differences.values())), len(differences)
+        self.console.print(
+            f"{cells} {'cell was' if cells == 1 else 'cells were'} trained by other arithmetic ({what}): rounds are "
+            "kept, and the report shows both; to keep them apart, choose another --output",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+
     def measured(self, cell: Cell) -> None:
         """Count a cell whose footprints are known."""
         self._bars.advance(self._measuring)
@@ -154,9 +165,9 @@ class SweepProgress:
 class SweepEvents:
     """Tells another program how a sweep goes on: one JSON object a line on stdout, flushed.
 
-    Every object has ``event`` (``measured``, ``round``, ``finished``, ``failed``, or ``skipped`` if another sweep is at
-    the cell) and ``cell``, its folder; then a round's row, a finished cell's summary, or the ``error``, as
-    ``profl.bench.results`` describes them.
+    Every object has ``event`` (``measured``, ``round``, ``finished``, ``failed``, ``skipped`` if another sweep is at
+    the cell, or ``trained_otherwise``) and ``cell``, its folder; then a round's row, a finished cell's summary, or the
+    ``error``, as ``profl.bench.results`` describes them; or the ``difference`` in arithmetic of earlier rounds.
 
     When nobody reads any more (``| head``), the sweep ends as on Ctrl-C.
     """
@@ -170,27 +181,32 @@ class SweepEvents:
 
     def __exit__(self, *exception: object) -> None: ...
 
+    def trained_otherwise(self, differences: Mapping[str, str]) -> None:
+        """Write how arithmetic differs from that of cells in the run, by the names of their folders."""
+        for name, difference in differences.items():
+            self._write("trained_otherwise", name, {"difference": difference})
+
     def measured(self, cell: Cell) -> None:
         """Write that a cell's footprints are known."""
-        self._write("measured", cell, {"method": cell.method, "tier": cell.tier, "seed": cell.seed})
+        self._write("measured", cell.folder_name, {"method": cell.method, "tier": cell.tier, "seed": cell.seed})
 
     def round(self, cell: Cell, row: RoundRow) -> None:
         """Write a round's row."""
-        self._write("round", cell, row)
+        self._write("round", cell.folder_name, row)
 
     def finished(self, cell: Cell, outcome: Outcome) -> None:
         """Write a cell's summary, or its error."""
         if outcome.error is not None:
             self.failures.append((cell, outcome.error))
-            self._write("failed", cell, {"error": outcome.error})
+            self._write("failed", cell.folder_name, {"error": outcome.error})
         elif outcome.taken:
             self.taken.append(cell)
-            self._write("skipped", cell, {})
+            self._write("skipped", cell.folder_name, {})
         else:
-            self._write("finished", cell, outcome.summary or {})
+            self._write("finished", cell.folder_name, outcome.summary or {})
 
-    def _write(self, event: str, cell: Cell, values: Mapping[str, Any]) -> None:
-        fields: dict[str, Any] = {"event": event, "cell": cell.folder_name, **values}
+    def _write(self, event: str, cell: str, values: Mapping[str, Any]) -> None:
+        fields: dict[str, Any] = {"event": event, "cell": cell, **values}
         try:
             click.echo(as_json(fields))
         except BrokenPipeError:

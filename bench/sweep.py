@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from filelock import Timeout
 
 from profl.bench.cell import Cell
@@ -39,21 +35,6 @@ def deal(todo: Sequence[Cell]) -> None:
         targets = load_dataset(dataset, folder).train_targets.numpy()
         for devices, scheme, seed in {(cell.recipe.devices, cell.recipe.partition, cell.seed) for cell in mine}:
             partition(targets, devices, scheme, seed)
-
-
-def machine() -> dict[str, Any]:
-    """Return the versions and the machine that a cell runs on."""
-    return {
-        "profl": version("profl"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": version("torchvision"),
-        "numpy": version("numpy"),
-        "platform": platform.platform(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "torch_threads_per_worker": 1,
-    }
 
 
 class SweepListener(Listener, Protocol):
@@ -96,7 +77,7 @@ def _measured(experiment: Experiment, folder: CellFolder, prober: Prober, listen
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         with folder.lock():
-            folder.begin(cell.to_dict(), machine())
+            folder.begin(cell.to_dict())
             measured = measure_tasks(experiment, prober)
             folder.write_footprints(measured.entries(cell))
             folder.write_timelines(measured.timelines())

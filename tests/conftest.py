@@ -1,7 +1,12 @@
-"""Shared by all tests: one torch thread, one warm prober, and a recipe small enough for seconds."""
+"""Shared by all tests: instructions, one torch thread, one warm prober, and a recipe small enough for seconds."""
 
 from __future__ import annotations
 
+from profl.bench.instructions import AVX2, choose
+
+choose(AVX2)  # before torch is imported: what is trained here is then what the command trains, on every machine
+
+# ruff: noqa: E402
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 

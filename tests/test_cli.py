@@ -3,14 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
+from itertools import permutations
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from profl.bench.cli import main
+from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.results import CellFolder
 
 SMALL = """
 gpu = "virtual:jetson-orin"
@@ -70,6 +75,35 @@ def test_a_second_sweep_repeats_nothing(run: Path):
     assert "3 cells" in result.output
     assert "3 of them done already" in result.output
     assert {path: path.read_bytes() for path in (run / "cells").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (resumed,) = other.glob("cells/fedavg-*")
+    (resumed / "summary.json").unlink()  # as if stopped after its first round
+    first, _ = (resumed / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (resumed / "rounds.jsonl").write_text(first)
+    experiment = Experiment.of(CellFolder(resumed).cell())
+    state = {"round": 1, "method": experiment.method().state_dict()}
+    torch.save(state, resumed / "checkpoint.pt")
+    before = json.loads((resumed / "environment.json").read_text())
+    now = before["instructions"]
+    then = {"avx2": "native", "native": "avx2"}[now]
+    (resumed / "environment.json").write_text(json.dumps({**before, "instructions": then}))
+    arguments = ("sweep", "--config", run.parent / "small.toml", "--output", other)
+    result = profl(*arguments, "--workers", 1, "--json")
+    assert result.exit_code == 0, result.output
+    told, *_ = (json.loads(line) for line in result.stdout.splitlines())
+    difference = f"instructions {then} and {now}"
+    assert (told["event"], told["cell"]) == ("trained_otherwise", resumed.name)
+    assert told["difference"].startswith(difference)
+    assert [found["instructions"] for found in CellFolder(resumed).environments()] == [then, now]
+    result = profl("report", other)
+    assert f"{other} holds cells trained by different arithmetic ({difference}" in result.stderr
+    page = (other / "report" / "index.html").read_text()
+    assert {f"{one}, {two}" in page for one, two in permutations((then, now))} == {True, False}
+    assert profl("report", run).stderr == ""
 
 
 @pytest.mark.parametrize(

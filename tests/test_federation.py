@@ -40,7 +40,7 @@ def run(cell: Cell, path: Path, stop_after: int | None = None) -> list[dict]:
     """Run a cell; with ``stop_after``, be interrupted after that many rounds."""
     folder = CellFolder(path)
     if not (path / "cell.json").exists():
-        folder.begin(cell.to_dict(), {})
+        folder.begin(cell.to_dict())
     needs = federation(cell).least_budgets
 
     def on_round(row: dict) -> None:
@@ -179,7 +179,7 @@ def test_tests_only_when_asked_and_always_at_the_end(tmp_path: Path):
 def test_a_summary_of_a_run_in_which_nobody_trained_names_no_task(tmp_path: Path):
     cell = small_cell("exclusive", "50MB", recipe=replace(SMALL_RECIPE, rounds=2))
     folder = CellFolder(tmp_path / "cell")
-    folder.begin(cell.to_dict(), {})
+    folder.begin(cell.to_dict())
     run_cell(Experiment.of(cell), folder, {"full model": 51 * MB}, 51 * MB, lambda row: None)
     summary = folder.summary()
     assert summary["dearest_trained_budget_bytes"] is None
@@ -192,7 +192,7 @@ def test_a_summary_sums_and_averages_the_rounds_and_gives_the_dearest_task(tmp_p
     """A stage that few can train beside one that all can: no figure of the summary is that of a single round."""
     cell = small_cell("profl", "60..100MB")
     folder = CellFolder(tmp_path / "cell")
-    folder.begin(cell.to_dict(), {})
+    folder.begin(cell.to_dict())
     keys = federation(cell).least_budgets
     needs = {key: 80 * MB if key.startswith("shrink") else 10 * MB + place for place, key in enumerate(keys)}
     needs["grow 1"] = 99 * MB

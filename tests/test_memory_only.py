@@ -73,7 +73,7 @@ class LeakingRounds:
 
     def run(self, device: torch.device, report: Callable[[object], None]) -> dict | None:
         folder = CellFolder(self.job.path)
-        folder.begin(self.job.cell.to_dict(), {})
+        folder.begin(self.job.cell.to_dict())
 
         def on_round(row: dict) -> None:
             if row["round"] == self.stop_after:

@@ -93,3 +93,16 @@ def test_events_are_json_lines_in_which_unknown_is_null(capsys: pytest.CaptureFi
         {"event": "failed", "cell": NARROW.folder_name, "error": "it broke"},
     ]
     assert events.failures == [(NARROW, "it broke")]
+
+
+def test_other_arithmetic_is_told_in_one_line_or_one_event_a_cell(capsys: pytest.CaptureFixture[str]):
+    differences = {"a-1": "instructions native and avx2", "b-2": "instructions native and avx2"}
+    written = io.StringIO()
+    SweepProgress([], 0, Console(file=written, width=80)).trained_otherwise(differences)
+    (line,) = written.getvalue().splitlines()
+    assert line.startswith("2 cells were trained by other arithmetic (instructions native and avx2): ")
+    with SweepEvents() as events:
+        events.trained_otherwise(differences)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"event": "trained_otherwise", "cell": name, "difference": told} for name, told in differences.items()
+    ]

@@ -28,6 +28,7 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None) -
     """
     from rich.console import Console
 
+    from profl.bench.environment import mixture
     from profl.bench.report import closing_table, write_comparison, write_report
     from profl.bench.results import read_run
 
@@ -36,6 +37,9 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None) -
         click.echo(write_comparison([read_run(run) for run in runs], page, highlight))
         return
     results = read_run(runs[0])
+    trained = [record for record in results.records if not record.cell.memory_only]
+    if mixed := mixture(environment for record in trained for environment in record.environments):
+        click.echo(f"{runs[0]} holds cells trained by different arithmetic ({mixed}): its page has all", err=True)
     for path in write_report(results, output, highlight):
         click.echo(path)
     Console().print(closing_table(results, highlight))

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from profl.bench.cli.options import available, knobs, named, several
+from profl.bench.instructions import AVX2, INSTRUCTIONS, choose
 
 
 @click.command()
@@ -37,9 +38,22 @@ from profl.bench.cli.options import available, knobs, named, several
 )
 @click.option("--json", "as_json", is_flag=True, help="Print events to stdout, one JSON object a line.")
 @click.option("--workers", type=click.IntRange(1), help="Processes, one torch thread each.  [default: cores]")
+@click.option(
+    "--instructions",
+    type=click.Choice(INSTRUCTIONS),
+    default=AVX2,
+    show_default=True,
+    help="The processor's: avx2 gives the same bits on every x86-64, native on this kind alone.",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/run-NAME]")
 def sweep(
-    preset: str | None, config: Path | None, workers: int | None, output: Path | None, as_json: bool, **given: Any
+    preset: str | None,
+    config: Path | None,
+    workers: int | None,
+    instructions: str,
+    output: Path | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Run methods over memory tiers; run again to finish what is missing.
 
@@ -57,10 +71,13 @@ def sweep(
     """
     if preset and config:
         raise click.UsageError("give either --preset or --config")
+    if notice := choose(instructions):  # before anything imports torch
+        click.echo(notice, err=True)
     from rich.console import Console
 
     from profl.bench.config import GRID, experiments, override, read_config, read_options
     from profl.bench.engine import Engine, InProcess, LocalProcesses
+    from profl.bench.environment import mixture, training_environment
     from profl.bench.memory.process.probe import Prober
     from profl.bench.presets import preset as preset_file
     from profl.bench.progress import SweepEvents, SweepProgress
@@ -93,7 +110,12 @@ def sweep(
         highlight=False,
     )
     listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
+    now = training_environment()
+    differences = {folder.path.name: mixture([*folder.environments(), now]) for folder in cell_folders(run)}
+    otherwise = {name: difference for name, difference in differences.items() if difference}
     with Prober() as prober, listener as progress:
+        if missing and otherwise and not chosen.memory_only:
+            progress.trained_otherwise(otherwise)
         try:
             run_sweep(possible, run, engine, prober, progress)
         except KeyboardInterrupt:

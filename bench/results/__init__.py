@@ -3,7 +3,8 @@
 A run is a folder with one folder per cell::
 
     RUN/cells/CELL/cell.json         what was run: method, model, dataset, tier, seed, recipe
-                   environment.json  where: versions, machine, torch threads
+                   environment.json  where it is trained, as `profl.bench.environment` tells; ``earlier``: where rounds
+                                     before were, each up to its ``last_round``, if it was resumed elsewhere
                    footprints.json   measured memory of every task of the method
                    timelines.json    live bytes of every task over time, as `profl.bench.memory.timeline` packs them
                    rounds.jsonl      one row per finished round, appended and flushed

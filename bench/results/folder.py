@@ -21,6 +21,7 @@ from profl.bench.memory.timeline import unpack
 from profl.bench.results.json_files import as_json, read_json, write_json
 from profl.bench.results.schema import (
     ADDED_LATER,
+    ENVIRONMENT_FORM,
     FOOTPRINT_FORM,
     OBJECT_FORM,
     OBJECTS_FORM,
@@ -94,9 +95,12 @@ class CellFolder:
         path = self.path / "cell.json"
         return Cell.from_dict(read_json(path), str(path))
 
-    def environment(self) -> dict[str, Any]:
-        """Return where the cell is run; nothing if it is not begun."""
-        return self._read("environment.json", OBJECT_FORM) or {}
+    def environments(self) -> list[dict[str, Any]]:
+        """Return where the cell's rounds were run, one entry after another; none before the first."""
+        last = self._read("environment.json", ENVIRONMENT_FORM)
+        if last is None:
+            return []
+        return [*(entry["environment"] for entry in last.pop("earlier", [])), last]
 
     def summary(self) -> dict[str, Any]:
         """Return the final figures of a cell that is done."""
@@ -111,8 +115,8 @@ class CellFolder:
         _check_form(content, form, str(path), self.path)
         return content
 
-    def begin(self, cell: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Write what is to be run, and where; forget an earlier failure.
+    def begin(self, cell: Mapping[str, Any]) -> None:
+        """Write what is to be run; forget an earlier failure.
 
         Raises
         ------
@@ -126,7 +130,14 @@ class CellFolder:
         for stale in ("error.txt", "running"):
             (self.path / stale).unlink(missing_ok=True)
         write_json(known, cell)
-        write_json(self.path / "environment.json", environment)
+
+    def enter(self, environment: Mapping[str, Any], finished: int) -> None:
+        """Write where the coming rounds are run; where the ``finished`` ones were is kept beside, if elsewhere."""
+        last = self._read("environment.json", ENVIRONMENT_FORM) or {}
+        earlier = last.pop("earlier", [])
+        if last and last != environment and finished > (earlier[-1]["last_round"] if earlier else 0):
+            earlier.append({"last_round": finished, "environment": last})
+        write_json(self.path / "environment.json", {**environment, **({"earlier": earlier} if earlier else {})})
 
     def write_footprints(self, entries: list[dict[str, Any]]) -> None:
         """Write the measured memory of every task of the method."""

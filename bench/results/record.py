@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,9 @@ class Record:
         As of `CellFolder`.
     cell
         What was run.
-    environment, footprints, timelines, rounds
+    environments
+        Where its rounds were run, one after another: more than one if it was resumed elsewhere; none before the first.
+    footprints, timelines, rounds
         As the files of these names hold them; empty if there is no such file.
     summary
         The final figures; empty unless the cell is done.
@@ -34,7 +36,7 @@ class Record:
     name: str
     status: str
     cell: Cell
-    environment: Mapping[str, Any]
+    environments: Sequence[Mapping[str, Any]]
     footprints: list[dict[str, Any]]
     timelines: Mapping[str, Any]
     rounds: list[dict[str, Any]]
@@ -62,7 +64,7 @@ def read_record(folder: CellFolder) -> Record | None:
         path.name,
         status,
         cell,
-        folder.environment(),
+        folder.environments(),
         folder.footprints(),
         folder.timelines(),
         folder.rounds(),

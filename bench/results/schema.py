@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, create_model
+from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
 from profl.bench.held import HELD
 from profl.bench.memory.footprint import Footprint
@@ -103,8 +103,12 @@ _ROUND: Any = {name: _field(name) for name in ROUND_COLUMNS} | {
 }
 _SUMMARY: Any = {name: _field(name) for name in CELL_COLUMNS if name not in _IDENTITY}
 
+_EARLIER: Any = {"last_round": (Annotated[int, Field(ge=1)], ...), "environment": (dict[str, Any], ...)}
+_ENVIRONMENT: Any = {"earlier": (list[create_model("Earlier", **_EARLIER)], [])}  # type: ignore[misc]
+
 OBJECT_FORM = TypeAdapter(dict[str, Any])
 OBJECTS_FORM = TypeAdapter(list[dict[str, Any]])
+ENVIRONMENT_FORM = TypeAdapter(create_model("Environment", __config__=ConfigDict(extra="allow"), **_ENVIRONMENT))
 ROUND_FORM = TypeAdapter(create_model("Round", **_ROUND))
 FOOTPRINT_FORM = TypeAdapter(Footprint)
 SUMMARY_FORM = TypeAdapter(create_model("Summary", **_SUMMARY))

@@ -22,7 +22,7 @@ def test_a_killed_worker_fails_its_cell_and_waiting_cells_run(tmp_path: Path, pr
     also_long = small_cell(seed=9, recipe=replace(SMALL_RECIPE, rounds=200))
     short = [also_long, *(small_cell("exclusive", "200%", seed=seed, recipe=CONFIG.recipe) for seed in range(3))]
     # One of those that wait has been run in part before: it has not failed either.
-    folder_of(short[1], tmp_path).begin(short[1].to_dict(), {})
+    folder_of(short[1], tmp_path).begin(short[1].to_dict())
     (folder_of(short[1], tmp_path).path / "rounds.jsonl").touch()
     assert folder_of(short[1], tmp_path).status == "stopped"
 

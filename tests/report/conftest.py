@@ -100,7 +100,8 @@ def write_cell(
     recipe = Recipe(rounds=rounds, devices=20, participants=4)
     cell = Cell(name, model, 16, "digits", tier, seed, "virtual:jetson-orin", recipe=recipe)
     folder = CellFolder(path / "cells" / cell.folder_name)
-    folder.begin(cell.to_dict(), {"torch": "2.11"})
+    folder.begin(cell.to_dict())
+    folder.enter({"torch": "2.11"}, 0)
     folder.write_footprints([footprint(task, share, name) for task, share in TASKS[method]])
     idle = final == 0.1
     share = 0.0 if idle else 1.0 if method in ("fedavg", "allsmall", "profl") else (0, 0.1, 0.457, 0.8, 1)[place]

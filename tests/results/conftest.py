@@ -52,7 +52,8 @@ def altered(**values: object) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> CellFolder:
     folder = CellFolder(tmp_path / "cells" / CELL.folder_name)
-    folder.begin(CELL.to_dict(), {"torch": "x"})
+    folder.begin(CELL.to_dict())
+    folder.enter({"torch": "x"}, 0)
     folder.write_footprints([FOOTPRINT])
     return folder
 

@@ -77,7 +77,23 @@ def test_damage_is_named_and_nothing_is_deleted(folder: CellFolder, damage, mess
 
 def test_a_folder_of_another_cell_is_refused(folder: CellFolder):
     with pytest.raises(InputError, match="holds another cell"):
-        folder.begin(small_cell("exclusive").to_dict(), {})
+        folder.begin(small_cell("exclusive").to_dict())
+
+
+def test_where_rounds_were_run_is_kept_however_often_a_cell_moves(folder: CellFolder):
+    first, other, third = {"torch": "x"}, {"torch": "y"}, {"torch": "x", "cores": 2}
+    assert folder.environments() == [first]
+    folder.enter(other, 0)  # no round was run in the first
+    assert folder.environments() == [other]
+    folder.enter(other, 2)
+    assert folder.environments() == [other]
+    folder.enter(first, 3)
+    folder.enter(third, 3)  # nor was one now
+    folder.enter(third, 4)
+    folder.enter(first, 5)
+    assert folder.environments() == [other, third, first]
+    kept = json.loads((folder.path / "environment.json").read_text())
+    assert [entry["last_round"] for entry in kept["earlier"]] == [3, 5]
 
 
 def test_status_follows_what_is_on_disk(folder: CellFolder):
@@ -86,7 +102,7 @@ def test_status_follows_what_is_on_disk(folder: CellFolder):
     assert folder.status == "stopped"
     folder.fail("Traceback")
     assert folder.status == "failed"
-    folder.begin(CELL.to_dict(), {})
+    folder.begin(CELL.to_dict())
     folder.write_footprints([FOOTPRINT])
     assert folder.status == "stopped"
     with folder.attempt():

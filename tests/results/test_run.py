@@ -24,6 +24,8 @@ from tests.results.conftest import CELL, FOOTPRINT, MEASURED, SUMMARY, add, alte
         ("cell.json", "[]", r"cell\.json: "),
         ("cell.json", '{"method": 5}', r"cell\.json: method cannot be 5"),
         ("environment.json", "[]", r"environment\.json: "),
+        ("environment.json", '{"earlier": 5}', r"environment\.json: earlier cannot be 5"),
+        ("environment.json", '{"earlier": [{"environment": {}}]}', r"last_round is missing"),
         ("footprints.json", "{}", r"footprints\.json: "),
         ("footprints.json", "[5]", r"footprints\.json: 0 cannot be 5"),
         ("footprints.json", '[{"task": "a"}]', r"footprints\.json: key, steps, .* and \d+ more are missing"),
@@ -91,9 +93,9 @@ def test_every_file_is_read_once(folder: CellFolder, tmp_path: Path, monkeypatch
     (record,) = read_run(tmp_path).records
     assert sorted(read) == ["cell.json", "environment.json", "footprints.json", "rounds.jsonl", "timelines.json"]
     assert (record.name, record.status, record.cell) == (CELL.folder_name, "stopped", CELL)
-    assert (record.footprints, record.environment, record.error) == (
+    assert (record.footprints, record.environments, record.error) == (
         json.loads(json.dumps([FOOTPRINT])),
-        {"torch": "x"},
+        [{"torch": "x"}],
         "",
     )
 
@@ -106,7 +108,7 @@ def test_a_record_ends_with_the_last_line_of_a_failure(folder: CellFolder, tmp_p
 
 def test_a_footprint_of_several_cells_appears_once(folder: CellFolder, tmp_path: Path):
     other = small_cell(seed=1)
-    CellFolder(tmp_path / "cells" / other.folder_name).begin(other.to_dict(), {})
+    CellFolder(tmp_path / "cells" / other.folder_name).begin(other.to_dict())
     CellFolder(tmp_path / "cells" / other.folder_name).write_footprints([FOOTPRINT])
     assert len(read_run(tmp_path).footprints) == 1
 

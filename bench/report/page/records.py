@@ -22,7 +22,8 @@ def environments(records: Iterable[Record]) -> Settings:
     """Return where the cells ran and where their memory was measured."""
     values: Settings = {}
     for record in records:
-        _add(values, "training", record.environment)
+        for environment in record.environments:
+            _add(values, "training", environment)
         for entry in record.footprints:
             _add(values, "memory", entry.get("environment", {}))
     return values
