@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +68,29 @@ class Recipe:
 
 
 @validated(frozen=True, config=EXACT)
+class MeasuredAs:
+    """The scale at which memory is measured, where training runs at another; what is None is that of training.
+
+    Parameters
+    ----------
+    model
+        Name of the network.
+    width
+        Channels of its first stage.
+    batch_size
+        Largest local batch.
+    """
+
+    model: str | None = None
+    width: Width | None = None
+    batch_size: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.width is None and self.batch_size is None:
+            raise InputError("measured_as is empty: give model, width or batch_size, or leave it out")
+
+
+@validated(frozen=True, config=EXACT)
 class Cell:
     """One point of a sweep: what is run, on whom, and how.
 
@@ -91,6 +114,9 @@ class Cell:
         What the tier lists, in bytes, if it is a file: a file may change while a run goes on.
     memory_only
         Whether all training runs on the virtual GPU, where nothing is computed: memory round by round, no accuracy.
+    measured_as
+        At which scale footprints are measured; None: at that of training. Who can train what, and what tiers in
+        percent refer to, then come from there.
     """
 
     method: str
@@ -105,6 +131,7 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
     listed_budgets: list[int] | None = None
     memory_only: bool = False
+    measured_as: MeasuredAs | None = None
 
     @property
     def data_folder(self) -> Path | None:
@@ -115,6 +142,23 @@ class Cell:
         """Return the full model of the cell."""
         return ModelSpec(self.model, self.width, classes)
 
+    @property
+    def as_measured(self) -> Cell:
+        """The cell as its memory is measured: at another scale, if it says so."""
+        if self.measured_as is None:
+            return self
+        model, width, batch_size = (getattr(self.measured_as, name) for name in ("model", "width", "batch_size"))
+        recipe = replace(self.recipe, batch_size=batch_size or self.recipe.batch_size)
+        return replace(self, model=model or self.model, width=width or self.width, recipe=recipe, measured_as=None)
+
+    @property
+    def measured_scale(self) -> str | None:
+        """The scale at which memory is measured, for people; None if it is that of training."""
+        if self.measured_as is None:
+            return None
+        measured = self.as_measured
+        return f"{measured.model} width {measured.width}, batch {measured.recipe.batch_size}"
+
     def budgets(self, full_model_bytes: int) -> list[int]:
         """Return the memory of every device in bytes, given the full model's least budget."""
         if self.listed_budgets is not None:
@@ -124,8 +168,11 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
         values = asdict(self)
+        # The name of a cell does not depend on there being other kinds.
         if not self.memory_only:
-            del values["memory_only"]  # a trained cell's name does not depend on there being another kind
+            del values["memory_only"]
+        if self.measured_as is None:
+            del values["measured_as"]
         return values
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
-from profl.bench.cell import EXACT, Cell, Recipe, Seed, Width
+from profl.bench.cell import EXACT, Cell, MeasuredAs, Recipe, Seed, Width
 from profl.bench.data import shape_of, takes_folder
 from profl.bench.data.partition import parse_scheme
 from profl.bench.errors import InputError
@@ -47,7 +47,7 @@ class Config:
     ----------
     grid
         What is varied.
-    gpu, data, memory_only
+    gpu, data, memory_only, measured_as
         As of ``Cell``.
     recipe
         How every method trains.
@@ -61,10 +61,11 @@ class Config:
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     memory_only: bool = False
+    measured_as: MeasuredAs | None = None
 
 
 def read_config(path: Path) -> Config:
-    """Read a sweep's TOML file: ``gpu``, ``data`` and the tables ``grid``, ``recipe`` and ``options.METHOD``.
+    """Read a sweep's TOML file: the fields of `Config`, tables such as ``[grid]`` and ``[options.METHOD]``.
 
     Raises
     ------
@@ -98,6 +99,10 @@ def cells(config: Config) -> list[Cell]:
             f"memory_only needs a virtual GPU, not '{config.gpu}': choose one with --gpu; on a physical GPU "
             "every sweep records the memory of its rounds"
         )
+    if config.memory_only and config.measured_as is not None:
+        raise InputError(
+            "memory_only records the memory of the training itself, measured_as that of another scale: leave one out"
+        )
     resolve(config.gpu)
     parse_scheme(config.recipe.partition)
     for name, options in config.options.items():
@@ -120,6 +125,7 @@ def cells(config: Config) -> list[Cell]:
             options=config.options.get(named["method"], {}),
             listed_budgets=None if tier.listed is None else list(tier.listed),
             memory_only=config.memory_only,
+            measured_as=config.measured_as,
         )
         if cell not in result:
             result.append(cell)

@@ -37,9 +37,14 @@ class Measured:
 
     def entries(self, cell: Cell) -> list[dict[str, Any]]:
         """Return the rows of ``footprints.json``."""
+        measured = cell.as_measured
+        scale = {
+            "measured_model": measured.model,
+            "measured_width": measured.width,
+            "batch_size": measured.recipe.batch_size,
+        }
         return [
-            {"task": key, "batch_size": cell.recipe.batch_size, "gpu": cell.gpu, **footprint.to_dict()}
-            for key, footprint in self.footprints.items()
+            {"task": key, **scale, "gpu": cell.gpu, **footprint.to_dict()} for key, footprint in self.footprints.items()
         ]
 
     def timelines(self) -> dict[str, Any]:
@@ -54,14 +59,14 @@ def _least(footprint: Footprint) -> int:
 
 
 def workloads(experiment: Experiment) -> dict[str, TrainingWorkload]:
-    """Return the steps to measure for a cell, by task key: every task its method may offer."""
-    cell, model = experiment.cell, experiment.model
-    return {task.key: TrainingWorkload(cell.method, model, task, cell.recipe) for task in experiment.tasks}
+    """Return the steps to measure for a cell, by task key: every task its method may offer, as it is measured."""
+    cell, model = experiment.cell.as_measured, experiment.measured_model
+    return {task.key: TrainingWorkload(cell.method, model, task, cell.recipe) for task in experiment.measured_tasks}
 
 
 def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
-    """Measure every task of a cell's method, and the full model."""
-    cell, model = experiment.cell, experiment.model
+    """Measure every task of a cell's method, and the full model, at the scale that the cell is measured as."""
+    cell, model = experiment.cell.as_measured, experiment.measured_model
     steps = workloads(experiment)
     full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
     return Measured(

@@ -69,6 +69,8 @@ class Study:
         Methods that ignore the memory of the tiers they are shown in: drawn apart, left out of every contest.
     highlight
         The method that stands out.
+    measured_as
+        Scale at which memory was measured; None if it is that of training.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Study:
     chance: float
     ideals: tuple[str, ...]
     highlight: str
+    measured_as: str | None = None
 
     @property
     def name(self) -> str:
@@ -92,8 +95,9 @@ class Study:
     def setting(self) -> str:
         """Model, dataset and GPU, for headings."""
         gpu = self.gpu.replace("virtual:", "virtual ").removeprefix(ESTIMATE)
-        how = "memory estimated, not measured, for" if self.gpu.startswith(ESTIMATE) else "memory measured on"
-        return f"{self.model} (width {self.width}) on {self.dataset} · {how}: {gpu}"
+        memory = f"memory of {self.measured_as}," if self.measured_as else "memory"
+        how = "estimated, not measured, for" if self.gpu.startswith(ESTIMATE) else "measured on"
+        return f"{self.model} (width {self.width}) on {self.dataset} · {memory} {how}: {gpu}"
 
     @property
     def training_setting(self) -> str:
@@ -286,6 +290,7 @@ def studies(run: Run, highlight: str | None = None) -> Iterator[Study]:
             _chance(run_here[0]),
             ideals,
             stands_out,
+            run_here[0].measured_scale,
         )
 
 

@@ -58,10 +58,12 @@ def read_run(path: Path) -> Run:
     footprints: list[dict[str, Any]] = []
     for record in records:
         identity = {name: value for name, value in asdict(record.cell).items() if name in CELL_COLUMNS}
+        identity["measured_as"] = record.cell.measured_scale
         name, rows = record.name, record.rounds
         cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **record.summary})
         rounds.extend({"cell": name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows)
         shape = {name: identity[name] for name in ("method", "model", "width", "dataset")}
+        shape |= {"measured_model": record.cell.model, "measured_width": record.cell.width}
         footprints.extend({**shape, **_flat(entry)} for entry in record.footprints)
     return Run(
         path,
@@ -92,6 +94,7 @@ def check_one_recipe(run: Path, cells: Iterable[Cell]) -> None:
             **values["recipe"],
             "gpu": cell.gpu,
             "memory_only": cell.memory_only,
+            "measured_as": values.get("measured_as"),
             f"data of {cell.dataset}": cell.data,
         }
         facts[f"options of {cell.method}"] = cell.options

@@ -50,6 +50,7 @@ CELL_COLUMNS = {
     "seed": "seed of every random draw",
     "gpu": "where memory was measured",
     "memory_only": "whether all training ran on the virtual GPU, for its memory alone",
+    "measured_as": "model, width and batch size at which memory was measured; missing if they are those of training",
     "rounds": "rounds finished",
     "final_accuracy": "test accuracy after the last round",
     "best_accuracy": "best test accuracy of any evaluated round",
@@ -71,7 +72,10 @@ CELL_COLUMNS = {
 """Columns of the cells frame."""
 
 
-_IDENTITY = ("cell", "status", "method", "model", "width", "dataset", "tier", "seed", "gpu", "memory_only", "rounds")
+_IDENTITY = (
+    *("cell", "status", "method", "model", "width", "dataset", "tier", "seed"),
+    *("gpu", "memory_only", "measured_as", "rounds"),
+)
 MEMORY_OF_TRAINING = (*PEAK_STATISTICS, "held_bytes", "attempt", *HELD)
 """Columns that a run of an earlier version lacks."""
 
@@ -99,8 +103,12 @@ ROUND_FORM = TypeAdapter(create_model("Round", **_ROUND))
 FOOTPRINT_FORM = TypeAdapter(Footprint)
 SUMMARY_FORM = TypeAdapter(create_model("Summary", **_SUMMARY))
 
-FOOTPRINT_KEY = ["method", "model", "width", "dataset", "task", "batch_size", "gpu"]
-"""Columns that tell the rows of the footprints frame apart."""
+FOOTPRINT_SCALE = ("measured_model", "measured_width")
+"""Columns of footprints for the scale at which they were measured, beside the batch size. An earlier version's entries
+lack them: they were measured at the scale of training."""
+
+FOOTPRINT_KEY = ["method", "model", "width", "dataset", "task", *FOOTPRINT_SCALE, "batch_size", "gpu"]
+"""Columns that tell the rows of the footprints frame apart; ``model`` and ``width`` are those of training."""
 
 
 def category_columns(categories: Mapping[str, int]) -> dict[str, int]:

@@ -33,6 +33,8 @@ def recipes(records: Iterable[Record]) -> Settings:
     values: Settings = {}
     for record in records:
         _add(values, "recipe", asdict(record.cell.recipe))
+        if record.cell.measured_scale:
+            _add(values, "recipe", {"memory measured as": record.cell.measured_scale})
         _add(values, f"options of {record.cell.method}", record.cell.options)
     return values
 
