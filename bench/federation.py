@@ -23,6 +23,7 @@ from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.method import LocalContext, RoundSummary, Task, Update
+from profl.bench.operations import operations_per_example
 from profl.bench.randomness import initialised, numpy_generator, torch_generator
 from profl.bench.results import CellFolder
 from profl.bench.training import RECALIBRATION_EXAMPLES, evaluate, recalibrate_batchnorm, train_locally
@@ -84,7 +85,7 @@ class Federation:
         losses: list[float] = []
         usages: list[dict[str, Any]] = []
         trained: Counter[str] = Counter()
-        downloaded_bytes = 0
+        downloaded_bytes = operations = 0
         for device in self._draw(eligible, number):
             task = chosen[device]
             assert task is not None
@@ -95,6 +96,7 @@ class Federation:
                 usages.append({"device": device, "task": task.key, **asdict(usage)})
             trained[task.key] += 1
             downloaded_bytes += received
+            operations += self._operations(task, device)
         if updates:
             self.method.aggregate(updates)
         meaningful = losses and not self.cell.memory_only
@@ -115,6 +117,7 @@ class Federation:
             "classes_out_share": float(out.classes),
             "uploaded_bytes": sum(update.uploaded_bytes for update in updates),
             "downloaded_bytes": downloaded_bytes,
+            "operations": operations,
             **{peak: max((usage[peak] for usage in usages), default=math.nan) for peak in PEAK_STATISTICS},
             "held_bytes": usages[-1]["held_bytes"] if usages else math.nan,
             "tasks": dict(trained),
@@ -152,6 +155,11 @@ class Federation:
             module.to("cpu")
         received = sum(value.nbytes for value in module.state_dict().values())
         return task.update(module, local), loss, received, usage
+
+    def _operations(self, task: Task, device: int) -> int:
+        """Return the floating-point operations of a device's training in one round."""
+        examples = len(self.partition[device]) * self.recipe.local_epochs
+        return operations_per_example(task, self.method.model, self.recipe) * examples
 
     def _test(self, number: int) -> tuple[float, float]:
         due = number % self.recipe.evaluate_every == 0 or number == self.recipe.rounds
@@ -216,6 +224,7 @@ def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int
         "classes_out_share": float(np.mean([row["classes_out_share"] for row in rows])),
         "uploaded_bytes": sum(row["uploaded_bytes"] for row in rows),
         "downloaded_bytes": sum(row["downloaded_bytes"] for row in rows),
+        "operations": sum(math.nan if row["operations"] is None else row["operations"] for row in rows),
         "seconds": sum(row["seconds"] for row in rows),
         "peak_reserved_bytes": max(peaks, default=math.nan),
         **held_over_rounds(rows),

@@ -12,6 +12,7 @@ from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.timeline import pack
 from profl.bench.method import FullModel
+from profl.bench.operations import operations_per_step
 from profl.bench.training import TrainingWorkload
 
 
@@ -23,11 +24,14 @@ class Measured:
     ----------
     footprints
         By task key.
+    operations
+        Floating-point operations of the step that was measured, by task key.
     full_model_bytes
         Least budget of plain training of the full model.
     """
 
     footprints: Mapping[str, Footprint]
+    operations: Mapping[str, int]
     full_model_bytes: int
 
     @property
@@ -44,7 +48,14 @@ class Measured:
             "batch_size": measured.recipe.batch_size,
         }
         return [
-            {"task": key, **scale, "gpu": cell.gpu, **footprint.to_dict()} for key, footprint in self.footprints.items()
+            {
+                "task": key,
+                **scale,
+                "gpu": cell.gpu,
+                "operations_per_step": self.operations[key],
+                **footprint.to_dict(),
+            }
+            for key, footprint in self.footprints.items()
         ]
 
     def timelines(self) -> dict[str, Any]:
@@ -71,5 +82,6 @@ def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
     full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
     return Measured(
         {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in steps.items()},
+        {key: operations_per_step(step.task, step.model, step.recipe) for key, step in steps.items()},
         _least(prober.measure(full, cell.gpu)),
     )

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from profl.baselines.width import WidthTask
 from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation, run_cell
+from profl.bench.operations import operations_per_example
 from profl.bench.results import ROUND_COLUMNS, CellFolder
 from tests.conftest import SMALL_RECIPE, small_cell
 
@@ -123,6 +125,28 @@ def test_full_model_bytes_uploaded_are_counted():
     assert row["uploaded_bytes"] == row["downloaded_bytes"] == 3 * model_bytes
 
 
+def test_operations_are_those_of_every_participants_examples():
+    """Of two tasks: whoever can trains the full model, the others a network of half its width."""
+    recipe = replace(SMALL_RECIPE, devices=12, participants=12, local_epochs=3)
+    cell = small_cell("allsmall", "20..200MB", recipe=recipe)
+    fleet = federation(cell, {f"width {rate}": MB for rate in ("1", "1/2", "1/4", "1/8", "1/16")})
+    model = fleet.method.model
+    assert fleet.run_round(1)["operations"] == 3 * 1437 * operations_per_example(WidthTask(model), model, recipe)
+    mixed = federation(
+        small_cell("heterofl", "50..100MB", recipe=recipe),
+        {"subnetwork 1": 75 * MB, **{f"subnetwork 1/{part} scaled": 1 for part in (2, 4, 8, 16)}},
+    )
+    per_example = {task.key: operations_per_example(task, model, recipe) for task in mixed.method.all_tasks()}
+    expected = sum(
+        3 * len(examples) * per_example["subnetwork 1" if budget >= 75 * MB else "subnetwork 1/2 scaled"]
+        for examples, budget in zip(mixed.partition, mixed.budgets, strict=True)
+    )
+    row = mixed.run_round(1)
+    assert len(row["tasks"]) == 2
+    assert row["operations"] == expected
+    assert federation(small_cell("exclusive", "50MB"), {"full model": 51 * MB}).run_round(1)["operations"] == 0
+
+
 def test_ideal_and_exclusive_agree_where_everybody_fits():
     ideal, exclusive = federation(small_cell()), federation(small_cell("exclusive", "50MB"))
     for number in (1, 2):
@@ -193,6 +217,7 @@ def test_a_summary_sums_and_averages_the_rounds_and_gives_the_dearest_task(tmp_p
     assert summary["classes_out_share"] == pytest.approx(sum(row["classes_out_share"] for row in rows) / len(rows))
     assert summary["uploaded_bytes"] == sum(row["uploaded_bytes"] for row in rows) > rows[-1]["uploaded_bytes"]
     assert summary["downloaded_bytes"] == sum(row["downloaded_bytes"] for row in rows)
+    assert summary["operations"] == sum(row["operations"] for row in rows) > 0
     trained = {key for row in rows for key in row["tasks"]}
     assert (
         summary["dearest_trained_budget_bytes"]

@@ -14,6 +14,7 @@ from profl.bench.experiment import Experiment
 from profl.bench.fleet import eligibility
 from profl.bench.measuring import measure_tasks
 from profl.bench.memory.process.probe import Prober
+from profl.bench.operations import operations_per_step
 from profl.bench.regression import measure_all
 from profl.bench.report.study import studies
 from profl.bench.results import read_run
@@ -35,6 +36,11 @@ def test_footprints_and_shares_of_tiers_are_those_of_the_measured_scale(prober: 
     assert measured == expected
     assert {entry["measured_width"] for entry in measured.entries(cell)} == {4}
     assert {entry["batch_size"] for entry in measured.entries(cell)} == {8}
+    steps = {
+        task.key: operations_per_step(task, experiment.measured_model, there.recipe)
+        for task in experiment.measured_tasks
+    }
+    assert {entry["task"]: entry["operations_per_step"] for entry in measured.entries(cell)} == steps
     assert cell.budgets(measured.full_model_bytes)[0] == expected.full_model_bytes * 60 // 100
 
 

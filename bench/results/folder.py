@@ -20,8 +20,8 @@ from profl.bench.files import replacing, write_whole
 from profl.bench.memory.timeline import unpack
 from profl.bench.results.json_files import as_json, read_json, write_json
 from profl.bench.results.schema import (
+    FOOTPRINT_CONTEXT,
     FOOTPRINT_FORM,
-    FOOTPRINT_SCALE,
     MEMORY_OF_TRAINING,
     OBJECT_FORM,
     OBJECTS_FORM,
@@ -152,7 +152,7 @@ class CellFolder:
         entries = self._read("footprints.json", OBJECTS_FORM) or []
         for entry in entries:
             shape = {name: entry[name] for name in ("task", "batch_size", "gpu") if name in entry}
-            rest = {name: value for name, value in entry.items() if name not in {*shape, *FOOTPRINT_SCALE}}
+            rest = {name: value for name, value in entry.items() if name not in {*shape, *FOOTPRINT_CONTEXT}}
             try:
                 FOOTPRINT_FORM.validate_python(rest)
             except ValidationError as error:

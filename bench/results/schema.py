@@ -24,6 +24,7 @@ ROUND_COLUMNS = {
     "classes_out_share": "share of classes of which no eligible device holds an example",
     "uploaded_bytes": "bytes sent by all participants together",
     "downloaded_bytes": "bytes received by all participants together",
+    "operations": "floating-point operations of all participants' training, as `profl.bench.operations` counts them",
     "seconds": "wall-clock seconds of the round, evaluation included",
     "peak_requested_bytes": "most GPU memory that any participant's training asked for; NaN if on a CPU, as below",
     "peak_allocated_bytes": "the same rounded up to blocks",
@@ -36,7 +37,7 @@ ROUND_COLUMNS = {
 JSON text).
 
 A row on disk also has ``usages``, the memory of every participant that trained on a GPU: ``device``, ``task`` and the
- five columns of memory. An earlier version's rows may lack these.
+ five columns of memory. An earlier version's rows may lack these, and ``operations``.
 """
 
 CELL_COLUMNS = {
@@ -60,6 +61,7 @@ CELL_COLUMNS = {
     "classes_out_share": "mean over the rounds of the share of classes out of reach",
     "uploaded_bytes": "bytes uploaded in the whole run",
     "downloaded_bytes": "bytes downloaded in the whole run",
+    "operations": "floating-point operations of all local training",
     "seconds": "wall-clock seconds of all rounds",
     "peak_reserved_bytes": "most GPU memory that was reserved in any round; NaN if training ran on a CPU",
     "most_held_bytes": "most GPU memory that was still allocated after any round; NaN likewise",
@@ -76,7 +78,7 @@ _IDENTITY = (
     *("cell", "status", "method", "model", "width", "dataset", "tier", "seed"),
     *("gpu", "memory_only", "measured_as", "rounds"),
 )
-MEMORY_OF_TRAINING = (*PEAK_STATISTICS, "held_bytes", "attempt", *HELD)
+MEMORY_OF_TRAINING = (*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations")
 """Columns that a run of an earlier version lacks."""
 
 
@@ -103,11 +105,14 @@ ROUND_FORM = TypeAdapter(create_model("Round", **_ROUND))
 FOOTPRINT_FORM = TypeAdapter(Footprint)
 SUMMARY_FORM = TypeAdapter(create_model("Summary", **_SUMMARY))
 
-FOOTPRINT_SCALE = ("measured_model", "measured_width")
-"""Columns of footprints for the scale at which they were measured, beside the batch size. An earlier version's entries
-lack them: they were measured at the scale of training."""
+FOOTPRINT_CONTEXT = ("measured_model", "measured_width", "operations_per_step")
+"""What a footprint's entry says beside its bytes, batch size and GPU: the scale at which it was measured, and the
+floating-point operations of that step. An earlier version's entries lack it: their scale was that of training."""
 
-FOOTPRINT_KEY = ["method", "model", "width", "dataset", "task", *FOOTPRINT_SCALE, "batch_size", "gpu"]
+FOOTPRINT_KEY = [
+    *("method", "model", "width", "dataset", "task"),
+    *("measured_model", "measured_width", "batch_size", "gpu"),
+]
 """Columns that tell the rows of the footprints frame apart; ``model`` and ``width`` are those of training."""
 
 
