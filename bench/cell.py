@@ -27,6 +27,7 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, le=10**6)]
 NotNegative = Annotated[float, Field(ge=0, le=10**6)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @validated(frozen=True, config=EXACT)
@@ -47,6 +48,9 @@ class Recipe:
         Local training by SGD.
     evaluate_every
         Test after every so many rounds, and after the last.
+    held_out_share
+        Share of the training data, of every class alike, that no device gets; if it is above 0, tests run on it and
+        not on the test set, as settings are tuned.
     """
 
     rounds: Count = 60
@@ -59,6 +63,7 @@ class Recipe:
     momentum: NotNegative = 0.9
     weight_decay: NotNegative = 5e-4
     evaluate_every: Count = 1
+    held_out_share: Share = 0.0
 
     def __post_init__(self) -> None:
         if self.participants > self.devices:
@@ -169,10 +174,9 @@ class Cell:
         """Return plain values for a JSON file."""
         values = asdict(self)
         # The name of a cell does not depend on there being other kinds.
-        if not self.memory_only:
-            del values["memory_only"]
-        if self.measured_as is None:
-            del values["measured_as"]
+        for table, name in ((values, "memory_only"), (values, "measured_as"), (values["recipe"], "held_out_share")):
+            if not table[name]:
+                del table[name]
         return values
 
     @classmethod

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from profl.bench.data import Dataset, load_dataset
+from profl.bench.data.held_out import hold_out
 from profl.bench.data.partition import parse_scheme, partition
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
@@ -196,7 +197,7 @@ def run_cell(
         If a task does not fit a device that its measured footprint admits (on a physical GPU only).
     """
     cell = experiment.cell
-    dataset = load_dataset(cell.dataset, cell.data_folder)
+    dataset = hold_out(load_dataset(cell.dataset, cell.data_folder), cell.recipe.held_out_share, cell.seed)
     federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
     checkpoint = folder.resume()
     if checkpoint:

@@ -23,6 +23,8 @@ from tests.conftest import small_cell
         ("momentum", -0.1),
         ("weight_decay", "0.1"),
         ("participants", 101),
+        ("held_out_share", 1),
+        ("held_out_share", -0.1),
     ],
 )
 def test_a_bad_recipe_names_the_setting_and_the_value(setting: str, value: object):
@@ -80,6 +82,7 @@ def test_folders_are_readable_and_differ_with_everything_that_decides_the_result
         small_cell(options={"a": 1}),
         small_cell(gpu="virtual:h100"),
         small_cell(recipe=Recipe(rounds=11)),
+        small_cell(recipe=Recipe(held_out_share=0.1)),
     ]
     names = [cell.folder_name for cell in cells]
     assert len(set(names)) == len(cells)

@@ -12,9 +12,11 @@ import torch
 from profl.baselines.width import WidthTask
 from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
+from profl.bench.data.held_out import held_out
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation, run_cell
+from profl.bench.method import FullModel
 from profl.bench.operations import operations_per_example
 from profl.bench.results import ROUND_COLUMNS, CellFolder
 from tests.conftest import SMALL_RECIPE, small_cell
@@ -184,6 +186,23 @@ def test_tests_only_when_asked_and_always_at_the_end(tmp_path: Path):
     cell = small_cell(recipe=replace(SMALL_RECIPE, rounds=5, evaluate_every=2))
     rows = run(cell, tmp_path / "cell")
     assert [row["test_accuracy"] is not None for row in rows] == [False, True, False, True, True]
+
+
+def test_what_is_held_out_is_tested_and_on_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cell = small_cell(recipe=replace(SMALL_RECIPE, rounds=1, held_out_share=0.2))
+    whole = load_dataset("digits")
+    mask = held_out(whole.train_targets.numpy(), 0.2, cell.seed)
+    tested: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "profl.bench.federation.evaluate", lambda model, inputs, targets: tested.append(targets) or (0.0, 1.0)
+    )
+    (row,) = run(cell, tmp_path / "cell")
+    (targets,) = tested
+    assert torch.equal(targets, whole.train_targets[torch.from_numpy(mask)])
+    # Three devices of 90 train, each with its share of the rest.
+    most = 3 * math.ceil((~mask).sum() / 90)
+    task = FullModel(Experiment.of(cell).model)
+    assert row["operations"] <= most * operations_per_example(task, task.model, cell.recipe)
 
 
 def test_a_summary_of_a_run_in_which_nobody_trained_names_no_task(tmp_path: Path):

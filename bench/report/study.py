@@ -71,6 +71,8 @@ class Study:
         The method that stands out.
     measured_as
         Scale at which memory was measured; None if it is that of training.
+    held_out_share
+        Share of the training data that tests ran on; 0: on the test set.
     """
 
     model: str
@@ -85,6 +87,7 @@ class Study:
     ideals: tuple[str, ...]
     highlight: str
     measured_as: str | None = None
+    held_out_share: float = 0
 
     @property
     def name(self) -> str:
@@ -103,7 +106,9 @@ class Study:
     def training_setting(self) -> str:
         """The same and how much was trained, for headings of figures of results."""
         seeds = f" · {self.seeds} seeds" if self.seeds > 1 else ""
-        return f"{self.setting} · {self.cells['rounds'].max()} rounds{seeds}"
+        held_out = f" · tested on {100 * self.held_out_share:g} % of the training data, held out"
+        tested = held_out if self.held_out_share else ""
+        return f"{self.setting} · {self.cells['rounds'].max()} rounds{seeds}{tested}"
 
     @cached_property
     def memory_only(self) -> bool:
@@ -291,6 +296,7 @@ def studies(run: Run, highlight: str | None = None) -> Iterator[Study]:
             ideals,
             stands_out,
             run_here[0].measured_scale,
+            run_here[0].recipe.held_out_share,
         )
 
 

@@ -82,6 +82,8 @@ def _unknown_as_nan(frame: pd.DataFrame) -> pd.DataFrame:
 def check_one_recipe(run: Path, cells: Iterable[Cell]) -> None:
     """Make sure that the cells of a run may stand side by side: they differ in axes of the grid alone.
 
+    Methods may have options and learning rates of their own, the same in all of their cells.
+
     Raises
     ------
     InputError
@@ -89,14 +91,14 @@ def check_one_recipe(run: Path, cells: Iterable[Cell]) -> None:
     """
     shared: dict[str, Any] = {}
     for cell in cells:
-        values = cell.to_dict()
         facts = {
-            **values["recipe"],
+            **asdict(cell.recipe),
             "gpu": cell.gpu,
             "memory_only": cell.memory_only,
-            "measured_as": values.get("measured_as"),
+            "measured_as": cell.measured_as,
             f"data of {cell.dataset}": cell.data,
         }
+        facts[f"learning rate of {cell.method}"] = facts.pop("learning_rate")
         facts[f"options of {cell.method}"] = cell.options
         facts[f"budgets of tier {cell.tier}"] = cell.listed_budgets
         for name, value in facts.items():
