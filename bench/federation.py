@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -74,7 +74,7 @@ class Federation:
         if unlisted := [task.key for task in tasks if task.key not in self.least_budgets]:
             name = self.cell.method
             raise InputError(f"method '{name}' offers the task '{unlisted[0]}', which its all_tasks does not list")
-        chosen = {device: self._first_fit(tasks, budget) for device, budget in enumerate(self.budgets)}
+        chosen = {device: self.first_fit(tasks, budget) for device, budget in enumerate(self.budgets)}
         eligible = [device for device, task in chosen.items() if task is not None]
         out = lost(
             [task is not None for task in chosen.values()],
@@ -87,7 +87,7 @@ class Federation:
         usages: list[dict[str, Any]] = []
         trained: Counter[str] = Counter()
         downloaded_bytes = operations = 0
-        for device in self._draw(eligible, number):
+        for device in self.draw(eligible, number):
             task = chosen[device]
             assert task is not None
             update, loss, received, usage = self._train(task, device, number)
@@ -97,7 +97,7 @@ class Federation:
                 usages.append({"device": device, "task": task.key, **asdict(usage)})
             trained[task.key] += 1
             downloaded_bytes += received
-            operations += self._operations(task, device)
+            operations += self.operations(task, device)
         if updates:
             self.method.aggregate(updates)
         meaningful = losses and not self.cell.memory_only
@@ -126,10 +126,11 @@ class Federation:
             "seconds": time.perf_counter() - began,
         }
 
-    def _first_fit(self, tasks: list[Task], budget: int) -> Task | None:
+    def first_fit(self, tasks: Sequence[Task], budget: int) -> Task | None:
+        """Return the first task that a memory of ``budget`` bytes holds, if any."""
         return next((task for task in tasks if self.least_budgets[task.key] <= budget), None)
 
-    def _draw(self, eligible: list[int], number: int) -> list[int]:
+    def draw(self, eligible: Sequence[int], number: int) -> list[int]:
         """Draw the round's participants uniformly, without replacement; devices without data cannot be drawn."""
         able = [device for device in eligible if len(self.partition[device])]
         count = min(self.recipe.participants, len(able))
@@ -140,11 +141,7 @@ class Federation:
         """Train one device's task under its memory limit; return its update, mean loss, downloaded bytes and memory."""
         indices = torch.from_numpy(self.partition[device])
         inputs, targets = self.dataset.train_inputs[indices], self.dataset.train_targets[indices]
-        local = LocalContext(
-            generator=torch_generator(self.cell.seed, "local", number, device),
-            classes=torch.bincount(targets, minlength=self.dataset.classes) > 0,
-            examples=len(targets),
-        )
+        local = self.context(device, number)
         if task.key not in self.resident:
             with initialised(self.cell.seed, "resident"):
                 self.resident[task.key] = task.build()
@@ -157,7 +154,16 @@ class Federation:
         received = sum(value.nbytes for value in module.state_dict().values())
         return task.update(module, local), loss, received, usage
 
-    def _operations(self, task: Task, device: int) -> int:
+    def context(self, device: int, number: int) -> LocalContext:
+        """Return what a task may know of a device in round ``number``."""
+        targets = self.dataset.train_targets[torch.from_numpy(self.partition[device])]
+        return LocalContext(
+            generator=torch_generator(self.cell.seed, "local", number, device),
+            classes=torch.bincount(targets, minlength=self.dataset.classes) > 0,
+            examples=len(targets),
+        )
+
+    def operations(self, task: Task, device: int) -> int:
         """Return the floating-point operations of a device's training in one round."""
         examples = len(self.partition[device]) * self.recipe.local_epochs
         return operations_per_example(task, self.method.model, self.recipe) * examples

@@ -176,7 +176,7 @@ def test_participants_are_drawn_anew_each_round_from_those_who_can():
     cell = small_cell("exclusive", "10..200MB")
     fleet = federation(cell, {"full model": 100 * MB})
     able = [device for device, budget in enumerate(fleet.budgets) if budget >= 100 * MB]
-    draws = [fleet._draw(able, number) for number in range(1, 30)]
+    draws = [fleet.draw(able, number) for number in range(1, 30)]
     assert all(set(draw) <= set(able) and len(set(draw)) == 3 for draw in draws)
     assert len({device for draw in draws for device in draw}) > len(able) / 2
     assert draws != [draws[0]] * len(draws)
