@@ -9,6 +9,7 @@ import click
 
 from profl.bench.cli.options import chosen_sweep, sweep_options, workers_option
 from profl.bench.cli.running import carry_out, refuse_incomplete
+from profl.bench.cli.sweep_output import print_forecasts
 
 
 @click.command()
@@ -18,10 +19,15 @@ from profl.bench.cli.running import carry_out, refuse_incomplete
     is_flag=True,
     help="Train on the virtual GPU, which computes nothing: memory by round only.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Measure, and print what the sweep will take; nothing is trained or written.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print events to stdout, one JSON object a line.")
 @workers_option
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/run-NAME]")
-def sweep(workers: int | None, output: Path | None, as_json: bool, **given: Any) -> None:
+def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool, **given: Any) -> None:
     """Run methods over memory tiers; run again to finish what is missing.
 
     Values given here replace those of the preset or file.
@@ -34,6 +40,7 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, **given: Any)
       profl sweep --method profl --option profl.shrinking=false --output results/no-shrinking
       profl sweep --dataset imagefolder --data ~/pictures --tier 100..900MB
       profl sweep --memory-only --method profl --tier 80% --rounds 300
+      profl sweep --preset paper-shards --dry-run
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
     name, chosen = chosen_sweep(**given)
@@ -45,6 +52,9 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, **given: Any)
     from profl.bench.results import read_run
 
     possible = experiments(chosen)
+    if dry_run:
+        print_forecasts(possible, workers, as_json)
+        return
     run = output or Path("results") / f"run-{name}{'-memory' if chosen.memory_only else ''}"
     with Prober() as prober:
         progress = carry_out(possible, run, workers, prober, as_json)
