@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from torch import nn
-
 from profl.baselines.width import RATES, WidthTask, parse_rates
-from profl.bench.method import Method, Task, filled, initial_state
+from profl.bench.method import Method, Task, TestedNetwork, initial_state
 from profl.bench.models import ModelSpec
 
 
 class AllSmall(Method):
-    """Federated averaging of the widest model that the whole fleet can train.
+    """Federated averaging of one model for all: the widest that as many devices can train as any.
 
-    If the fleet's weakest device cannot even train the narrowest model, that one is taken and the devices
-    that cannot train it sit out. The model is small from the start: it has the initial values of a network of
-    its own width, not a slice of the wide one, whose weights would be too small for fewer inputs.
+    Devices that cannot train it sit out: those that could train no width at all. The model is small from the start:
+    it has the initial values of a network of its own width, not a slice of the wide one, whose weights would be too
+    small for fewer inputs.
     """
 
     @dataclass(frozen=True)
@@ -49,17 +47,17 @@ class AllSmall(Method):
     def tasks(self) -> Sequence[Task]:
         return [WidthTask(self._small)]
 
-    def settle(self, trainable_by_all: Sequence[Task]) -> None:
-        keys = {task.key for task in trainable_by_all}
-        rates = (rate for rate, task in zip(self._rates, self.all_tasks(), strict=True) if task.key in keys)
-        self._start(next(rates, self._rates[-1]))
+    def settle(self, eligible_devices: Mapping[str, int]) -> None:
+        counts = [eligible_devices[task.key] for task in self.all_tasks()]
+        admits_any = max(counts) > 0
+        self._start(self._rates[counts.index(max(counts))] if admits_any else self._rates[-1])
 
     @property
     def phase(self) -> str:
         return f"train width {self._small.rate}"
 
-    def global_model(self) -> nn.Module:
-        return filled(self._small.build, self.global_state)
+    def tested_networks(self) -> Sequence[TestedNetwork]:
+        return [TestedNetwork(f"width {self._small.rate}", self._small.build)]
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "rate": str(self._small.rate)}

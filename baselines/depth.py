@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from profl.bench.aggregation import Update
 from profl.bench.models import ModelSpec
 
 NewExit = Callable[[Sequence[int], int], nn.Module]
@@ -44,34 +43,26 @@ class MultiExit(nn.Module):
         return logits
 
 
-class MeanLogits(nn.Module):
+class MeanLogits(MultiExit):
     """A network of several exits as a single classifier: the plain mean of their logits."""
 
-    def __init__(self, network: MultiExit) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
         """Return logits, shape (batch, classes)."""
-        return torch.stack(self.network(inputs)).mean(dim=0)
+        return torch.stack(super().forward(inputs)).mean(dim=0)
 
 
-def cut(model: ModelSpec, depth: int, exits: Iterable[int], new_exit: NewExit) -> MultiExit:
+def cut(
+    model: ModelSpec, depth: int, exits: Iterable[int], new_exit: NewExit, network: type[MultiExit] = MultiExit
+) -> MultiExit:
     """Return the first ``depth`` stages and the exits of these depths; the last exit is the model's head."""
     full = model.build()
     classifiers = {
         number: full.head if number == len(full.stages) else new_exit(full.stage_channels[number:], model.classes)
         for number in exits
     }
-    return MultiExit(full.stem, full.stages[:depth], classifiers)
+    return network(full.stem, full.stages[:depth], classifiers)
 
 
 def stage_count(model: ModelSpec) -> int:
     """Return how many stages, and so how many depths, a network has."""
     return len(model.skeleton().stages)
-
-
-def deepest_exit(updates: Sequence[Update]) -> int:
-    """Return the greatest depth whose exit is among the updates."""
-    names = (name.split(".") for update in updates for name in update.state)
-    return max(int(name[1]) for name in names if name[0] == "exits")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from profl.baselines.depth import MeanLogits, cut, deepest_exit, stage_count
-from profl.bench.aggregation import Update
+from profl.baselines.depth import MeanLogits, cut, stage_count
 from profl.bench.errors import InputError
-from profl.bench.method import Method, RoundSummary, Task, filled
+from profl.bench.method import Method, RoundSummary, Task, TestedNetwork
 from profl.bench.models import ModelSpec, global_average_head, initialise_convolutions
 from profl.bench.randomness import initialised
 
@@ -24,8 +24,8 @@ class DepthFL(Method):
 
     A device of depth d trains the stem, the first d stages and their d exits. The exits also learn from each
     other (mutual distillation). The server takes each tensor's plain mean over the devices that hold it. The
-    global model is the mean of the logits of all exits that any device has trained so far (our choice: the
-    paper always has devices for every exit, and here a random one would only disturb the mean).
+    global model is the mean of the logits of all exits that any device has trained so far (the harness's rule for
+    all; the paper always has devices for every exit).
 
     Optimizer and learning rate are the recipe's, as for every method; the decaying learning rate and the
     FedDyn term of Flower's baseline are left out.
@@ -56,7 +56,6 @@ class DepthFL(Method):
             raise InputError(f"ramp_rounds must be at least 1, not {options.ramp_rounds}")
         self._ramp_rounds = options.ramp_rounds or max(1, round(0.3 * rounds))
         self._finished_rounds = 0
-        self._deepest_trained = 0
         with initialised(seed, "model"):
             self.global_state = cut(model, self._depths[-1], self._depths, gated_exit).state_dict()
 
@@ -67,27 +66,25 @@ class DepthFL(Method):
         weight = distillation_weight(self._finished_rounds, self._ramp_rounds)
         return [ExitsTask(self.model, depth, weight) for depth in reversed(self._depths)]
 
-    def aggregate(self, updates: Sequence[Update]) -> None:
-        super().aggregate(updates)
-        self._deepest_trained = max(self._deepest_trained, deepest_exit(updates))
-
-    def global_model(self) -> nn.Module:
-        tested = self.options.tested_exit
-        depth = tested or max(self._deepest_trained, 1)
-        exits = [tested] if tested else self._depths[:depth]
-        return MeanLogits(filled(lambda: cut(self.model, depth, exits, gated_exit), self.global_state))
+    def tested_networks(self) -> Sequence[TestedNetwork]:
+        if exit := self.options.tested_exit:
+            return [TestedNetwork(f"exit {exit}", partial(cut, self.model, exit, [exit], gated_exit, MeanLogits))]
+        return [
+            TestedNetwork(
+                f"depth {depth}", partial(cut, self.model, depth, self._depths[:depth], gated_exit, MeanLogits)
+            )
+            for depth in reversed(self._depths)
+        ]
 
     def finish_round(self, summary: RoundSummary) -> None:
         self._finished_rounds = summary.round
 
     def state_dict(self) -> dict[str, Any]:
-        counters = {"finished_rounds": self._finished_rounds, "deepest_trained": self._deepest_trained}
-        return {**super().state_dict(), **counters}
+        return {**super().state_dict(), "finished_rounds": self._finished_rounds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._finished_rounds = state["finished_rounds"]
-        self._deepest_trained = state["deepest_trained"]
 
 
 def distillation_weight(finished_rounds: int, ramp_rounds: int) -> float:

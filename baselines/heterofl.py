@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from profl.baselines.width import RATES, leading_state, load_leading, parse_rates
+from profl.baselines.width import RATES, load_leading, parse_rates
 from profl.bench.aggregation import Update
-from profl.bench.method import LocalContext, Method, Task, filled
+from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, StagedModel
 
 
@@ -26,17 +26,14 @@ class HeteroFL(Method):
     value. Of the last layer a device sends only the rows of the classes it has examples of. At rate 1, and
     with examples of every class, all of this is federated averaging.
 
-    BatchNorm is *static*: training normalises by the batch and keeps no running statistics, none are sent,
-    and the harness estimates them for the global model before each test.
+    BatchNorm is *static*: training normalises by the batch and keeps no running statistics, and none are sent.
 
-    The network that is tested is the widest that any device has trained so far: where the fleet is too weak for
-    the full width, its other channels are still random and would only add noise (our choice, as for the depth
-    methods).
+    The network that is tested is the widest that any device has trained so far (the harness's rule for all).
 
     The networks are the bench's own; the paper's are pre-activation ResNets and count other parameters.
     """
 
-    recalibrates_batchnorm = True
+    keeps_batchnorm_statistics = False
 
     @dataclass(frozen=True)
     class Options:
@@ -57,9 +54,8 @@ class HeteroFL(Method):
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
+        _ = model.skeleton().classifier_name  # a model without one is refused here, not in a worker
         self._tasks = [SubnetworkTask(model.at_rate(rate), options.scaler) for rate in parse_rates(options.rates)]
-        self._classifier_weight = f"{model.skeleton().classifier_name}.weight"
-        self._widest_trained = 0
 
     def all_tasks(self) -> Sequence[Task]:
         return self._tasks
@@ -67,26 +63,8 @@ class HeteroFL(Method):
     def tasks(self) -> Sequence[Task]:
         return self._tasks
 
-    def aggregate(self, updates: Sequence[Update]) -> None:
-        super().aggregate(updates)
-        features = [update.state[self._classifier_weight].shape[1] for update in updates]
-        self._widest_trained = max(self._widest_trained, *features)
-
-    def global_model(self) -> nn.Module:
-        networks = {task.model: task.model.skeleton() for task in self._tasks}
-        trained = [model for model, network in networks.items() if self._features(network) <= self._widest_trained]
-        model = trained[0] if trained else self._tasks[-1].model
-        return filled(model.build, leading_state(networks[model], self.global_state))
-
-    def _features(self, network: nn.Module) -> int:
-        return network.get_parameter(self._classifier_weight).shape[1]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "widest_trained": self._widest_trained}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._widest_trained = state["widest_trained"]
+    def tested_networks(self) -> Sequence[TestedNetwork]:
+        return [TestedNetwork(f"width {task.model.rate}", task.model.build) for task in self._tasks]
 
 
 @dataclass(frozen=True)
@@ -134,7 +112,7 @@ class SubnetworkTask(Task):
         logits = module(inputs).masked_fill(~module.get_buffer("owned_classes"), 0)
         return functional.cross_entropy(logits, targets)
 
-    def update(self, module: nn.Module, local: LocalContext) -> Update:
+    def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
         """Return the parameters; of the classifier the rows of the owned classes only."""
         assert isinstance(module, StagedModel)  # as built
         state = {name: value.detach().clone() for name, value in module.state_dict().items()}

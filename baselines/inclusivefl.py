@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from profl.baselines.depth import MeanLogits, MultiExit, cut, deepest_exit, stage_count
-from profl.bench.aggregation import Update
-from profl.bench.method import Method, Task, filled
+from profl.baselines.depth import MeanLogits, MultiExit, cut, stage_count
+from profl.bench.method import Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, global_average_head
 from profl.bench.randomness import initialised
 
@@ -21,8 +21,8 @@ class InclusiveFL(Method):
 
     A device of depth d trains the stem, the first d stages and its own exit, a global average and a linear
     layer. The server takes each tensor's plain mean over the devices that hold it. What nobody trains keeps
-    its value, so stages that no device can hold stay random: the global model is the deepest one that any
-    device has trained so far (our choice; the paper always has devices for the whole model).
+    its value, so stages that no device can hold stay random: the network that is tested is the deepest that any
+    device has trained so far (the harness's rule for all; the paper always has devices for the whole model).
 
     The paper's momentum distillation is left out. It adds the mean update of deeper layers to the last layer
     of a shallower model, which takes layers of one shape (Transformer encoders there); the stages of a
@@ -32,7 +32,6 @@ class InclusiveFL(Method):
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         self._depths = range(1, stage_count(model) + 1)
-        self._deepest_trained = 0
         with initialised(seed, "model"):
             self.global_state = cut(model, self._depths[-1], self._depths, plain_exit).state_dict()
 
@@ -42,20 +41,11 @@ class InclusiveFL(Method):
     def tasks(self) -> Sequence[Task]:
         return self.all_tasks()
 
-    def aggregate(self, updates: Sequence[Update]) -> None:
-        super().aggregate(updates)
-        self._deepest_trained = max(self._deepest_trained, deepest_exit(updates))
-
-    def global_model(self) -> nn.Module:
-        depth = max(self._deepest_trained, 1)
-        return MeanLogits(filled(PrefixTask(self.model, depth).build, self.global_state))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "deepest_trained": self._deepest_trained}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._deepest_trained = state["deepest_trained"]
+    def tested_networks(self) -> Sequence[TestedNetwork]:
+        return [
+            TestedNetwork(f"depth {depth}", partial(cut, self.model, depth, [depth], plain_exit, MeanLogits))
+            for depth in reversed(self._depths)
+        ]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
-from profl.bench.aggregation import State
+from profl.bench.aggregation import leading
 from profl.bench.errors import InputError
 from profl.bench.method import LocalContext, Task
 from profl.bench.models import ModelSpec
@@ -34,19 +34,11 @@ def parse_rates(rates: Sequence[str | float]) -> list[Fraction]:
     return fractions
 
 
-def leading(global_tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the view of ``global_tensor`` that holds the first ``shape`` elements of its dimensions."""
-    return global_tensor[tuple(slice(size) for size in shape)]
-
-
-def leading_state(module: nn.Module, global_state: Mapping[str, Tensor]) -> State:
-    """Return the views of the global tensors that a narrower module holds; only its shapes count."""
-    return {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()}
-
-
 def load_leading(module: nn.Module, global_state: Mapping[str, Tensor]) -> None:
     """Copy the leading elements of the global tensors into the tensors of a narrower module, in place."""
-    module.load_state_dict(leading_state(module, global_state))
+    module.load_state_dict(
+        {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()}
+    )
 
 
 @dataclass(frozen=True)

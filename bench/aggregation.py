@@ -79,6 +79,11 @@ def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update]) ->
         value.copy_(torch.where(count > 0, mean, value))
 
 
+def leading(global_tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the view of ``global_tensor`` that holds the first ``shape`` elements of its dimensions."""
+    return global_tensor[tuple(slice(size) for size in shape)]
+
+
 def _region(uploaded: Tensor, indices: tuple[Tensor, ...] | None) -> tuple[Tensor | slice, ...]:
     if indices is None:
         return tuple(slice(size) for size in uploaded.shape)

@@ -51,6 +51,9 @@ class Recipe:
     held_out_share
         Share of the training data, of every class alike, that no device gets; if it is above 0, tests run on it and
         not on the test set, as settings are tuned.
+    gradient_norm
+        Whether the norm of the gradient is recorded at every test: what it costs is about one more pass over 512
+        examples.
     """
 
     rounds: Count = 60
@@ -64,6 +67,7 @@ class Recipe:
     weight_decay: NotNegative = 5e-4
     evaluate_every: Count = 1
     held_out_share: Share = 0.0
+    gradient_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.participants > self.devices:
@@ -173,8 +177,10 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
         values = asdict(self)
-        # The name of a cell does not depend on there being other kinds.
-        for table, name in ((values, "memory_only"), (values, "measured_as"), (values["recipe"], "held_out_share")):
+        # The name of a cell does not depend on there being other kinds, nor on what else could have been recorded.
+        own = [(values, name) for name in ("memory_only", "measured_as")]
+        own += [(values["recipe"], name) for name in ("held_out_share", "gradient_norm")]
+        for table, name in own:
             if not table[name]:
                 del table[name]
         return values

@@ -23,11 +23,19 @@ from profl.bench.held import held_over_rounds
 from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
-from profl.bench.method import LocalContext, RoundSummary, Task, Update
+from profl.bench.method import LocalContext, RoundSummary, Task, Update, filled
 from profl.bench.operations import operations_per_example
 from profl.bench.randomness import initialised, numpy_generator, torch_generator
 from profl.bench.results import CellFolder
-from profl.bench.training import RECALIBRATION_EXAMPLES, evaluate, recalibrate_batchnorm, train_locally
+from profl.bench.trained import TrainedParameters
+from profl.bench.training import (
+    SAMPLE_EXAMPLES,
+    batchnorms,
+    evaluate,
+    gradient_norm,
+    recalibrate_batchnorm,
+    train_locally,
+)
 
 RoundRow = dict[str, Any]
 
@@ -64,8 +72,10 @@ class Federation:
         on_gpu = cell.memory_only or cell.gpu == PHYSICAL
         self.device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self.resident: dict[str, nn.Module] = {}
-        smallest = min(self.budgets)
-        self.method.settle([task for task in self.method.all_tasks() if self.least_budgets[task.key] <= smallest])
+        self.trained = TrainedParameters()
+        needs = {task.key: self.least_budgets[task.key] for task in self.method.all_tasks()}
+        self.method.settle({key: sum(need <= budget for budget in self.budgets) for key, need in needs.items()})
+        self.sample = self._sample(min(needs.values()))
 
     def run_round(self, number: int) -> RoundRow:
         """Run round ``number`` (from 1); return its row, ``profl.bench.results.ROUND_COLUMNS`` but for the attempt."""
@@ -103,14 +113,14 @@ class Federation:
         meaningful = losses and not self.cell.memory_only
         train_loss = float(np.mean(losses)) if meaningful else math.nan
         # Tested before the schedule moves on: the next step's network is not what this round trained.
-        test_loss, test_accuracy = self._test(number)
+        tested = self._test(number)
+        diagnostics = dict(self.method.diagnostics())
         self.method.finish_round(RoundSummary(number, len(updates), train_loss))
         return {
             "round": number,
             "phase": phase,
             "train_loss": train_loss,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
+            **tested,
             "participants": len(updates),
             "eligible_devices": len(eligible),
             "devices_out_share": float(out.devices),
@@ -122,6 +132,7 @@ class Federation:
             **{peak: max((usage[peak] for usage in usages), default=math.nan) for peak in PEAK_STATISTICS},
             "held_bytes": usages[-1]["held_bytes"] if usages else math.nan,
             "tasks": dict(trained),
+            "diagnostics": diagnostics,
             "usages": usages,
             "seconds": time.perf_counter() - began,
         }
@@ -142,17 +153,15 @@ class Federation:
         indices = torch.from_numpy(self.partition[device])
         inputs, targets = self.dataset.train_inputs[indices], self.dataset.train_targets[indices]
         local = self.context(device, number)
-        if task.key not in self.resident:
-            with initialised(self.cell.seed, "resident"):
-                self.resident[task.key] = task.build()
-        module = self.resident[task.key]
-        task.load(module, self.method.global_state, local)
+        module = self._loaded(task, local)
         with memory_limit(self.device, self.budgets[device]), memory_usage(self.device) as usage:
             module.to(self.device)
             loss = train_locally(task, module, inputs, targets, self.recipe, local.generator, self.dataset.augment)
             module.to("cpu")
         received = sum(value.nbytes for value in module.state_dict().values())
-        return task.update(module, local), loss, received, usage
+        update = task.update(module, self.method.global_state, local)
+        self.trained.observe(module, update)
+        return update, loss, received, usage
 
     def context(self, device: int, number: int) -> LocalContext:
         """Return what a task may know of a device in round ``number``."""
@@ -168,22 +177,63 @@ class Federation:
         examples = len(self.partition[device]) * self.recipe.local_epochs
         return operations_per_example(task, self.method.model, self.recipe) * examples
 
-    def _test(self, number: int) -> tuple[float, float]:
+    def _loaded(self, task: Task, local: LocalContext) -> nn.Module:
+        """Return the task's resident module with the global values in it, on the CPU."""
+        if task.key not in self.resident:
+            with initialised(self.cell.seed, "resident"):
+                self.resident[task.key] = task.build()
+        module = self.resident[task.key]
+        task.load(module, self.method.global_state, local)
+        return module
+
+    def _test(self, number: int) -> dict[str, Any]:
+        """Test what was learned so far by the rule that holds for every method (docs/fairness.md)."""
+        row: dict[str, Any] = dict.fromkeys(
+            ("test_loss", "test_accuracy", "raw_test_accuracy", "gradient_norm"), math.nan
+        )
+        row["tested"] = None
         due = number % self.recipe.evaluate_every == 0 or number == self.recipe.rounds
         if self.cell.memory_only or not due:
-            return math.nan, math.nan
-        with initialised(self.cell.seed, "resident"):
-            model = self.method.global_model()
-        model.to(self.device)
-        if self.method.recalibrates_batchnorm:
-            recalibrate_batchnorm(model, self._recalibration_inputs())
-        return evaluate(model, self.dataset.test_inputs, self.dataset.test_targets)
+            return row
+        network = self.trained.choose(self.method.tested_networks())
+        model = filled(network.build, self.method.global_state).to(self.device)
+        tests = self.dataset.test_inputs, self.dataset.test_targets
+        raw_loss, raw_accuracy = evaluate(model, *tests)
+        row |= {"tested": network.name, "test_loss": raw_loss, "test_accuracy": raw_accuracy}
+        if self.method.keeps_batchnorm_statistics or not batchnorms(model):
+            row["raw_test_accuracy"] = raw_accuracy
+        if batchnorms(model) and len(self.sample):
+            recalibrate_batchnorm(model, self.dataset.train_inputs[self.sample], self.recipe.batch_size)
+            row["test_loss"], row["test_accuracy"] = evaluate(model, *tests)
+        if self.recipe.gradient_norm:
+            row["gradient_norm"] = self._gradient_norm()
+        return row
 
-    def _recalibration_inputs(self) -> torch.Tensor:
-        """Return a random sample of the training pictures, the same in every round: a folder's come sorted by class."""
-        inputs = self.dataset.train_inputs
-        order = torch.randperm(len(inputs), generator=torch_generator(self.cell.seed, "recalibration"))
-        return inputs[order[:RECALIBRATION_EXAMPLES]]
+    def _gradient_norm(self) -> float:
+        """Return the norm of the gradient of what the most preferred task trains; NaN without an example."""
+        if not len(self.sample):
+            return math.nan
+        inputs, targets = self.dataset.train_inputs[self.sample], self.dataset.train_targets[self.sample]
+        everything = LocalContext(
+            generator=torch_generator(self.cell.seed, "gradient norm"),
+            classes=torch.ones(self.dataset.classes, dtype=torch.bool),
+            examples=len(targets),
+        )
+        task = self.method.tasks()[0]
+        module = self._loaded(task, everything).to(self.device)
+        norm = gradient_norm(task, module, inputs, targets, self.recipe.batch_size)
+        module.to("cpu")
+        return norm
+
+    def _sample(self, least_bytes: int) -> torch.Tensor:
+        """Draw the examples on which BatchNorm is re-estimated, the same in every round; a folder's come by class.
+
+        They are of devices that can train something, as no other data is in anybody's reach.
+        """
+        held = [part for part, budget in zip(self.partition, self.budgets, strict=True) if budget >= least_bytes]
+        indices = torch.from_numpy(np.sort(np.concatenate(held))) if held else torch.empty(0, dtype=torch.int64)
+        order = torch.randperm(len(indices), generator=torch_generator(self.cell.seed, "recalibration"))
+        return indices[order[:SAMPLE_EXAMPLES]]
 
 
 def run_cell(
@@ -207,12 +257,22 @@ def run_cell(
     federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
     checkpoint = folder.resume()
     if checkpoint:
+        if "trained" not in checkpoint:
+            raise InputError(f"{folder.path} was begun by a version that tested by other rules: {folder.remedy}")
         federation.method.load_state_dict(checkpoint["method"])
+        federation.trained.load_state_dict(checkpoint["trained"])
     finished = checkpoint["round"] if checkpoint else 0
     attempt = max((row["attempt"] or 1 for row in folder.rounds()), default=0) + 1
     for number in range(finished + 1, cell.recipe.rounds + 1):
         row = {**federation.run_round(number), "attempt": attempt}
-        folder.append_round(row, {"round": number, "method": federation.method.state_dict()})
+        folder.append_round(
+            row,
+            {
+                "round": number,
+                "method": federation.method.state_dict(),
+                "trained": federation.trained.state_dict(),
+            },
+        )
         on_round(row)
     folder.finish(_summary(folder.rounds(), federation, full_model_bytes))
 
@@ -222,8 +282,11 @@ def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int
     best = max(tested, key=lambda row: row["test_accuracy"], default=None)
     peaks = [row["peak_reserved_bytes"] for row in rows if row["peak_reserved_bytes"] is not None]
     trained = {task for row in rows for task in row["tasks"]}
+    last_five = [row["test_accuracy"] for row in tested[-5:]]
     return {
+        "last_five_accuracy": float(np.mean(last_five)) if tested else math.nan,
         "final_accuracy": tested[-1]["test_accuracy"] if tested else math.nan,
+        "raw_final_accuracy": tested[-1]["raw_test_accuracy"] if tested else math.nan,
         "best_accuracy": best["test_accuracy"] if best else math.nan,
         "best_round": best["round"] if best else math.nan,
         "participation_share": float(np.mean([1 - row["devices_out_share"] for row in rows])),

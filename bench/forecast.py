@@ -119,7 +119,7 @@ def _traffic(fleet: Federation, task: Task, device: int) -> tuple[float, float]:
         module = task.build()
     received = sum(value.nbytes for value in module.state_dict().values())
     try:
-        return task.update(module, fleet.context(device, number=1)).uploaded_bytes, received
+        return task.update(module, fleet.method.global_state, fleet.context(device, number=1)).uploaded_bytes, received
     except (NotImplementedError, RuntimeError):  # it reads values
         return math.nan, received
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from profl.bench.aggregation import State, Update, owner_mean
+from profl.bench.aggregation import State, Update, leading, owner_mean
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
 
@@ -51,6 +51,8 @@ class Task(ABC):
 
     learning_rate: float | None = None
     """Overrides the recipe's learning rate if not None."""
+    max_gradient_norm: float | None = None
+    """Gradients are clipped to this 2-norm before every step if not None."""
 
     @property
     @abstractmethod
@@ -69,8 +71,18 @@ class Task(ABC):
         """Return the scalar training loss for ``inputs`` (batch, *input_shape) and int64 ``targets`` (batch,)."""
         return functional.cross_entropy(module(inputs), targets)
 
-    def update(self, module: nn.Module, local: LocalContext) -> Update:
-        """Return what the device uploads: by default every tensor of the module."""
+    def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
+        """Return what the device uploads: by default every tensor of the module.
+
+        Parameters
+        ----------
+        module
+            As local training left it.
+        global_state
+            The server's tensors, as they were when the round began.
+        local
+            The device.
+        """
         state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         return Update(state, local.examples)
 
@@ -87,6 +99,25 @@ class FullModel(Task):
 
     def build(self) -> nn.Module:
         return self.model.build()
+
+
+@dataclass(frozen=True)
+class TestedNetwork:
+    """A network that may stand for what a method has learned.
+
+    Parameters
+    ----------
+    name
+        For the records; for example ``width 1/2``.
+    build
+        Makes the module, whose forward gives logits, shape (batch, classes). Its tensors have the names of the global
+        ones, and take those or their leading elements; every tensor of it must be persistent.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    name: str
+    build: Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -131,8 +162,10 @@ class Method(ABC):
     Options: ClassVar[type] = NoOptions
     ignores_memory: ClassVar[bool] = False
     """True only for an ideal upper bound: every device trains the first task, whatever its memory."""
-    recalibrates_batchnorm: ClassVar[bool] = False
-    """True if BatchNorm statistics are not trained; the harness then re-estimates them before each test."""
+    keeps_batchnorm_statistics: ClassVar[bool] = True
+    """False if training moves no running statistics, so that there is no accuracy without re-estimating them."""
+    deviations: ClassVar[tuple[str, ...]] = ()
+    """What differs from the published method, one short sentence each; shown wherever its results are."""
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         self.model = model
@@ -156,17 +189,25 @@ class Method(ABC):
     def tasks(self) -> Sequence[Task]:
         """Tasks offered in the coming round, the most preferred first; a device takes the first that fits."""
 
-    def global_model(self) -> nn.Module:
-        """Return the module to test; its forward gives logits, shape (batch, classes). By default the full model."""
-        return filled(self.model.build, self.global_state)
+    def tested_networks(self) -> Sequence[TestedNetwork]:
+        """Return the networks that may be tested, the most complete first. By default the full model alone.
+
+        The harness fills in the global state and tests the first of which some device has trained every part; the
+        first of all if there is none.
+        """
+        return [TestedNetwork("full model", self.model.build)]
 
     @property
     def phase(self) -> str:
         """Where the schedule stands, for the records; for example ``grow 2/4``."""
         return "train"
 
-    def settle(self, trainable_by_all: Sequence[Task]) -> None:  # noqa: B027 - most methods have no use for it
-        """Hear once, before round 1, which of ``all_tasks`` the whole fleet can train (in that order)."""
+    def diagnostics(self) -> Mapping[str, float]:
+        """Return figures of the method's own, for the records of the round that is ending; NaN is unknown."""
+        return {}
+
+    def settle(self, eligible_devices: Mapping[str, int]) -> None:  # noqa: B027 - most methods have no use for it
+        """Hear once, before round 1, how many devices can train each of ``all_tasks``, by key."""
 
     def aggregate(self, updates: Sequence[Update]) -> None:
         """Merge the round's updates, in participant order, into the global state. Never called with none."""
@@ -198,10 +239,11 @@ def filled(build: Callable[[], Network], state: Mapping[str, Tensor]) -> Network
     build
         Makes the module; every tensor of it must be persistent.
     state
-        Values by name; names that the module does not have are left out.
+        Values by name; names that the module does not have are left out. Of a larger value the leading elements are
+        taken.
     """
     with torch.device("meta"):
         module = build()
     module.to_empty(device="cpu")
-    module.load_state_dict({name: state[name] for name in module.state_dict()})
+    module.load_state_dict({name: leading(state[name], value.shape) for name, value in module.state_dict().items()})
     return module

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.bench.cell import Recipe
 from profl.bench.data import augment
@@ -21,7 +22,7 @@ from profl.bench.models import ModelSpec
 EVALUATION_BATCH = 256
 """Examples per batch when testing: nothing is kept for backward, so this is not what limits a device."""
 
-RECALIBRATION_EXAMPLES = 512
+SAMPLE_EXAMPLES = 512
 """How many training examples BatchNorm statistics are re-estimated on: thousands of pixels a channel suffice."""
 
 
@@ -55,6 +56,8 @@ def train_step(
     loss.backward()
     if observer:
         observer.optimizer()
+    if task.max_gradient_norm is not None:
+        nn.utils.clip_grad_norm_(module.parameters(), task.max_gradient_norm)
     optimizer.step()
     optimizer.zero_grad()
     if observer:
@@ -113,21 +116,53 @@ def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, 
     return (mean if math.isfinite(mean) else math.nan), correct / len(targets)
 
 
+def batchnorms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorms of a model, those that keep no running statistics too."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
 @torch.inference_mode()
-def recalibrate_batchnorm(model: nn.Module, inputs: Tensor) -> None:
+def recalibrate_batchnorm(model: nn.Module, inputs: Tensor, batch_size: int) -> None:
     """Set every BatchNorm's running statistics to the plain mean over batches of ``inputs``.
 
-    For methods whose statistics are not trained (HeteroFL's static BatchNorm).
+    Parameters
+    ----------
+    inputs
+        Examples, shape (examples, *input_shape); what is left over of the last batch is not used, but where there is
+        no full one.
+    batch_size
+        As in training: the variance within small batches is another than that within large ones.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    with _cumulative(norms):
+    with _cumulative(batchnorms(model)):
         model.train()
-        for pictures in inputs.split(EVALUATION_BATCH):
-            model(pictures.to(_device(model)))
+        full = len(inputs) // batch_size * batch_size or len(inputs)
+        for examples in inputs[:full].split(batch_size):
+            model(examples.to(_device(model)))
+
+
+def gradient_norm(task: Task, module: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int) -> float:
+    """Return the 2-norm of the gradient of a task's mean loss with respect to what it trains.
+
+    Parameters
+    ----------
+    module
+        Loaded, in train mode: BatchNorm normalises by the batch, as in training.
+    inputs, targets
+        Examples, shapes (examples, *input_shape) and (examples,).
+    batch_size
+        As in training.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for some, labels in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
+        loss = task.loss(module, some.to(_device(module)), labels.to(_device(module)))
+        (loss * len(labels) / len(targets)).backward()
+    norm = float(nn.utils.get_total_norm([value.grad for value in trained if value.grad is not None]))
+    module.zero_grad()
+    return norm
 
 
 @contextmanager
-def _cumulative(norms: list[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+def _cumulative(norms: list[_BatchNorm]) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -164,7 +199,7 @@ class TrainingWorkload:
         return (
             f"{self.scope}/{self.task.key} of {model.name} width {model.width}, {model.classes} classes, "
             f"batch {recipe.batch_size}, SGD momentum {recipe.momentum:g} weight decay {recipe.weight_decay:g}"
-        )
+        ) + (", gradients clipped" if self.task.max_gradient_norm is not None else "")
 
     def prepare(self, device: torch.device) -> Prepared:
         """Build module, optimizer and one batch on ``device``; the values do not matter, only their sizes."""

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import Any
 
 import pandas as pd
 
 from profl.bench.config import Config, override
 from profl.bench.errors import InputError
 from profl.bench.results import Record
-
-LAST_TESTS = 5
-"""A cell's score is the mean accuracy of its last tests: this many, or all if it has fewer."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +65,19 @@ def scores(records: Mapping[float, Sequence[Record]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``method``, ``model``, ``width``, ``dataset``, ``tier``, ``seed``, ``rate`` and ``score``, 0 to 1.
+        ``method``, ``model``, ``width``, ``dataset``, ``tier``, ``seed``, ``rate`` and ``score``: the cell's
+        ``last_five_accuracy``, here on held-out data.
     """
     place = ("method", "model", "width", "dataset", "tier", "seed")
     return pd.DataFrame(
-        {**{name: getattr(record.cell, name) for name in place}, "rate": rate, "score": score(record.rounds)}
+        {
+            **{name: getattr(record.cell, name) for name in place},
+            "rate": rate,
+            "score": record.summary["last_five_accuracy"],
+        }
         for rate, cells in records.items()
         for record in cells
     )
-
-
-def score(rounds: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean accuracy of the last `LAST_TESTS` tests of a cell's rounds."""
-    return fmean([row["test_accuracy"] for row in rounds if row["test_accuracy"] is not None][-LAST_TESTS:])
 
 
 def choose(found: pd.DataFrame) -> dict[str, Choice]:

@@ -10,7 +10,7 @@ stands in for ``stages.i``, whose index counts from 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -120,11 +120,12 @@ class BlockTask(Task):
     def build(self) -> nn.Module:
         return BlockModel(self.model, self.block, self.block - 1, self.frozen_batchnorm)
 
-    def current(self) -> nn.Module:
-        """Return the network that this task improves, to be tested: its tensors are the server's, by name."""
-        return self.build()
+    @property
+    def real_blocks(self) -> int:
+        """How many blocks are real in the network that this task improves."""
+        return self.block
 
-    def update(self, module: nn.Module, local: LocalContext) -> Update:
+    def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
         """Upload what training changes: trainable parameters, and the buffers of every part in train mode.
 
         The latter are BatchNorm statistics: those of the trained part, and, unless ``frozen_batchnorm`` is

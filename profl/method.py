@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any, Literal
 
-from torch import nn
-
 from profl.bench.errors import InputError
-from profl.bench.method import Method, RoundSummary, Task, initial_state
+from profl.bench.method import Method, RoundSummary, Task, TestedNetwork, initial_state
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
 from profl.blocks import BlockModel, BlockTask, FrozenBatchNorm, block_parameters
@@ -238,11 +237,12 @@ class ProFL(Method):
     def tasks(self) -> Sequence[Task]:
         return [self.step.task]
 
-    def global_model(self) -> nn.Module:
-        """Return the network as far as it is: real blocks, basic layers for the others, head."""
-        module = self.step.task.current()
-        module.load_state_dict({name: self.global_state[name] for name in module.state_dict()})
-        return module
+    def tested_networks(self) -> Sequence[TestedNetwork]:
+        """Return the network as far as it is (real blocks, basic layers for the others, head), then those before it."""
+        return [
+            TestedNetwork(f"{blocks} of {len(self._blocks)} blocks", partial(BlockModel, self.model, blocks, frozen=0))
+            for blocks in range(self.step.task.real_blocks, 0, -1)
+        ]
 
     def finish_round(self, summary: RoundSummary) -> None:
         self.spent += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from profl.bench.cell import Cell, Recipe
 from profl.bench.memory.process.probe import Prober
+from profl.bench.method import Method, Task, filled
 from profl.bench.plugins import installed
 
 # The same examples every time, so that what passed once passes again.
@@ -43,3 +44,14 @@ def small_cell(method: str = "fedavg", tier: str = "unlimited", **more: object) 
 def plug_in(patch: pytest.MonkeyPatch, group: str, name: str, value: str) -> None:
     """Add an entry point ``name = "value"`` to those installed, as if another package offered it."""
     patch.setitem(installed(group), name, EntryPoint(name, value, group))  # type: ignore[arg-type]
+
+
+def shown(method: Method, number: int = 0) -> torch.nn.Module:
+    """Return a network that the method would have tested, by default the most complete, with its values."""
+    return filled(method.tested_networks()[number].build, method.global_state)
+
+
+def settle(method: Method, trainable: Sequence[Task]) -> None:
+    """Tell the method that the whole fleet can train these tasks, and nobody another."""
+    keys = {task.key for task in trainable}
+    method.settle({task.key: 7 * (task.key in keys) for task in method.all_tasks()})

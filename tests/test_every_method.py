@@ -15,7 +15,7 @@ from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Unobserved
 from profl.bench.models.registry import models
 from profl.bench.registry import methods
-from tests.conftest import SMALL_RECIPE, small_cell
+from tests.conftest import SMALL_RECIPE, shown, small_cell
 
 EVERY = [pytest.param(*pair, id="-".join(pair)) for pair in product(sorted(methods()), sorted(models()))]
 
@@ -49,7 +49,7 @@ def test_a_round_trains_what_it_offers_and_gives_logits(method: str, model: str)
     fresh = Federation(experiment, load_dataset("digits"), needs, 1)
     assert all(torch.equal(before[name], value) for name, value in fresh.method.global_state.items())
     inputs = torch.zeros(2, *fleet.method.model.skeleton().input_shape)
-    assert fleet.method.global_model().eval()(inputs).shape == (2, 10)
+    assert shown(fleet.method).eval()(inputs).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("method", "model"), EVERY)

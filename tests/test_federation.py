@@ -2,10 +2,11 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,9 +17,11 @@ from profl.bench.data.held_out import held_out
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation, run_cell
-from profl.bench.method import FullModel
+from profl.bench.method import FullModel, TestedNetwork, filled
 from profl.bench.operations import operations_per_example
+from profl.bench.randomness import torch_generator
 from profl.bench.results import ROUND_COLUMNS, CellFolder
+from profl.bench.training import evaluate
 from tests.conftest import SMALL_RECIPE, small_cell
 
 MB = 10**6
@@ -64,9 +67,19 @@ def test_a_resumed_run_equals_a_fresh_one_to_the_bit(method: str, tmp_path: Path
     assert attempts == [1] * 3 + [2] * 4 + [3] * (len(fresh) - 7)
 
 
+def test_a_cell_begun_under_other_rules_is_not_gone_on_with(tmp_path: Path):
+    cell = small_cell()
+    run(cell, tmp_path, stop_after=2)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del checkpoint["trained"]
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match="begun by a version that tested by other rules: delete"):
+        run(cell, tmp_path)
+
+
 def test_rows_have_the_stated_columns_and_plausible_values():
     row = federation(small_cell("heterofl", "10..200MB")).run_round(5)
-    assert {*row, "attempt"} == {*ROUND_COLUMNS, "tasks", "usages"}
+    assert {*row, "attempt"} == {*ROUND_COLUMNS, "tasks", "diagnostics", "usages"}
     assert row["participants"] == sum(row["tasks"].values()) == SMALL_RECIPE.participants
     assert 0 <= row["test_accuracy"] <= 1
     assert row["uploaded_bytes"] > 0
@@ -255,30 +268,106 @@ def test_what_is_sent_back_is_counted_apart_from_what_is_received():
     assert 0 < row["uploaded_bytes"] < row["downloaded_bytes"]
 
 
-@pytest.mark.parametrize(("method", "times"), [("heterofl", 1), ("fedavg", 0)])
-def test_statistics_are_estimated_anew_on_a_fixed_random_sample(method: str, times: int, monkeypatch):
-    given: list[torch.Tensor] = []
-    monkeypatch.setattr("profl.bench.federation.recalibrate_batchnorm", lambda model, inputs: given.append(inputs))
+@pytest.fixture
+def recalibrated(monkeypatch) -> list[tuple]:
+    """What every re-estimation of BatchNorm statistics is given."""
+    given: list[tuple] = []
+    monkeypatch.setattr("profl.bench.federation.recalibrate_batchnorm", lambda *arguments: given.append(arguments))
+    return given
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_methods_statistics_are_estimated_anew_on_the_same_sample_in_batches_of_training(method, recalibrated):
     fleet = federation(small_cell(method, "50MB"))
-    fleet.run_round(5)
-    assert len(given) == times
-    if given:
-        fleet.run_round(10)
-        assert torch.equal(*given)
-        assert len(given[0]) == 512
-        assert not torch.equal(given[0], fleet.dataset.train_inputs[:512])
+    for number in (5, 10):
+        fleet.run_round(number)
+    (_, first, size), (_, second, _) = recalibrated
+    assert torch.equal(first, second)
+    assert size == SMALL_RECIPE.batch_size
+    order = torch.randperm(1437, generator=torch_generator(0, "recalibration"))[:512]
+    assert torch.equal(first, fleet.dataset.train_inputs[order])
+
+
+def test_the_sample_is_of_devices_that_can_train_something(recalibrated):
+    fleet = federation(small_cell("exclusive", "10..200MB"), {"full model": 150 * MB})
+    able = [part for part, budget in zip(fleet.partition, fleet.budgets, strict=True) if budget >= 150 * MB]
+    held = set(np.concatenate(able).tolist())
+    assert set(fleet.sample.tolist()) <= held
+    assert len(fleet.sample) == min(512, len(held))
+
+
+def test_where_nobody_can_train_there_is_no_sample_and_statistics_stay(recalibrated):
+    fleet = federation(small_cell("exclusive", "50MB"), {"full model": 51 * MB})
+    row = fleet.run_round(5)
+    assert len(fleet.sample) == len(recalibrated) == 0
+    assert row["test_accuracy"] == row["raw_test_accuracy"]
+
+
+def test_the_raw_accuracy_is_that_of_the_trained_statistics_and_unknown_where_none_are_kept():
+    fleet = federation(small_cell("fedavg"))
+    row = fleet.run_round(5)
+    model = filled(fleet.method.model.build, fleet.method.global_state)
+    _, accuracy = evaluate(model, fleet.dataset.test_inputs, fleet.dataset.test_targets)
+    assert row["raw_test_accuracy"] == accuracy
+    assert math.isnan(federation(small_cell("heterofl", "50MB")).run_round(5)["raw_test_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("method", "able", "shown"),
+    [
+        ("heterofl", "subnetwork 1/4 scaled", "width 1/4"),
+        ("depthfl", "depth 2", "depth 2"),
+        ("inclusivefl", "depth 3", "depth 3"),
+        ("allsmall", "width 1/8", "width 1/8"),
+    ],
+)
+def test_what_is_tested_is_the_most_complete_network_that_was_trained(method, able, shown):
+    """And it stays so when a later round trains less of it."""
+    cell = small_cell(method, "50MB", recipe=replace(SMALL_RECIPE, evaluate_every=1))
+    keys = list(federation(cell).least_budgets)
+    fleet = federation(cell, {key: (50 if key == able else 60) * MB for key in keys})
+    assert fleet.run_round(1)["tested"] == shown
+    fleet.least_budgets = {key: (50 if key == keys[-1] else 60) * MB for key in keys}
+    if method != "allsmall":
+        assert fleet.run_round(2)["tested"] == shown
+
+
+def test_profl_is_tested_as_far_as_it_was_trained():
+    """The last block trains nowhere: the network of the step before is the one that was learned."""
+    recipe = replace(SMALL_RECIPE, rounds=8, evaluate_every=1)
+    cell = small_cell("profl", "50MB", recipe=recipe, options={"shrinking": False, "pace": "equal"})
+    keys = federation(cell).least_budgets
+    fleet = federation(cell, {key: (60 if key == "grow 4" else 50) * MB for key in keys})
+    tested = [fleet.run_round(number)["tested"] for number in range(1, 9)]
+    assert tested == [f"{blocks} of 4 blocks" for blocks in (1, 1, 2, 2, 3, 3, 3, 3)]
+
+
+def test_where_nothing_was_trained_the_whole_network_is_tested():
+    fleet = federation(
+        small_cell("heterofl", "1MB"), dict.fromkeys(federation(small_cell("heterofl")).least_budgets, MB + 1)
+    )
+    assert fleet.run_round(5)["tested"] == "width 1"
+
+
+def test_the_gradients_norm_is_recorded_at_tests_if_asked_for():
+    cell = small_cell("profl", recipe=replace(SMALL_RECIPE, evaluate_every=2, gradient_norm=True))
+    fleet = federation(cell)
+    first, second = (fleet.run_round(number)["gradient_norm"] for number in (1, 2))
+    assert math.isnan(first)
+    assert second > 0
+    assert cell.folder_name != small_cell("profl", recipe=replace(SMALL_RECIPE, evaluate_every=2)).folder_name
 
 
 def test_the_network_that_was_trained_is_tested_before_the_schedule_moves_on():
     fleet = federation(small_cell("profl", recipe=replace(SMALL_RECIPE, evaluate_every=1)))
     tested: list[str] = []
-    global_model = fleet.method.global_model
+    networks = fleet.method.tested_networks
 
-    def watched() -> torch.nn.Module:
+    def watched() -> Sequence[TestedNetwork]:
         tested.append(fleet.method.phase)
-        return global_model()
+        return networks()
 
-    fleet.method.global_model = watched
+    fleet.method.tested_networks = watched
     phases = [fleet.run_round(number)["phase"] for number in range(1, 11)]
     assert tested == phases
     assert len(set(phases)) == 10

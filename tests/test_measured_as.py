@@ -104,7 +104,9 @@ def test_the_memory_of_a_training_that_is_recorded_is_not_that_of_another_scale(
 
 
 def test_two_scales_do_not_stand_side_by_side():
-    with pytest.raises(InputError, match=r"would mix cells with measured_as = None and {'model': None, 'width': 4"):
+    with pytest.raises(
+        InputError, match=r"would mix cells with measured_as = None and MeasuredAs\(model=None, width=4"
+    ):
         check_one_recipe(Path("run"), [small_cell(), small_cell(measured_as=WIDER)])
 
 

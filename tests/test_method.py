@@ -6,6 +6,7 @@ import torch
 import profl.bench.method as contract
 from profl.bench.method import FullModel, Method, NoOptions, filled, initial_state
 from profl.bench.models import ModelSpec
+from tests.conftest import shown
 
 MODEL = ModelSpec("resnet18", 2, 5)
 
@@ -63,7 +64,7 @@ def test_a_method_that_has_or_is_given_another_state_does_not_pay_for_the_defaul
 def test_the_default_model_is_a_copy_of_the_full_one_with_the_global_values():
     method = Plain(MODEL, 10, 3, NoOptions())
     method.global_state["head.2.bias"].fill_(7)
-    module = method.global_model()
+    module = shown(method)
     assert same(module.state_dict(), method.global_state)
     module.head[2].bias.data.zero_()
     assert method.global_state["head.2.bias"].eq(7).all()

@@ -11,7 +11,7 @@ from profl.bench.models import ModelSpec
 from profl.bench.models.registry import models
 from tests.oracles import parameter_counts
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BLOCKS = {"resnet10_stride2": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 MODELS = sorted(models())
 RATES = [Fraction(1, 2**power) for power in range(5)]
 
@@ -48,6 +48,7 @@ def test_the_arithmetic_gives_heterofls_published_numbers(blocks, published):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("resnet10_stride2", (4_903_242, 1_228_970, 308_826, 78_002, 19_902)),
         # At rate 1 the first is ProFL's published ResNet18.
         ("resnet18", (11_173_962, 2_797_610, 701_466, 176_402, 44_622)),
         ("resnet34", (21_282_122, 5_326_506, 1_334_618, 335_154, 84_542)),
@@ -71,6 +72,7 @@ def test_parameters_of_other_shapes(name, width, classes):
 @pytest.mark.parametrize(
     ("name", "stem", "stages"),
     [
+        ("resnet10_stride2", 1_856, [73_984, 230_144, 919_040, 3_673_088]),
         ("resnet18", 1_856, [147_968, 525_568, 2_099_712, 8_393_728]),
         ("resnet34", 1_856, [221_952, 1_116_416, 6_822_400, 13_114_368]),
         ("vgg11_bn", 1_920, [74_112, 886_272, 8_263_680]),
@@ -105,7 +107,7 @@ def test_convolutions_start_as_kaiming_has_them(name):
 def test_channels_and_strides_are_those_of_the_features(name):
     model = built(name, width=6, rate=Fraction(1, 4), device="cpu").eval()
     features = model.stem(torch.zeros(2, *model.input_shape))
-    side = 16 if name == "vgg11_bn" else 32
+    side = 32 if name in ("resnet18", "resnet34") else 16
     assert features.shape == (2, model.stage_channels[0], side, side)
     for stage, channels, stride in zip(model.stages, model.stage_channels[1:], model.stage_strides, strict=True):
         size = features.shape[-1]
@@ -138,5 +140,5 @@ def test_channels_are_rounded_up(rate, multiple, channels):
 
 
 def test_an_unknown_model_names_the_known_ones():
-    with pytest.raises(InputError, match="resnet18, resnet34, vgg11_bn"):
+    with pytest.raises(InputError, match="resnet10_stride2, resnet18, resnet34, vgg11_bn"):
         ModelSpec("resnet50", 64, 10).build()

@@ -13,6 +13,7 @@ from profl.bench.models import ModelSpec
 from profl.bench.training import (
     TrainingWorkload,
     evaluate,
+    gradient_norm,
     local_optimizer,
     recalibrate_batchnorm,
     train_locally,
@@ -137,10 +138,60 @@ def test_recalibration_gives_the_statistics_of_the_data():
     norm = nn.BatchNorm2d(3)
     norm.running_mean.fill_(99.0)
     inputs = examples(12)[0] * 2 + 5
-    recalibrate_batchnorm(norm, inputs)
+    recalibrate_batchnorm(norm, inputs, batch_size=12)
     assert torch.allclose(norm.running_mean, inputs.mean((0, 2, 3)), atol=1e-4)
     assert torch.allclose(norm.running_var, inputs.var((0, 2, 3)), rtol=1e-3)
     assert norm.momentum == 0.1
+
+
+def test_recalibration_is_the_mean_over_full_batches_of_the_size_of_training():
+    norm = nn.BatchNorm1d(2)
+    inputs = torch.randn(11, 2)
+    recalibrate_batchnorm(norm, inputs, batch_size=4)
+    batches = inputs[:8].split(4)
+    assert torch.allclose(norm.running_mean, sum(batch.mean(0) for batch in batches) / 2)
+    assert torch.allclose(norm.running_var, sum(batch.var(0) for batch in batches) / 2)
+    assert int(norm.num_batches_tracked) == 2
+
+
+def test_fewer_examples_than_a_batch_are_one_batch():
+    norm = nn.BatchNorm1d(2)
+    inputs = torch.randn(3, 2)
+    recalibrate_batchnorm(norm, inputs, batch_size=4)
+    assert torch.allclose(norm.running_mean, inputs.mean(0))
+
+
+class Halved(FullModel):
+    """Trains a linear layer's weight, not its bias."""
+
+    def build(self) -> nn.Module:
+        module = nn.Linear(4, 3)
+        module.bias.requires_grad_(False)
+        return module
+
+
+def test_the_gradients_norm_is_that_of_the_mean_loss_over_all_examples():
+    task = Halved(SPEC)
+    module, inputs, targets = task.build(), torch.randn(7, 4), torch.randint(3, (7,))
+    norm = gradient_norm(task, module, inputs, targets, batch_size=3)
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(module(inputs), targets), [module.weight])
+    assert norm == pytest.approx(float(gradient.norm()), rel=1e-5)
+    assert module.weight.grad is None
+
+
+def test_gradients_are_clipped_where_the_task_asks_for_it():
+    class Clipped(Halved):
+        max_gradient_norm = 1e-3
+
+    moved = []
+    for task in (Halved(SPEC), Clipped(SPEC)):
+        torch.manual_seed(0)
+        module, inputs, targets = task.build(), torch.randn(7, 4), torch.randint(3, (7,))
+        before = module.weight.detach().clone()
+        train_step(task, module, torch.optim.SGD([module.weight], lr=1.0), inputs, targets)
+        moved.append(float((module.weight.detach() - before).norm()))
+    assert moved[1] == pytest.approx(1e-3, rel=1e-3)
+    assert moved[0] > 10 * moved[1]
 
 
 def test_every_fifth_measured_batch_is_half_as_large():

@@ -9,8 +9,10 @@ import pytest
 
 from profl.bench.config import cells, read_config
 from profl.bench.errors import InputError
+from profl.bench.results import Record
 from profl.bench.results.folder import cell_folders
-from profl.bench.tuning import at_each_rate, choose, rates_around, score, table
+from profl.bench.tuning import at_each_rate, choose, rates_around, scores, table
+from tests.conftest import small_cell
 from tests.sweeps import CONFIG
 from tests.test_cli import SMALL, profl
 
@@ -45,12 +47,17 @@ def test_the_highest_mean_over_tiers_and_seeds_is_chosen_and_the_smaller_of_equa
     assert chosen["a"].score == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize(
-    ("accuracies", "expected"),
-    [([0.1, None, 0.2, 0.3, 0.4, 0.5, None, 0.6], 0.4), ([None, 0.3], 0.3), ([0.9, 0.2, 0.4], 0.5)],
-)
-def test_a_score_is_the_mean_of_the_last_five_tests_or_of_all(accuracies: list[float | None], expected: float):
-    assert score([{"test_accuracy": accuracy} for accuracy in accuracies]) == pytest.approx(expected)
+def test_the_score_is_that_of_the_summary():
+    cell = small_cell(seed=3)
+    records = {
+        rate: [Record("", "done", cell, {}, [], {}, [], {"last_five_accuracy": accuracy}, "")]
+        for rate, accuracy in ((0.1, 0.5), (0.2, 0.75))
+    }
+    frame = scores(records)
+    assert frame[["method", "tier", "seed", "rate", "score"]].to_numpy().tolist() == [
+        ["fedavg", "unlimited", 3, 0.1, 0.5],
+        ["fedavg", "unlimited", 3, 0.2, 0.75],
+    ]
 
 
 def test_every_rate_is_the_whole_sweep_with_data_held_out():

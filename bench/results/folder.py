@@ -20,9 +20,9 @@ from profl.bench.files import replacing, write_whole
 from profl.bench.memory.timeline import unpack
 from profl.bench.results.json_files import as_json, read_json, write_json
 from profl.bench.results.schema import (
+    ADDED_LATER,
     FOOTPRINT_CONTEXT,
     FOOTPRINT_FORM,
-    MEMORY_OF_TRAINING,
     OBJECT_FORM,
     OBJECTS_FORM,
     ROUND_COLUMNS,
@@ -220,7 +220,7 @@ class CellFolder:
         if not path.exists():
             return []
         lines = path.read_text(errors="replace").split("\n")
-        rows, unknown = [], {name: None for name in ROUND_COLUMNS if name in MEMORY_OF_TRAINING}
+        rows, unknown = [], {name: None for name in ROUND_COLUMNS if name in ADDED_LATER}
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 row = json.loads(line)

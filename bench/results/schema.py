@@ -15,8 +15,11 @@ ROUND_COLUMNS = {
     "round": "number of the round, from 1",
     "phase": "where the method's schedule stands",
     "train_loss": "mean local training loss; NaN if nobody trained or training diverged",
-    "test_loss": "cross-entropy of the global model on the test set; NaN if not evaluated in this round",
-    "test_accuracy": "share of the test set classified correctly, 0 to 1; NaN if not evaluated in this round",
+    "tested": "name of the network that was tested: the most complete of which every part was trained",
+    "test_loss": "its cross-entropy on the test set; NaN if not evaluated in this round",
+    "test_accuracy": "share of the test set classified correctly, BatchNorm re-estimated; NaN if not evaluated",
+    "raw_test_accuracy": "the same with the BatchNorm statistics that training left; NaN if it keeps none",
+    "gradient_norm": "2-norm of the gradient of what the most preferred task trains; NaN unless the recipe asks for it",
     "participants": "devices that trained",
     "eligible_devices": "devices for which an offered task fits",
     "devices_out_share": "share of devices for which nothing offered fits",
@@ -33,11 +36,11 @@ ROUND_COLUMNS = {
     "held_bytes": "GPU memory still allocated after the last participant: what grows from round to round is a leak",
     "attempt": "which start of the cell ran the round, from 1: above 1 after an interruption, with memory begun anew",
 }
-"""Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task; in the report's tables as
-JSON text).
+"""Columns of the rounds frame, beside ``cell``, one count ``tasks`` (participants by task; in the report's tables as
+JSON text) and ``diagnostics``, the method's own figures by name.
 
 A row on disk also has ``usages``, the memory of every participant that trained on a GPU: ``device``, ``task`` and the
- five columns of memory. An earlier version's rows may lack these, and ``operations``.
+five columns of memory. An earlier version's rows may lack these.
 """
 
 CELL_COLUMNS = {
@@ -53,7 +56,9 @@ CELL_COLUMNS = {
     "memory_only": "whether all training ran on the virtual GPU, for its memory alone",
     "measured_as": "model, width and batch size at which memory was measured; missing if they are those of training",
     "rounds": "rounds finished",
+    "last_five_accuracy": "the score: mean test accuracy of the last five tests, or of all if there were fewer",
     "final_accuracy": "test accuracy after the last round",
+    "raw_final_accuracy": "the same with the BatchNorm statistics that training left; NaN if it keeps none",
     "best_accuracy": "best test accuracy of any evaluated round",
     "best_round": "round of the best test accuracy",
     "participation_share": "mean over the rounds of the share of devices that an offered task fits",
@@ -78,12 +83,15 @@ _IDENTITY = (
     *("cell", "status", "method", "model", "width", "dataset", "tier", "seed"),
     *("gpu", "memory_only", "measured_as", "rounds"),
 )
-MEMORY_OF_TRAINING = (*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations")
+ADDED_LATER = (
+    *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations"),
+    *("tested", "raw_test_accuracy", "gradient_norm", "last_five_accuracy", "raw_final_accuracy"),
+)
 """Columns that a run of an earlier version lacks."""
 
 
 def _field(column: str) -> Any:
-    default = None if column in MEMORY_OF_TRAINING else ...
+    default = None if column in ADDED_LATER else ...
     if column.endswith(("_share", "_accuracy")):
         return Annotated[float, Field(ge=0, le=1)] | None, default
     signed = column.endswith(("_loss", "_per_round"))
@@ -94,6 +102,8 @@ _ROUND: Any = {name: _field(name) for name in ROUND_COLUMNS} | {
     "round": (Annotated[int, Field(ge=1)], ...),
     "phase": (str, ...),
     "tasks": (dict[str, int], ...),
+    "tested": (str | None, None),
+    "diagnostics": (dict[str, float | None], {}),
     "usages": (list[dict[str, Any]], []),
     "attempt": (Annotated[int, Field(ge=1)] | None, None),
 }

@@ -73,6 +73,6 @@ def train(context, batch) -> Callable[..., Update]:
         optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
         task.loss(module, *batch(seed, classes)).backward()
         optimizer.step()
-        return task.update(module, local)
+        return task.update(module, method.global_state, local)
 
     return train

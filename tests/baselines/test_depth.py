@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from profl.baselines.depth import MeanLogits, deepest_exit
+from profl.baselines.depth import MeanLogits, MultiExit
 from profl.baselines.depthfl import AttentionGate, ExitsTask, distillation_weight, divergence, separable
 from profl.bench.aggregation import Update
 from profl.bench.errors import InputError
 from profl.bench.method import RoundSummary
 from profl.bench.models import ModelSpec
 from profl.bench.registry import create_method
+from tests.conftest import shown
 from tests.oracles import parameter_counts
 from tests.oracles.mutual_distillation import depthfl_loss
 
@@ -25,7 +26,7 @@ def parameters(task):
 
 
 def outputs(method, inputs):
-    return method.global_model().eval()(inputs)
+    return shown(method).eval()(inputs)
 
 
 @pytest.mark.parametrize(
@@ -67,34 +68,21 @@ def test_parameters_at_every_depth_by_arithmetic(method, name, width):
 
 
 @pytest.mark.parametrize("name", DEPTH_METHODS)
-def test_stages_that_no_device_trained_stay_out_of_the_global_model(name, make, train, batch):
-    method, inputs = make(name), batch()[0]
-    method.aggregate([train(method, method.all_tasks()[2])])  # depth 2
-    before = outputs(method, inputs)
-    for key, value in method.global_state.items():
-        if key.startswith(("stages.2.", "stages.3.", "exits.3.", "exits.4.")):
-            value.fill_(math.nan if value.is_floating_point() else 0)
-    assert torch.equal(outputs(method, inputs), before)
-    method.global_state["stages.1.0.conv1.weight"].zero_()
-    assert not torch.equal(outputs(method, inputs), before)
-
-
-@pytest.mark.parametrize("name", DEPTH_METHODS)
-def test_the_global_model_never_gets_shallower(name, make, train):
+def test_every_depth_may_be_tested_the_deepest_first(name, make):
     method = make(name)
-    for task in (method.all_tasks()[1], method.all_tasks()[3]):  # depth 3, then only depth 1
-        method.aggregate([train(method, task)])
-    assert len(method.global_model().network.stages) == 3
+    assert [network.name for network in method.tested_networks()] == ["depth 4", "depth 3", "depth 2", "depth 1"]
+    assert [len(shown(method, place).stages) for place in range(4)] == [4, 3, 2, 1]
 
 
-def test_depthfl_averages_the_logits_of_the_trained_exits(make, train, batch):
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_depthfl_averages_the_logits_of_all_exits_of_a_depth(depth, make, train, batch):
     method, inputs = make("depthfl"), batch()[0]
-    method.aggregate([train(method, task) for task in method.tasks()[1:]])
+    method.aggregate([train(method, task) for task in method.tasks()])
     module = method.tasks()[0].build().eval()
     module.load_state_dict(method.global_state)
     exits = module(inputs)
     assert len(exits) == 4
-    torch.testing.assert_close(outputs(method, inputs), sum(exits[:3]) / 3)
+    torch.testing.assert_close(shown(method, 4 - depth).eval()(inputs), sum(exits[:depth]) / depth)
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4])
@@ -134,11 +122,6 @@ def test_each_tensor_is_averaged_over_the_devices_that_hold_it(name, make):
     means = [method.global_state[f"stages.{stage}.0.conv1.weight"].unique().tolist() for stage in range(4)]
     assert means == [[2.5], [3.0], [3.5], [4.0]]
     assert method.global_state["exits.4.2.bias"].unique().tolist() == [4.0]
-
-
-def test_the_deepest_exit_among_updates():
-    updates = [Update({"stem.0.weight": torch.zeros(1), f"exits.{d}.2.bias": torch.zeros(1)}, 1) for d in (2, 11, 3)]
-    assert deepest_exit(updates) == 11
 
 
 # DepthFL's loss
@@ -236,6 +219,10 @@ def test_every_exit_of_depthfl_sees_its_own_stage_and_no_later_one(make, batch):
 
 
 def test_the_mean_of_one_exit_is_that_exit(model, batch):
-    network = ExitsTask(model, 1, 1.0).build().eval()
+    network = MeanLogits(*_parts(ExitsTask(model, 1, 1.0).build())).eval()
     inputs = batch()[0]
-    assert torch.equal(MeanLogits(network).eval()(inputs), network(inputs)[0])
+    assert torch.equal(network(inputs), MultiExit(*_parts(network)).eval()(inputs)[0])
+
+
+def _parts(network):
+    return network.stem, network.stages, {int(depth): part for depth, part in network.exits.items()}

@@ -8,6 +8,7 @@ import torch
 
 from profl.bench.method import RoundSummary
 from profl.bench.models import ModelSpec
+from tests.conftest import settle, shown
 
 RIVALS = ["fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl"]
 
@@ -50,7 +51,7 @@ def test_one_local_step_of_every_task(name, make, context, batch):
     method = make(name)
     # settle makes AllSmall offer what it trains; the others do not listen.
     for task in method.all_tasks():
-        method.settle([task])
+        settle(method, [task])
         module, local = task.build(), context()
         task.load(module, method.global_state, local)
         before = copied(dict(module.named_parameters()))
@@ -64,7 +65,7 @@ def test_one_local_step_of_every_task(name, make, context, batch):
         moved = [name for name, value in module.named_parameters() if not torch.equal(value, before[name])]
         assert len(moved) > len(before) / 2
         assert {"stem.0.weight", list(before)[-1]} <= set(moved)
-        update = task.update(module, local)
+        update = task.update(module, method.global_state, local)
         assert update.examples == local.examples
         for tensor, value in update.state.items():
             assert value.dim() == method.global_state[tensor].dim()
@@ -74,7 +75,7 @@ def test_one_local_step_of_every_task(name, make, context, batch):
 def test_loading_fills_the_resident_module_in_place(name, make, context):
     method = make(name)
     task = method.tasks()[0]
-    method.settle([task])
+    settle(method, [task])
     module = task.build()
     for tensor in module.state_dict().values():
         tensor.fill_(7)
@@ -116,7 +117,7 @@ def test_initial_values_follow_from_the_seed_alone(name, make):
     torch.manual_seed(99)
     before = torch.get_rng_state()
     again, other = make(name), make(name, seed=4)
-    again.global_model()
+    shown(again)
     assert torch.equal(torch.get_rng_state(), before)
     assert_same_state(first.global_state, again.global_state)
     drawn = [key for key, value in first.global_state.items() if value.dim() > 1]
@@ -126,7 +127,7 @@ def test_initial_values_follow_from_the_seed_alone(name, make):
 
 def test_all_start_from_the_same_full_model(name, make):
     fedavg, method = make("fedavg").global_state, make(name)
-    method.settle(method.all_tasks())
+    settle(method, method.all_tasks())
     # Depth methods call the head their last exit.
     stages = [key for key in fedavg if not key.startswith("head.")]
     assert_same_state({key: method.global_state[key] for key in stages}, {key: fedavg[key] for key in stages})
@@ -136,7 +137,7 @@ def test_all_start_from_the_same_full_model(name, make):
 
 def test_if_every_device_trains_the_full_model_it_aggregates_like_fedavg(name, make, train):
     method = make(name)
-    method.settle(method.all_tasks())
+    settle(method, method.all_tasks())
     full = method.tasks()[0]
     updates = [train(method, full, seed) for seed in range(3)]
     method.aggregate(updates)
@@ -154,7 +155,7 @@ def test_the_global_model_gives_logits_and_is_a_copy(name, make, train, batch):
     method = make(name)
     play(method, train, [1])
     before = copied(method.global_state)
-    module = method.global_model()
+    module = shown(method)
     assert module.eval()(batch()[0]).shape == (6, 10)
     for tensor in module.state_dict().values():
         tensor.zero_()
@@ -163,14 +164,14 @@ def test_the_global_model_gives_logits_and_is_a_copy(name, make, train, batch):
 
 def test_it_resumes_to_the_bit(name, make, train, batch):
     straight = make(name)
-    straight.settle(straight.all_tasks()[1:])
+    settle(straight, straight.all_tasks()[1:])
     play(straight, train, [1])
     file = io.BytesIO()
     torch.save(straight.state_dict(), file)
     file.seek(0)
     resumed, inputs = make(name), batch()[0]
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(resumed.global_model().eval()(inputs), straight.global_model().eval()(inputs))
+    assert torch.equal(shown(resumed).eval()(inputs), shown(straight).eval()(inputs))
 
     for method in (straight, resumed):
         play(method, train, [2])
@@ -178,7 +179,7 @@ def test_it_resumes_to_the_bit(name, make, train, batch):
     assert_same_state(resumed.global_state, straight.global_state)
     assert list(resumed.tasks()) == list(straight.tasks())
     assert resumed.phase == straight.phase
-    assert torch.equal(resumed.global_model().eval()(inputs), straight.global_model().eval()(inputs))
+    assert torch.equal(shown(resumed).eval()(inputs), shown(straight).eval()(inputs))
     left, right = resumed.state_dict(), straight.state_dict()
     del left["global_state"], right["global_state"]
     assert left == right

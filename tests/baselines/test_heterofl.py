@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from profl.baselines.heterofl import SubnetworkTask
-from profl.baselines.width import WidthTask, leading
+from profl.baselines.width import WidthTask
+from profl.bench.aggregation import leading
+from tests.conftest import shown
 
 HALF = Fraction(1, 2)
 
@@ -143,7 +145,7 @@ def test_running_statistics_are_neither_held_nor_sent_nor_changed(make, context,
     assert not running(update.state)
     method.aggregate([update])
     assert all(torch.equal(method.global_state[name], value) for name, value in before.items())
-    assert method.recalibrates_batchnorm
+    assert not method.keeps_batchnorm_statistics
 
 
 def test_training_normalises_by_the_batch(make, context, batch):
@@ -155,14 +157,14 @@ def test_training_normalises_by_the_batch(make, context, batch):
 
 
 def test_the_global_model_has_statistics_to_estimate(make):
-    norms = [part for part in make("heterofl").global_model().modules() if isinstance(part, nn.BatchNorm2d)]
+    norms = [part for part in shown(make("heterofl")).modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(norms) == 20
     assert all(norm.track_running_stats and norm.running_mean is not None for norm in norms)
 
 
-def test_only_heterofl_asks_for_recalibration(make):
+def test_only_heterofl_keeps_no_statistics(make):
     others = ("fedavg", "exclusive", "allsmall", "depthfl", "inclusivefl")
-    assert not any(make(name).recalibrates_batchnorm for name in others)
+    assert all(make(name).keeps_batchnorm_statistics for name in others)
 
 
 # The Scaler
@@ -220,27 +222,11 @@ def test_batchnorm_undoes_the_scaler(make, context, batch):
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-8)
 
 
-def test_the_network_that_is_tested_is_the_widest_ever_trained(make, train):
+def test_every_width_may_be_tested_the_widest_first(make, model):
     method = make("heterofl")
-    tasks = method.tasks()
-    widths = []
-    for task in (tasks[2], tasks[3], tasks[0]):
-        method.aggregate([train(method, task)])
-        widths.append(method.global_model().stage_channels)
-    assert widths == [tasks[place].build().stage_channels for place in (2, 2, 0)]
-    resumed = make("heterofl")
-    resumed.load_state_dict(method.state_dict())
-    assert resumed.global_model().stage_channels == widths[-1]
-
-
-def test_channels_that_nobody_trained_are_not_tested(make, train):
-    method = make("heterofl")
-    task = method.tasks()[1]
-    method.aggregate([train(method, task)])
-    shapes = {name: value.shape for name, value in method.global_model().state_dict().items()}
-    for name, value in method.global_state.items():
-        held = leading(value, shapes[name]).clone()
-        value.fill_(torch.nan if value.is_floating_point() else 0)
-        leading(value, shapes[name]).copy_(held)
-    model = method.global_model().train()
-    assert model(torch.randn(4, 3, 32, 32)).isfinite().all()
+    networks = method.tested_networks()
+    assert [network.name for network in networks] == ["width 1", "width 1/2", "width 1/4", "width 1/8", "width 1/16"]
+    channels = [network.build().stage_channels for network in networks]
+    assert channels == [task.build().stage_channels for task in method.tasks()]
+    half = shown(method, 1).state_dict()
+    assert all(torch.equal(value, leading(method.global_state[name], value.shape)) for name, value in half.items())

@@ -10,6 +10,7 @@ from profl.baselines.width import load_leading, parse_rates
 from profl.bench.errors import InputError
 from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
+from tests.conftest import settle, shown
 from tests.oracles import parameter_counts
 
 
@@ -57,30 +58,45 @@ def test_exclusive_offers_the_full_model_only(make, model):
 def test_allsmall_trains_the_widest_model_that_all_can_train(make, model, batch):
     method = make("allsmall")
     assert [task.key for task in method.all_tasks()] == [f"width {r}" for r in ("1", "1/2", "1/4", "1/8", "1/16")]
-    method.settle(method.all_tasks()[2:])
+    settle(method, method.all_tasks()[2:])
     assert [task.key for task in method.tasks()] == ["width 1/4"]
     assert method.phase == "train width 1/4"
-    parameters = sum(p.numel() for p in method.global_model().parameters())
+    parameters = sum(p.numel() for p in shown(method).parameters())
     assert parameters == parameter_counts.resnet((2, 2, 2, 2), model.width, 10, Fraction(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("counts", "rate"),
+    [
+        ((0, 4, 9, 9, 9), "1/4"),  # the widest that as many can train as the narrowest
+        ((3, 3, 3, 3, 3), "1"),
+        ((0, 0, 2, 5, 4), "1/8"),  # a narrower one may need more memory: what counts is who can train it
+        ((0, 0, 0, 0, 0), "1/16"),
+    ],
+)
+def test_allsmall_trains_the_widest_model_that_as_many_can_train_as_any(make, counts, rate):
+    method = make("allsmall")
+    method.settle(dict(zip([task.key for task in method.all_tasks()], counts, strict=True)))
+    assert [task.key for task in method.tasks()] == [f"width {rate}"]
 
 
 def test_allsmall_starts_as_a_small_model_not_as_a_slice(make):
     # Kaiming's deviation grows as the fan shrinks; a slice would keep the wide model's.
     method = make("allsmall")
     wide = make("fedavg").global_state["stages.3.0.conv2.weight"].std()
-    method.settle(method.all_tasks()[2:])
+    settle(method, method.all_tasks()[2:])
     torch.testing.assert_close(method.global_state["stages.3.0.conv2.weight"].std(), 2 * wide, rtol=0.1, atol=0)
 
 
 def test_allsmall_takes_the_narrowest_if_the_weakest_device_can_train_nothing(make):
     method = make("allsmall", rates=["1/2", "1/4"])
-    method.settle([])
+    settle(method, [])
     assert [task.key for task in method.tasks()] == ["width 1/4"]
 
 
 def test_allsmall_at_rate_one_is_fedavg(make, train):
     small, fedavg = make("allsmall"), make("fedavg")
-    small.settle(small.all_tasks())
+    settle(small, small.all_tasks())
     for method in (small, fedavg):
         method.aggregate([train(method, method.tasks()[0], seed) for seed in (1, 2)])
     assert all(torch.equal(value, fedavg.global_state[name]) for name, value in small.global_state.items())

@@ -76,7 +76,7 @@ def train(local):
             optimizer.zero_grad()
             task.loss(module, inputs, targets).backward()
             optimizer.step()
-        return task.update(module, local), module
+        return task.update(module, global_state, local), module
 
     return one_device
 

@@ -175,7 +175,7 @@ def test_modes_that_differ_in_memory_differ_in_key(tiny):
 def test_upload_counts(task, statistics, local):
     mapped = {4: 1_179_648 + 5_130, 3: 294_912, 2: 73_728}
     parameters = mapped[task.block] if isinstance(task, MapTask) else progressive.TRAINABLE[task.block - 1]
-    update = task.update(on_meta(task), local)
+    update = task.update(on_meta(task), {}, local)
     floats = [value for value in update.state.values() if value.is_floating_point()]
     counters = [name for name in update.state if name.endswith("num_batches_tracked")]
     assert scalars(floats) == parameters + 2 * statistics

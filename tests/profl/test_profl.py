@@ -15,6 +15,7 @@ from profl.bench.method import Method, RoundSummary, initial_state
 from profl.bench.models import ModelSpec
 from profl.bench.registry import create_method
 from profl.method import ProFL, ProFLOptions, apportion, schedule
+from tests.conftest import shown
 from tests.oracles import progressive
 
 PAPER = ModelSpec("resnet18", 64, 10)
@@ -204,7 +205,7 @@ def test_there_is_a_network_to_test_after_every_round(tiny, play, batch):
     held = {}
     rounds = play(method, range(1, 15))
     while method.phase not in held or next(rounds, None):
-        model = method.global_model().eval()
+        model = shown(method).eval()
         assert model(inputs).shape == (6, 4)
         tensors = model.state_dict()
         assert all(torch.equal(value, method.global_state[name]) for name, value in tensors.items())
@@ -227,7 +228,7 @@ def test_there_is_a_network_to_test_after_every_round(tiny, play, batch):
 def test_the_run_ends_with_the_full_model(tiny, play, batch):
     method = ProFL(tiny, rounds=14, seed=0, options=ProFLOptions())
     list(play(method, range(1, 15)))
-    full, last = tiny.build(), method.global_model()
+    full, last = tiny.build(), shown(method)
     full.load_state_dict(last.state_dict())  # strict: the same names and shapes
     inputs, _ = batch()
     torch.testing.assert_close(full.eval()(inputs), last.eval()(inputs))
@@ -238,7 +239,7 @@ def test_the_whole_schedule_learns(tiny, play, batch):
     method = ProFL(tiny, rounds=80, seed=0, options=ProFLOptions())
 
     def accuracy():
-        model = method.global_model().eval()
+        model = shown(method).eval()
         hits = [model(inputs).argmax(1) == targets for inputs, targets in map(batch, range(1000, 1020))]
         return torch.cat(hits).float().mean()
 

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from profl.bench.method import initial_state
+from profl.blocks import BlockModel
 from profl.method import ProFL, ProFLOptions
 from profl.shrinking import MapTask, ShrinkTask
 
@@ -51,7 +52,11 @@ def test_teacher_and_student_are_the_networks_of_their_names(tiny, block, batch,
         if name.startswith("head")
     }
     task = MapTask(tiny, block)
-    module, shrunk, student = task.build(), ShrinkTask(tiny, block).build(), task.current()
+    module, shrunk, student = (
+        task.build(),
+        ShrinkTask(tiny, block).build(),
+        BlockModel(tiny, task.real_blocks, frozen=0),
+    )
     task.load(module, state, local)
     teachers = {name: state[name] for name in shrunk.state_dict()}
     if block == 3:  # the last block's teacher keeps its own head

@@ -37,6 +37,7 @@ def row(number: int, **more: object) -> dict:
         **dict.fromkeys(ROUND_COLUMNS, 0.0),
         "round": number,
         "phase": "train",
+        "tested": None,
         "attempt": 1,
         "tasks": {},
         "test_accuracy": 0.5,
