@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, le=10**6)]
 NotNegative = Annotated[float, Field(ge=0, le=10**6)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @validated(frozen=True, config=EXACT)
@@ -47,6 +48,9 @@ class Recipe:
         Local training by SGD.
     evaluate_every
         Test after every so many rounds, and after the last.
+    held_out_share
+        Share of the training data, of every class alike, that no device gets; if it is above 0, tests run on it and
+        not on the test set, as settings are tuned.
     gradient_norm
         Whether the norm of the gradient is recorded at every test: what it costs is about one more pass over 512
         examples.
@@ -62,6 +66,7 @@ class Recipe:
     momentum: NotNegative = 0.9
     weight_decay: NotNegative = 5e-4
     evaluate_every: Count = 1
+    held_out_share: Share = 0.0
     gradient_norm: bool = False
 
     def __post_init__(self) -> None:
@@ -69,6 +74,29 @@ class Recipe:
             raise InputError(
                 f"participants = {self.participants} of {self.devices} devices: draw at most as many as there are"
             )
+
+
+@validated(frozen=True, config=EXACT)
+class MeasuredAs:
+    """The scale at which memory is measured, where training runs at another; what is None is that of training.
+
+    Parameters
+    ----------
+    model
+        Name of the network.
+    width
+        Channels of its first stage.
+    batch_size
+        Largest local batch.
+    """
+
+    model: str | None = None
+    width: Width | None = None
+    batch_size: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.width is None and self.batch_size is None:
+            raise InputError("measured_as is empty: give model, width or batch_size, or leave it out")
 
 
 @validated(frozen=True, config=EXACT)
@@ -95,6 +123,9 @@ class Cell:
         What the tier lists, in bytes, if it is a file: a file may change while a run goes on.
     memory_only
         Whether all training runs on the virtual GPU, where nothing is computed: memory round by round, no accuracy.
+    measured_as
+        At which scale footprints are measured; None: at that of training. Who can train what, and what tiers in
+        percent refer to, then come from there.
     """
 
     method: str
@@ -109,6 +140,7 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
     listed_budgets: list[int] | None = None
     memory_only: bool = False
+    measured_as: MeasuredAs | None = None
 
     @property
     def data_folder(self) -> Path | None:
@@ -119,6 +151,23 @@ class Cell:
         """Return the full model of the cell."""
         return ModelSpec(self.model, self.width, classes)
 
+    @property
+    def as_measured(self) -> Cell:
+        """The cell as its memory is measured: at another scale, if it says so."""
+        if self.measured_as is None:
+            return self
+        model, width, batch_size = (getattr(self.measured_as, name) for name in ("model", "width", "batch_size"))
+        recipe = replace(self.recipe, batch_size=batch_size or self.recipe.batch_size)
+        return replace(self, model=model or self.model, width=width or self.width, recipe=recipe, measured_as=None)
+
+    @property
+    def measured_scale(self) -> str | None:
+        """The scale at which memory is measured, for people; None if it is that of training."""
+        if self.measured_as is None:
+            return None
+        measured = self.as_measured
+        return f"{measured.model} width {measured.width}, batch {measured.recipe.batch_size}"
+
     def budgets(self, full_model_bytes: int) -> list[int]:
         """Return the memory of every device in bytes, given the full model's least budget."""
         if self.listed_budgets is not None:
@@ -128,10 +177,12 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
         values = asdict(self)
-        if not self.memory_only:
-            del values["memory_only"]  # a trained cell's name does not depend on there being another kind
-        if not self.recipe.gradient_norm:
-            del values["recipe"]["gradient_norm"]  # nor on what else could have been recorded
+        # The name of a cell does not depend on there being other kinds, nor on what else could have been recorded.
+        own = [(values, name) for name in ("memory_only", "measured_as")]
+        own += [(values["recipe"], name) for name in ("held_out_share", "gradient_norm")]
+        for table, name in own:
+            if not table[name]:
+                del table[name]
         return values
 
     @classmethod

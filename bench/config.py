@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
-from profl.bench.cell import EXACT, Cell, Recipe, Seed, Width
+from profl.bench.cell import EXACT, Cell, MeasuredAs, Positive, Recipe, Seed, Width
 from profl.bench.data import shape_of, takes_folder
 from profl.bench.data.partition import parse_scheme
 from profl.bench.errors import InputError
@@ -47,12 +47,14 @@ class Config:
     ----------
     grid
         What is varied.
-    gpu, data, memory_only
+    gpu, data, memory_only, measured_as
         As of ``Cell``.
     recipe
         How every method trains.
     options
         Options by method.
+    learning_rates
+        Learning rates by method, where one has another than the recipe's.
     """
 
     grid: Grid
@@ -60,11 +62,13 @@ class Config:
     data: str | None = None
     recipe: Recipe = field(default_factory=Recipe)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    learning_rates: dict[str, Positive] = field(default_factory=dict)
     memory_only: bool = False
+    measured_as: MeasuredAs | None = None
 
 
 def read_config(path: Path) -> Config:
-    """Read a sweep's TOML file: ``gpu``, ``data`` and the tables ``grid``, ``recipe`` and ``options.METHOD``.
+    """Read a sweep's TOML file: the fields of `Config`, tables such as ``[grid]`` and ``[options.METHOD]``.
 
     Raises
     ------
@@ -98,10 +102,16 @@ def cells(config: Config) -> list[Cell]:
             f"memory_only needs a virtual GPU, not '{config.gpu}': choose one with --gpu; on a physical GPU "
             "every sweep records the memory of its rounds"
         )
+    if config.memory_only and config.measured_as is not None:
+        raise InputError(
+            "memory_only records the memory of the training itself, measured_as that of another scale: leave one out"
+        )
     resolve(config.gpu)
     parse_scheme(config.recipe.partition)
     for name, options in config.options.items():
         method_options(name, options)
+    for name in config.learning_rates:
+        method_class(name)
     if config.data is not None and not any(takes_folder(name) for name in config.grid.dataset):
         names = ", ".join(config.grid.dataset)
         raise InputError(f"data is '{config.data}', but {names} comes with profl: leave data out, or name its dataset")
@@ -112,14 +122,16 @@ def cells(config: Config) -> list[Cell]:
             named["tier"] = UNLIMITED
         tier = Tier.parse(named["tier"])
         tier.budgets(config.recipe.devices, named["seed"], full_model_bytes=1)
+        rate = config.learning_rates.get(named["method"], config.recipe.learning_rate)
         cell = Cell(
             **named,
             gpu=config.gpu,
             data=config.data,
-            recipe=config.recipe,
+            recipe=replace(config.recipe, learning_rate=rate),
             options=config.options.get(named["method"], {}),
             listed_budgets=None if tier.listed is None else list(tier.listed),
             memory_only=config.memory_only,
+            measured_as=config.measured_as,
         )
         if cell not in result:
             result.append(cell)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from profl.bench.cell import Cell
 from profl.bench.data import classes_of
+from profl.bench.errors import InputError
 from profl.bench.method import Method, Task
 from profl.bench.models import ModelSpec
 from profl.bench.models.registry import model_builder
@@ -24,11 +25,14 @@ class Experiment:
         Its full model.
     tasks
         Every task that its method may offer.
+    measured_tasks
+        The same tasks, in the same order, at the scale at which memory is measured.
     """
 
     cell: Cell
     model: ModelSpec
     tasks: tuple[Task, ...]
+    measured_tasks: tuple[Task, ...]
 
     @classmethod
     def of(cls, cell: Cell) -> Experiment:
@@ -37,11 +41,18 @@ class Experiment:
         Raises
         ------
         InputError
-            If a name is unknown, the dataset's classes cannot be counted, or the method refuses a value.
+            If a name is unknown, the dataset's classes cannot be counted, the method refuses a value, or a task has
+            no counterpart at the scale at which memory is measured.
         """
         model_builder(cell.model)  # most tasks are built in a worker: too late for a wrong name
         model = cell.spec(classes_of(cell.dataset, cell.data_folder))
-        return cls(cell, model, tuple(_method(cell, model).all_tasks()))
+        tasks = tuple(_method(cell, model).all_tasks())
+        return cls(cell, model, tasks, tasks if cell.measured_as is None else _counterparts(cell, model.classes, tasks))
+
+    @property
+    def measured_model(self) -> ModelSpec:
+        """The full model at the scale at which memory is measured."""
+        return self.cell.as_measured.spec(self.model.classes)
 
     def method(self) -> Method:
         """Return the cell's method as it is before the first round; whoever trains it needs one of their own."""
@@ -50,3 +61,16 @@ class Experiment:
 
 def _method(cell: Cell, model: ModelSpec) -> Method:
     return create_method(cell.method, model, cell.recipe.rounds, cell.seed, cell.options)
+
+
+def _counterparts(cell: Cell, classes: int, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """Return the tasks of the same keys that the same method offers at the scale at which memory is measured."""
+    measured = cell.as_measured
+    model_builder(measured.model)
+    there = {task.key: task for task in _method(measured, measured.spec(classes)).all_tasks()}
+    if lacking := [task.key for task in tasks if task.key not in there]:
+        raise InputError(
+            f"task '{lacking[0]}' of method '{cell.method}' on {cell.model} cannot be measured as "
+            f"{cell.measured_scale}, where its tasks are {', '.join(there)}: choose another model in measured_as"
+        )
+    return tuple(there[task.key] for task in tasks)

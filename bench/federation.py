@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from profl.bench.data import Dataset, load_dataset
+from profl.bench.data.held_out import hold_out
 from profl.bench.data.partition import parse_scheme, partition
 from profl.bench.environment import training_environment
 from profl.bench.errors import InputError
@@ -24,6 +25,7 @@ from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.method import LocalContext, RoundSummary, Task, Update, filled
+from profl.bench.operations import operations_per_example
 from profl.bench.randomness import initialised, numpy_generator, torch_generator
 from profl.bench.results import CellFolder
 from profl.bench.trained import TrainedParameters
@@ -83,7 +85,7 @@ class Federation:
         if unlisted := [task.key for task in tasks if task.key not in self.least_budgets]:
             name = self.cell.method
             raise InputError(f"method '{name}' offers the task '{unlisted[0]}', which its all_tasks does not list")
-        chosen = {device: self._first_fit(tasks, budget) for device, budget in enumerate(self.budgets)}
+        chosen = {device: self.first_fit(tasks, budget) for device, budget in enumerate(self.budgets)}
         eligible = [device for device, task in chosen.items() if task is not None]
         out = lost(
             [task is not None for task in chosen.values()],
@@ -95,8 +97,8 @@ class Federation:
         losses: list[float] = []
         usages: list[dict[str, Any]] = []
         trained: Counter[str] = Counter()
-        downloaded_bytes = 0
-        for device in self._draw(eligible, number):
+        downloaded_bytes = operations = 0
+        for device in self.draw(eligible, number):
             task = chosen[device]
             assert task is not None
             update, loss, received, usage = self._train(task, device, number)
@@ -106,6 +108,7 @@ class Federation:
                 usages.append({"device": device, "task": task.key, **asdict(usage)})
             trained[task.key] += 1
             downloaded_bytes += received
+            operations += self.operations(task, device)
         if updates:
             self.method.aggregate(updates)
         meaningful = losses and not self.cell.memory_only
@@ -126,6 +129,7 @@ class Federation:
             "classes_out_share": float(out.classes),
             "uploaded_bytes": sum(update.uploaded_bytes for update in updates),
             "downloaded_bytes": downloaded_bytes,
+            "operations": operations,
             **{peak: max((usage[peak] for usage in usages), default=math.nan) for peak in PEAK_STATISTICS},
             "held_bytes": usages[-1]["held_bytes"] if usages else math.nan,
             "tasks": dict(trained),
@@ -134,10 +138,11 @@ class Federation:
             "seconds": time.perf_counter() - began,
         }
 
-    def _first_fit(self, tasks: list[Task], budget: int) -> Task | None:
+    def first_fit(self, tasks: Sequence[Task], budget: int) -> Task | None:
+        """Return the first task that a memory of ``budget`` bytes holds, if any."""
         return next((task for task in tasks if self.least_budgets[task.key] <= budget), None)
 
-    def _draw(self, eligible: list[int], number: int) -> list[int]:
+    def draw(self, eligible: Sequence[int], number: int) -> list[int]:
         """Draw the round's participants uniformly, without replacement; devices without data cannot be drawn."""
         able = [device for device in eligible if len(self.partition[device])]
         count = min(self.recipe.participants, len(able))
@@ -148,11 +153,7 @@ class Federation:
         """Train one device's task under its memory limit; return its update, mean loss, downloaded bytes and memory."""
         indices = torch.from_numpy(self.partition[device])
         inputs, targets = self.dataset.train_inputs[indices], self.dataset.train_targets[indices]
-        local = LocalContext(
-            generator=torch_generator(self.cell.seed, "local", number, device),
-            classes=torch.bincount(targets, minlength=self.dataset.classes) > 0,
-            examples=len(targets),
-        )
+        local = self.context(device, number)
         module = self._loaded(task, local)
         with memory_limit(self.device, self.budgets[device]), memory_usage(self.device) as usage:
             module.to(self.device)
@@ -162,6 +163,20 @@ class Federation:
         update = task.update(module, self.method.global_state, local)
         self.trained.observe(module, update)
         return update, loss, received, usage
+
+    def context(self, device: int, number: int) -> LocalContext:
+        """Return what a task may know of a device in round ``number``."""
+        targets = self.dataset.train_targets[torch.from_numpy(self.partition[device])]
+        return LocalContext(
+            generator=torch_generator(self.cell.seed, "local", number, device),
+            classes=torch.bincount(targets, minlength=self.dataset.classes) > 0,
+            examples=len(targets),
+        )
+
+    def operations(self, task: Task, device: int) -> int:
+        """Return the floating-point operations of a device's training in one round."""
+        examples = len(self.partition[device]) * self.recipe.local_epochs
+        return operations_per_example(task, self.method.model, self.recipe) * examples
 
     def _loaded(self, task: Task, local: LocalContext) -> nn.Module:
         """Return the task's resident module with the global values in it, on the CPU."""
@@ -239,7 +254,7 @@ def run_cell(
         If a task does not fit a device that its measured footprint admits (on a physical GPU only).
     """
     cell = experiment.cell
-    dataset = load_dataset(cell.dataset, cell.data_folder)
+    dataset = hold_out(load_dataset(cell.dataset, cell.data_folder), cell.recipe.held_out_share, cell.seed)
     federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
     checkpoint = folder.resume()
     if checkpoint:
@@ -281,6 +296,7 @@ def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int
         "classes_out_share": float(np.mean([row["classes_out_share"] for row in rows])),
         "uploaded_bytes": sum(row["uploaded_bytes"] for row in rows),
         "downloaded_bytes": sum(row["downloaded_bytes"] for row in rows),
+        "operations": sum(math.nan if row["operations"] is None else row["operations"] for row in rows),
         "seconds": sum(row["seconds"] for row in rows),
         "peak_reserved_bytes": max(peaks, default=math.nan),
         **held_over_rounds(rows),

@@ -12,6 +12,7 @@ from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.timeline import pack
 from profl.bench.method import FullModel
+from profl.bench.operations import operations_per_step
 from profl.bench.training import TrainingWorkload
 
 
@@ -23,11 +24,14 @@ class Measured:
     ----------
     footprints
         By task key.
+    operations
+        Floating-point operations of the step that was measured, by task key.
     full_model_bytes
         Least budget of plain training of the full model.
     """
 
     footprints: Mapping[str, Footprint]
+    operations: Mapping[str, int]
     full_model_bytes: int
 
     @property
@@ -37,8 +41,20 @@ class Measured:
 
     def entries(self, cell: Cell) -> list[dict[str, Any]]:
         """Return the rows of ``footprints.json``."""
+        measured = cell.as_measured
+        scale = {
+            "measured_model": measured.model,
+            "measured_width": measured.width,
+            "batch_size": measured.recipe.batch_size,
+        }
         return [
-            {"task": key, "batch_size": cell.recipe.batch_size, "gpu": cell.gpu, **footprint.to_dict()}
+            {
+                "task": key,
+                **scale,
+                "gpu": cell.gpu,
+                "operations_per_step": self.operations[key],
+                **footprint.to_dict(),
+            }
             for key, footprint in self.footprints.items()
         ]
 
@@ -54,17 +70,18 @@ def _least(footprint: Footprint) -> int:
 
 
 def workloads(experiment: Experiment) -> dict[str, TrainingWorkload]:
-    """Return the steps to measure for a cell, by task key: every task its method may offer."""
-    cell, model = experiment.cell, experiment.model
-    return {task.key: TrainingWorkload(cell.method, model, task, cell.recipe) for task in experiment.tasks}
+    """Return the steps to measure for a cell, by task key: every task its method may offer, as it is measured."""
+    cell, model = experiment.cell.as_measured, experiment.measured_model
+    return {task.key: TrainingWorkload(cell.method, model, task, cell.recipe) for task in experiment.measured_tasks}
 
 
 def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
-    """Measure every task of a cell's method, and the full model."""
-    cell, model = experiment.cell, experiment.model
+    """Measure every task of a cell's method, and the full model, at the scale that the cell is measured as."""
+    cell, model = experiment.cell.as_measured, experiment.measured_model
     steps = workloads(experiment)
     full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
     return Measured(
         {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in steps.items()},
+        {key: operations_per_step(step.task, step.model, step.recipe) for key, step in steps.items()},
         _least(prober.measure(full, cell.gpu)),
     )

@@ -91,7 +91,7 @@ def measure_all(config: Config, prober: Prober, tracked: Tracked = iter) -> Meas
     tracked
         Iterates over the names of what is measured; a progress bar may hang on to it.
     """
-    steps = {step.key: (step, one.cell) for one in experiments(config) for step in workloads(one).values()}
+    steps = {step.key: (step, one.cell.as_measured) for one in experiments(config) for step in workloads(one).values()}
     footprints = {key: prober.measure(steps[key][0], config.gpu) for key in tracked(sorted(steps))}
     return {
         "environment": asdict(next(iter(footprints.values())).environment),

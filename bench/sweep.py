@@ -10,6 +10,7 @@ from filelock import Timeout
 
 from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
+from profl.bench.data.held_out import held_out
 from profl.bench.data.partition import partition
 from profl.bench.engine import Engine, Job, Listener, Outcome
 from profl.bench.engine.job import failure
@@ -26,15 +27,17 @@ def deal(todo: Sequence[Cell]) -> None:
     Raises
     ------
     InputError
-        If a dataset is missing or damaged, or does not give every device an example.
+        If a dataset is missing or damaged, does not give every device an example, or has a class of which nothing can
+        be held out.
     """
     by_data: dict[tuple[str, Path | None], list[Cell]] = {}
     for cell in todo:
         by_data.setdefault((cell.dataset, cell.data_folder), []).append(cell)
     for (dataset, folder), mine in by_data.items():
         targets = load_dataset(dataset, folder).train_targets.numpy()
-        for devices, scheme, seed in {(cell.recipe.devices, cell.recipe.partition, cell.seed) for cell in mine}:
-            partition(targets, devices, scheme, seed)
+        for recipe, seed in {(cell.recipe, cell.seed) for cell in mine}:
+            dealt = targets[~held_out(targets, recipe.held_out_share, seed)]
+            partition(dealt, recipe.devices, recipe.partition, seed)
 
 
 class SweepListener(Listener, Protocol):

@@ -6,7 +6,7 @@ import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -58,7 +58,8 @@ def describe(error: ValidationError, source: str = "", kind: type | None = None)
 def _known(kind: Any, place: Sequence[str]) -> str:
     """Return what may be written in place of the key that ``place`` ends with, if its table is a dataclass's."""
     for part in place[:-1]:
-        kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+        hint = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+        kind = next(filter(is_dataclass, (hint, *get_args(hint))), None)  # also of a table that may be left out
     if not is_dataclass(kind):
         return ""
     names = [field.name for field in fields(kind)]

@@ -84,7 +84,7 @@ def completed(*words: str) -> list[str]:
         (["fit", "--model", "resnet1"], ["resnet18"]),
         (["measure", "--dataset", "cifar"], ["cifar10", "cifar100"]),
         (["sweep", "--preset", "sm"], ["smoke"]),
-        (["check", "--preset", "pa"], ["paper"]),
+        (["check", "--preset", "paper-s"], ["paper-shards"]),
         (["survey", "models", "--gpu", "virtual:t"], ["virtual:t4"]),
         (["measure", "--gpu", "abacus"], []),
     ],

@@ -9,6 +9,7 @@ from profl.bench.config import Grid, cells, experiments, override, read_config, 
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.presets import presets
+from profl.bench.results.run import check_one_recipe
 from tests.conftest import SMALL_RECIPE
 from tests.sweeps import CONFIG, GRID
 
@@ -49,6 +50,23 @@ def test_options_of_a_method_that_is_not_run_are_checked_too():
         cells(replace(CONFIG, options={"profl": {"pace": [1]}}))
 
 
+def test_a_learning_rate_is_that_of_its_methods_cells_alone():
+    todo = cells(replace(CONFIG, learning_rates={"heterofl": 0.3}))
+    assert {(cell.method, cell.recipe.learning_rate) for cell in todo} == {
+        ("fedavg", 0.05),
+        ("exclusive", 0.05),
+        ("heterofl", 0.3),
+    }
+    check_one_recipe(Path("run"), todo)
+    with pytest.raises(InputError, match=r"would mix cells with learning rate of heterofl = 0\.3 and 0\.05"):
+        check_one_recipe(Path("run"), [*todo, *cells(CONFIG)])
+
+
+def test_a_learning_rate_of_an_unknown_method_is_refused():
+    with pytest.raises(InputError, match="unknown method 'prolf': did you mean 'profl'"):
+        cells(replace(CONFIG, learning_rates={"prolf": 0.3}))
+
+
 def test_unknown_options_are_refused():
     with pytest.raises(InputError, match="unknown option of method 'heterofl' 'speed'"):
         cells(replace(CONFIG, options={"heterofl": {"speed": 1}}))
@@ -69,6 +87,8 @@ def test_unknown_options_are_refused():
         (FILE.replace("width = [2]", "width = [2.0]"), r"grid.width.0 cannot be 2\.0"),
         (FILE + "recipe = []", "recipe cannot be"),
         (FILE + "recipe = {learning_rate = inf}", "recipe.learning_rate cannot be inf"),
+        (FILE + "learning_rates = {profl = 0}", "learning_rates.profl cannot be 0"),
+        (FILE + "learning_rates = 0.1", r"learning_rates cannot be 0\.1"),
         (FILE + "options = 5", "options cannot be 5"),
         (FILE + "options = {exclusive = 5}", "options.exclusive cannot be 5"),
         ("grid = 5", "grid cannot be 5"),

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from profl.baselines.width import WidthTask
 from profl.bench.cell import Cell
 from profl.bench.data import load_dataset
+from profl.bench.data.held_out import held_out
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation, run_cell
-from profl.bench.method import TestedNetwork, filled
+from profl.bench.method import FullModel, TestedNetwork, filled
+from profl.bench.operations import operations_per_example
 from profl.bench.randomness import torch_generator
 from profl.bench.results import ROUND_COLUMNS, CellFolder
 from profl.bench.training import evaluate
@@ -137,6 +140,28 @@ def test_full_model_bytes_uploaded_are_counted():
     assert row["uploaded_bytes"] == row["downloaded_bytes"] == 3 * model_bytes
 
 
+def test_operations_are_those_of_every_participants_examples():
+    """Of two tasks: whoever can trains the full model, the others a network of half its width."""
+    recipe = replace(SMALL_RECIPE, devices=12, participants=12, local_epochs=3)
+    cell = small_cell("allsmall", "20..200MB", recipe=recipe)
+    fleet = federation(cell, {f"width {rate}": MB for rate in ("1", "1/2", "1/4", "1/8", "1/16")})
+    model = fleet.method.model
+    assert fleet.run_round(1)["operations"] == 3 * 1437 * operations_per_example(WidthTask(model), model, recipe)
+    mixed = federation(
+        small_cell("heterofl", "50..100MB", recipe=recipe),
+        {"subnetwork 1": 75 * MB, **{f"subnetwork 1/{part} scaled": 1 for part in (2, 4, 8, 16)}},
+    )
+    per_example = {task.key: operations_per_example(task, model, recipe) for task in mixed.method.all_tasks()}
+    expected = sum(
+        3 * len(examples) * per_example["subnetwork 1" if budget >= 75 * MB else "subnetwork 1/2 scaled"]
+        for examples, budget in zip(mixed.partition, mixed.budgets, strict=True)
+    )
+    row = mixed.run_round(1)
+    assert len(row["tasks"]) == 2
+    assert row["operations"] == expected
+    assert federation(small_cell("exclusive", "50MB"), {"full model": 51 * MB}).run_round(1)["operations"] == 0
+
+
 def test_ideal_and_exclusive_agree_where_everybody_fits():
     ideal, exclusive = federation(small_cell()), federation(small_cell("exclusive", "50MB"))
     for number in (1, 2):
@@ -164,7 +189,7 @@ def test_participants_are_drawn_anew_each_round_from_those_who_can():
     cell = small_cell("exclusive", "10..200MB")
     fleet = federation(cell, {"full model": 100 * MB})
     able = [device for device, budget in enumerate(fleet.budgets) if budget >= 100 * MB]
-    draws = [fleet._draw(able, number) for number in range(1, 30)]
+    draws = [fleet.draw(able, number) for number in range(1, 30)]
     assert all(set(draw) <= set(able) and len(set(draw)) == 3 for draw in draws)
     assert len({device for draw in draws for device in draw}) > len(able) / 2
     assert draws != [draws[0]] * len(draws)
@@ -174,6 +199,23 @@ def test_tests_only_when_asked_and_always_at_the_end(tmp_path: Path):
     cell = small_cell(recipe=replace(SMALL_RECIPE, rounds=5, evaluate_every=2))
     rows = run(cell, tmp_path / "cell")
     assert [row["test_accuracy"] is not None for row in rows] == [False, True, False, True, True]
+
+
+def test_what_is_held_out_is_tested_and_on_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cell = small_cell(recipe=replace(SMALL_RECIPE, rounds=1, held_out_share=0.2))
+    whole = load_dataset("digits")
+    mask = held_out(whole.train_targets.numpy(), 0.2, cell.seed)
+    tested: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "profl.bench.federation.evaluate", lambda model, inputs, targets: tested.append(targets) or (0.0, 1.0)
+    )
+    (row,) = run(cell, tmp_path / "cell")
+    (targets,) = tested
+    assert torch.equal(targets, whole.train_targets[torch.from_numpy(mask)])
+    # Three devices of 90 train, each with its share of the rest.
+    most = 3 * math.ceil((~mask).sum() / 90)
+    task = FullModel(Experiment.of(cell).model)
+    assert row["operations"] <= most * operations_per_example(task, task.model, cell.recipe)
 
 
 def test_a_summary_of_a_run_in_which_nobody_trained_names_no_task(tmp_path: Path):
@@ -207,6 +249,7 @@ def test_a_summary_sums_and_averages_the_rounds_and_gives_the_dearest_task(tmp_p
     assert summary["classes_out_share"] == pytest.approx(sum(row["classes_out_share"] for row in rows) / len(rows))
     assert summary["uploaded_bytes"] == sum(row["uploaded_bytes"] for row in rows) > rows[-1]["uploaded_bytes"]
     assert summary["downloaded_bytes"] == sum(row["downloaded_bytes"] for row in rows)
+    assert summary["operations"] == sum(row["operations"] for row in rows) > 0
     trained = {key for row in rows for key in row["tasks"]}
     assert (
         summary["dearest_trained_budget_bytes"]

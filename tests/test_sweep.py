@@ -45,6 +45,8 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(tmp_path: Path, prober:
         ({"devices": 5000}, "5000"),
         ({"partition": "shards:100"}, "shards:100"),
         ({"partition": "dirichlet:0.0001"}, "larger alpha"),
+        ({"held_out_share": 0.9, "devices": 200}, "cannot give each of 200 clients"),
+        ({"held_out_share": 0.001}, r"held_out_share = 0\.001 takes 0 of the"),
     ],
 )
 def test_data_that_cannot_be_dealt_is_refused_before_any_work(recipe: dict, message: str, tmp_path: Path):

@@ -22,6 +22,7 @@ from profl.bench.cli.report import report
 from profl.bench.cli.show import show
 from profl.bench.cli.survey import survey
 from profl.bench.cli.sweep import sweep
+from profl.bench.cli.tune import tune
 from profl.bench.errors import InputError, in_one_line
 
 
@@ -99,5 +100,5 @@ def main() -> None:
     """
 
 
-for command in (sweep, measure_command, show, compare, fit, survey, report, check, list_names, doctor):
+for command in (sweep, tune, measure_command, show, compare, fit, survey, report, check, list_names, doctor):
     main.add_command(command)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from profl.bench.errors import unknown
+from profl.bench.instructions import AVX2, INSTRUCTIONS, choose
 
 if TYPE_CHECKING:
+    from profl.bench.config import Config
     from profl.bench.training import TrainingWorkload
 
 T = TypeVar("T")
@@ -73,12 +77,79 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
         ),
     ]
 
+    return _with(options)
+
+
+def _with(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Return a decorator that gives a command the options, in this order."""
+
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
         return command
 
     return decorate
+
+
+sweep_options = _with(
+    [
+        click.option(
+            "--preset",
+            help="A configuration that comes with profl: see 'profl list'.  [default: default]",
+            **named("presets"),
+        ),
+        click.option("--config", type=click.Path(path_type=Path), help="A TOML file of your own instead of a preset."),
+        several("--method", "Methods to run.", **named("methods")),
+        several("--model", "Models to train.", **named("models")),
+        several("--width", "Channels of the model's first stage.", int),
+        several("--dataset", "Datasets.", **named("datasets")),
+        several("--tier", "Memory tiers: 512MiB, 50%, 100..900MB, 20%..120% or a file."),
+        several("--seed", "Seeds.", int),
+        click.option("--rounds", type=int, help="Round budget of every run."),
+        knobs,
+        click.option("--batch-size", type=int, help="Largest local batch."),
+        click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", **named("gpus")),
+        click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100)."),
+    ]
+)
+"""Options that choose a sweep; `chosen_sweep` takes what they give."""
+
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Processes, one torch thread each.  [default: cores]"
+)
+"""Option for how many processes run a sweep."""
+
+
+def _choose_instructions(_context: click.Context, _parameter: click.Parameter, value: str) -> None:
+    if notice := choose(value):
+        click.echo(notice, err=True)
+
+
+instructions_option = click.option(
+    "--instructions",
+    type=click.Choice(INSTRUCTIONS),
+    default=AVX2,
+    show_default=True,
+    expose_value=False,
+    callback=_choose_instructions,  # while options are read: nothing has imported torch yet
+    help="The processor's: avx2 gives the same bits on every x86-64, native on this kind alone.",
+)
+"""Option for which instructions of the processor training uses; whoever takes it need not do anything."""
+
+
+def chosen_sweep(preset: str | None, config: Path | None, **given: Any) -> tuple[str, Config]:
+    """Return the name of the preset or file that `sweep_options` chose, and its sweep with what else was given."""
+    if preset and config:
+        raise click.UsageError("give either --preset or --config")
+    from profl.bench.config import GRID, override, read_config, read_options
+    from profl.bench.presets import preset as preset_file
+
+    config = config or preset_file(preset or "default")
+    grid, options = {axis: given.pop(axis) for axis in GRID}, read_options(given.pop("option"))
+    chosen = override(read_config(config), grid, options, **given)
+    if not chosen.memory_only:
+        chosen = replace(chosen, gpu=available(chosen.gpu))
+    return config.stem, chosen
 
 
 def chosen_workloads(

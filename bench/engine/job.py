@@ -113,7 +113,7 @@ def _run_here(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
     """Run one cell in this process, unless another sweep is at it."""
     folder = CellFolder(job.path)
     try:
-        with folder.lock(), folder.attempt(), _one_torch_thread():
+        with folder.lock(), folder.attempt(), one_torch_thread():
             if folder.status != "done":
                 run_cell(job.experiment, folder, job.least_budgets, job.full_model_bytes, on_round)
     except Timeout:
@@ -132,7 +132,8 @@ def failure(folder: CellFolder, error: Exception) -> Outcome:
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
+    """Let torch compute with one thread, as every cell is run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -69,6 +69,10 @@ class Study:
         Methods that ignore the memory of the tiers they are shown in: drawn apart, left out of every contest.
     highlight
         The method that stands out.
+    measured_as
+        Scale at which memory was measured; None if it is that of training.
+    held_out_share
+        Share of the training data that tests ran on; 0: on the test set.
     """
 
     model: str
@@ -82,6 +86,8 @@ class Study:
     chance: float
     ideals: tuple[str, ...]
     highlight: str
+    measured_as: str | None = None
+    held_out_share: float = 0
 
     @property
     def name(self) -> str:
@@ -92,14 +98,17 @@ class Study:
     def setting(self) -> str:
         """Model, dataset and GPU, for headings."""
         gpu = self.gpu.replace("virtual:", "virtual ").removeprefix(ESTIMATE)
-        how = "memory estimated, not measured, for" if self.gpu.startswith(ESTIMATE) else "memory measured on"
-        return f"{self.model} (width {self.width}) on {self.dataset} · {how}: {gpu}"
+        memory = f"memory of {self.measured_as}," if self.measured_as else "memory"
+        how = "estimated, not measured, for" if self.gpu.startswith(ESTIMATE) else "measured on"
+        return f"{self.model} (width {self.width}) on {self.dataset} · {memory} {how}: {gpu}"
 
     @property
     def training_setting(self) -> str:
         """The same and how much was trained, for headings of figures of results."""
         seeds = f" · {self.seeds} seeds" if self.seeds > 1 else ""
-        return f"{self.setting} · {self.cells['rounds'].max()} rounds{seeds}"
+        held_out = f" · tested on {100 * self.held_out_share:g} % of the training data, held out"
+        tested = held_out if self.held_out_share else ""
+        return f"{self.setting} · {self.cells['rounds'].max()} rounds{seeds}{tested}"
 
     @cached_property
     def memory_only(self) -> bool:
@@ -286,6 +295,8 @@ def studies(run: Run, highlight: str | None = None) -> Iterator[Study]:
             _chance(run_here[0]),
             ideals,
             stands_out,
+            run_here[0].measured_scale,
+            run_here[0].recipe.held_out_share,
         )
 
 

@@ -22,6 +22,7 @@ from profl.bench.results.json_files import as_json, read_json, write_json
 from profl.bench.results.schema import (
     ADDED_LATER,
     ENVIRONMENT_FORM,
+    FOOTPRINT_CONTEXT,
     FOOTPRINT_FORM,
     OBJECT_FORM,
     OBJECTS_FORM,
@@ -162,7 +163,7 @@ class CellFolder:
         entries = self._read("footprints.json", OBJECTS_FORM) or []
         for entry in entries:
             shape = {name: entry[name] for name in ("task", "batch_size", "gpu") if name in entry}
-            rest = {name: value for name, value in entry.items() if name not in shape}
+            rest = {name: value for name, value in entry.items() if name not in {*shape, *FOOTPRINT_CONTEXT}}
             try:
                 FOOTPRINT_FORM.validate_python(rest)
             except ValidationError as error:

@@ -58,10 +58,12 @@ def read_run(path: Path) -> Run:
     footprints: list[dict[str, Any]] = []
     for record in records:
         identity = {name: value for name, value in asdict(record.cell).items() if name in CELL_COLUMNS}
+        identity["measured_as"] = record.cell.measured_scale
         name, rows = record.name, record.rounds
         cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **record.summary})
         rounds.extend({"cell": name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows)
         shape = {name: identity[name] for name in ("method", "model", "width", "dataset")}
+        shape |= {"measured_model": record.cell.model, "measured_width": record.cell.width}
         footprints.extend({**shape, **_flat(entry)} for entry in record.footprints)
     return Run(
         path,
@@ -80,6 +82,8 @@ def _unknown_as_nan(frame: pd.DataFrame) -> pd.DataFrame:
 def check_one_recipe(run: Path, cells: Iterable[Cell]) -> None:
     """Make sure that the cells of a run may stand side by side: they differ in axes of the grid alone.
 
+    Methods may have options and learning rates of their own, the same in all of their cells.
+
     Raises
     ------
     InputError
@@ -87,13 +91,14 @@ def check_one_recipe(run: Path, cells: Iterable[Cell]) -> None:
     """
     shared: dict[str, Any] = {}
     for cell in cells:
-        values = cell.to_dict()
         facts = {
-            **values["recipe"],
+            **asdict(cell.recipe),
             "gpu": cell.gpu,
             "memory_only": cell.memory_only,
+            "measured_as": cell.measured_as,
             f"data of {cell.dataset}": cell.data,
         }
+        facts[f"learning rate of {cell.method}"] = facts.pop("learning_rate")
         facts[f"options of {cell.method}"] = cell.options
         facts[f"budgets of tier {cell.tier}"] = cell.listed_budgets
         for name, value in facts.items():

@@ -27,6 +27,7 @@ ROUND_COLUMNS = {
     "classes_out_share": "share of classes of which no eligible device holds an example",
     "uploaded_bytes": "bytes sent by all participants together",
     "downloaded_bytes": "bytes received by all participants together",
+    "operations": "floating-point operations of all participants' training, as `profl.bench.operations` counts them",
     "seconds": "wall-clock seconds of the round, evaluation included",
     "peak_requested_bytes": "most GPU memory that any participant's training asked for; NaN if on a CPU, as below",
     "peak_allocated_bytes": "the same rounded up to blocks",
@@ -53,6 +54,7 @@ CELL_COLUMNS = {
     "seed": "seed of every random draw",
     "gpu": "where memory was measured",
     "memory_only": "whether all training ran on the virtual GPU, for its memory alone",
+    "measured_as": "model, width and batch size at which memory was measured; missing if they are those of training",
     "rounds": "rounds finished",
     "last_five_accuracy": "the score: mean test accuracy of the last five tests, or of all if there were fewer",
     "final_accuracy": "test accuracy after the last round",
@@ -64,6 +66,7 @@ CELL_COLUMNS = {
     "classes_out_share": "mean over the rounds of the share of classes out of reach",
     "uploaded_bytes": "bytes uploaded in the whole run",
     "downloaded_bytes": "bytes downloaded in the whole run",
+    "operations": "floating-point operations of all local training",
     "seconds": "wall-clock seconds of all rounds",
     "peak_reserved_bytes": "most GPU memory that was reserved in any round; NaN if training ran on a CPU",
     "most_held_bytes": "most GPU memory that was still allocated after any round; NaN likewise",
@@ -76,9 +79,12 @@ CELL_COLUMNS = {
 """Columns of the cells frame."""
 
 
-_IDENTITY = ("cell", "status", "method", "model", "width", "dataset", "tier", "seed", "gpu", "memory_only", "rounds")
+_IDENTITY = (
+    *("cell", "status", "method", "model", "width", "dataset", "tier", "seed"),
+    *("gpu", "memory_only", "measured_as", "rounds"),
+)
 ADDED_LATER = (
-    *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD),
+    *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations"),
     *("tested", "raw_test_accuracy", "gradient_norm", "last_five_accuracy", "raw_final_accuracy"),
 )
 """Columns that a run of an earlier version lacks."""
@@ -113,8 +119,15 @@ ROUND_FORM = TypeAdapter(create_model("Round", **_ROUND))
 FOOTPRINT_FORM = TypeAdapter(Footprint)
 SUMMARY_FORM = TypeAdapter(create_model("Summary", **_SUMMARY))
 
-FOOTPRINT_KEY = ["method", "model", "width", "dataset", "task", "batch_size", "gpu"]
-"""Columns that tell the rows of the footprints frame apart."""
+FOOTPRINT_CONTEXT = ("measured_model", "measured_width", "operations_per_step")
+"""What a footprint's entry says beside its bytes, batch size and GPU: the scale at which it was measured, and the
+floating-point operations of that step. An earlier version's entries lack it: their scale was that of training."""
+
+FOOTPRINT_KEY = [
+    *("method", "model", "width", "dataset", "task"),
+    *("measured_model", "measured_width", "batch_size", "gpu"),
+]
+"""Columns that tell the rows of the footprints frame apart; ``model`` and ``width`` are those of training."""
 
 
 def category_columns(categories: Mapping[str, int]) -> dict[str, int]:

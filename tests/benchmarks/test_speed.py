@@ -32,7 +32,7 @@ def test_the_round_loop_costs_little_beside_the_barest_loop(benchmark: Benchmark
 
     def bare() -> None:
         """Do the same steps on the same examples, with nothing around them."""
-        for device in fleet._draw(list(range(RECIPE.devices)), 1):
+        for device in fleet.draw(list(range(RECIPE.devices)), 1):
             order = torch.from_numpy(fleet.partition[device])
             optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
             for _ in range(RECIPE.local_epochs):

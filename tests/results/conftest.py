@@ -27,7 +27,7 @@ MEASURED = Footprint(
 FOOTPRINT = {"task": "full model", "batch_size": 16, "gpu": "virtual:jetson-orin", **MEASURED.to_dict()}
 CELL = small_cell()
 SUMMARY: dict[str, float] = {
-    name: 0.5 for name in CELL_COLUMNS if name not in {*CELL.to_dict(), "cell", "status", "rounds"}
+    name: 0.5 for name in CELL_COLUMNS if name not in {*CELL.to_dict(), "cell", "status", "rounds", "measured_as"}
 }
 SUMMARY |= {"uploaded_bytes": 0.0, "downloaded_bytes": 0.0}
 
@@ -37,6 +37,7 @@ def row(number: int, **more: object) -> dict:
         **dict.fromkeys(ROUND_COLUMNS, 0.0),
         "round": number,
         "phase": "train",
+        "tested": None,
         "attempt": 1,
         "tasks": {},
         "test_accuracy": 0.5,

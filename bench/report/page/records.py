@@ -32,9 +32,16 @@ def environments(records: Iterable[Record]) -> Settings:
 def recipes(records: Iterable[Record]) -> Settings:
     """Return how the cells were trained: the recipe, and the options of each method."""
     values: Settings = {}
-    for record in records:
-        _add(values, "recipe", asdict(record.cell.recipe))
-        _add(values, f"options of {record.cell.method}", record.cell.options)
+    cells = [record.cell for record in records]
+    tuned = len({cell.recipe.learning_rate for cell in cells}) > 1
+    for cell in cells:
+        recipe = asdict(cell.recipe)
+        if tuned:
+            recipe[f"learning rate of {cell.method}"] = recipe.pop("learning_rate")
+        _add(values, "recipe", recipe)
+        if cell.measured_scale:
+            _add(values, "recipe", {"memory measured as": cell.measured_scale})
+        _add(values, f"options of {cell.method}", cell.options)
     return values
 
 

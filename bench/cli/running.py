@@ -1,0 +1,81 @@
+"""Running a sweep for a command: what it prints meanwhile, and how it ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from profl.bench.experiment import Experiment
+    from profl.bench.memory.process.probe import Prober
+    from profl.bench.progress import SweepEvents, SweepProgress
+
+
+def carry_out(
+    possible: Sequence[Experiment], run: Path, workers: int | None, prober: Prober, as_json: bool = False
+) -> SweepEvents | SweepProgress:
+    """Run what is missing of a sweep in the folder of a run; return who was told how it went.
+
+    Ends the command on Ctrl-C.
+
+    Raises
+    ------
+    InputError
+        Before any work, if the folder is damaged or holds cells of another recipe.
+    """
+    from rich.console import Console
+
+    from profl.bench.engine import Engine, InProcess, LocalProcesses
+    from profl.bench.environment import mixture, training_environment
+    from profl.bench.progress import SweepEvents, SweepProgress
+    from profl.bench.results.folder import cell_folders, folder_of
+    from profl.bench.results.record import read_record
+    from profl.bench.results.run import check_one_recipe
+    from profl.bench.sweep import run_sweep
+
+    todo = [experiment.cell for experiment in possible]
+    workers = workers or os.cpu_count() or 1
+    engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
+    console = Console(stderr=True)
+    for cell in todo:
+        read_record(folder_of(cell, run))
+    check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
+    missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
+    finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
+    kept = f", and {finished} rounds of others" if finished else ""
+    done = len(todo) - len(missing)
+    console.print(
+        f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} in {run}, {done} of them done already{kept}",
+        highlight=False,
+    )
+    listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
+    now = training_environment()
+    differences = {folder.path.name: mixture([*folder.environments(), now]) for folder in cell_folders(run)}
+    otherwise = {name: difference for name, difference in differences.items() if difference}
+    trains = any(not cell.memory_only for cell in missing)
+    with listener as progress:
+        if trains and otherwise:
+            progress.trained_otherwise(otherwise)
+        try:
+            run_sweep(possible, run, engine, prober, progress)
+        except KeyboardInterrupt:
+            console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
+            raise SystemExit(130) from None
+    return progress
+
+
+def refuse_incomplete(progress: SweepEvents | SweepProgress, cells: int, run: Path) -> None:
+    """End the command with an error if any of a sweep's cells failed or was left to another sweep."""
+    if progress.failures:
+        raise click.ClickException(
+            f"{len(progress.failures)} of {cells} cells failed; see error.txt in their folders under {run}/cells"
+        )
+    if progress.taken:
+        raise click.ClickException(
+            f"{len(progress.taken)} of {cells} cells were left to another sweep in {run}: run the same command "
+            "when it is over, or choose another --output"
+        )

@@ -1,0 +1,79 @@
+"""``profl tune``: choose every method's learning rate on held-out data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from profl.bench.cli.options import chosen_sweep, instructions_option, several, sweep_options, workers_option
+from profl.bench.cli.running import carry_out, refuse_incomplete
+
+
+@click.command()
+@sweep_options
+@several(
+    "--learning-rate",
+    "A rate to try.  [default: half the recipe's, the same, the double]",
+    float,
+)
+@click.option(
+    "--held-out-share",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="Share of the training data that no device gets, and on which is tested.",
+)
+@instructions_option
+@workers_option
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs.  [default: results/tune-NAME]")
+def tune(
+    learning_rate: tuple[float, ...], held_out_share: float, workers: int | None, output: Path | None, **given: Any
+) -> None:
+    """Choose every method's learning rate by one rule; run again to finish what is missing.
+
+    Runs the sweep once for each rate, into a folder of that name, with a part of the training data held out. A method
+    gets the rate with the highest mean, over tiers and seeds, of its accuracy on that part: the mean of the last five
+    tests. Of equal rates it gets the smallest. Writes learning_rates.csv, and prints the table [learning_rates] to
+    paste into the sweep's TOML file; a rate at the end of those tried is marked. The test set is not used.
+
+    \b
+    Examples:
+      profl tune --preset default --seed 1
+      profl tune --config my-study.toml --learning-rate 0.005 --learning-rate 0.02 --learning-rate 0.08
+      profl tune --config my-study.toml --method profl --tier 80% --rounds 60 --output results/rates
+    """
+    name, config = chosen_sweep(**given)
+    from rich.console import Console
+    from rich.table import Table
+
+    from profl.bench.config import experiments
+    from profl.bench.files import write_whole
+    from profl.bench.memory.process.probe import Prober
+    from profl.bench.results import read_run
+    from profl.bench.tuning import at_each_rate, choose, rates_around, scores, table
+
+    folder = output or Path("results") / f"tune-{name}"
+    sweeps = at_each_rate(config, learning_rate or rates_around(config.recipe.learning_rate), held_out_share)
+    possible = {rate: experiments(sweep) for rate, sweep in sweeps.items()}
+    records = {}
+    with Prober() as prober:
+        for rate, wanted in possible.items():
+            run = folder / str(rate)
+            refuse_incomplete(carry_out(wanted, run, workers, prober), len(wanted), run)
+            names = {experiment.cell.folder_name for experiment in wanted}
+            records[rate] = [record for record in read_run(run).records if record.name in names]
+    found = scores(records)
+    choices = choose(found)
+    chosen = found["rate"] == found["method"].map(lambda method: choices[method].rate)
+    write_whole(folder / "learning_rates.csv", found.assign(chosen=chosen).to_csv(index=False, lineterminator="\n"))
+    means = found.pivot_table("score", "method", "rate")
+    shown = Table("method", *map(str, sweeps), title="mean accuracy on the held-out part, last five tests")
+    for method, row in means.iterrows():
+        best = choices[str(method)].rate
+        shown.add_row(str(method), *(f"{100 * row[rate]:.1f}%" + ("*" if rate == best else " ") for rate in sweeps))
+    console = Console(stderr=True)
+    console.print(shown)
+    console.print(f"every cell's score is in {folder / 'learning_rates.csv'}", highlight=False)
+    click.echo(table(choices))

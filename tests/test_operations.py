@@ -1,0 +1,113 @@
+"""Operations are counted as one would by hand, and a frozen part costs no backward pass."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from profl.bench import operations
+from profl.bench.cell import Recipe
+from profl.bench.experiment import Experiment
+from profl.bench.method import FullModel, Task
+from profl.bench.models import ModelSpec
+from profl.bench.operations import operations_per_example, operations_per_step
+from tests.conftest import small_cell
+
+RECIPE = Recipe(batch_size=4)
+MODEL = ModelSpec("resnet18", 4, 10)
+SIDE = 32
+
+
+@pytest.fixture(autouse=True)
+def _nothing_counted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "_counted", {})
+
+
+@dataclass(frozen=True)
+class OneConvolution(Task):
+    """A 3x3 convolution of 3 to 5 channels, the mean over its pixels, and a linear layer; parts may be frozen."""
+
+    frozen: tuple[str, ...] = ()
+    reads_a_value: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"frozen {self.frozen} reads {self.reads_a_value}"
+
+    def build(self) -> nn.Module:
+        module = nn.Sequential(
+            nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 10)
+        )
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(not name.startswith(self.frozen) if self.frozen else True)
+        return module
+
+    def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        loss = super().loss(module, inputs, targets)
+        return loss * (2 if self.reads_a_value and float(loss.detach()) > 1 else 1)
+
+
+CONVOLUTION = 2 * (3 * 3 * 3) * 5 * SIDE**2
+LINEAR = 2 * 5 * 10
+
+
+@pytest.mark.parametrize(
+    ("frozen", "expected"),
+    [
+        # The first layer needs no gradient of its inputs: forward and weights; the second one needs both.
+        ((), 2 * CONVOLUTION + 3 * LINEAR),
+        (("0",), CONVOLUTION + 2 * LINEAR),
+        (("3",), 2 * CONVOLUTION + 2 * LINEAR),
+    ],
+    ids=["nothing frozen", "the convolution frozen", "the linear layer frozen"],
+)
+def test_a_convolution_and_a_linear_layer_are_counted_as_by_hand(frozen: tuple[str, ...], expected: int):
+    assert operations_per_example(OneConvolution(frozen), MODEL, RECIPE) == expected
+    assert operations_per_step(OneConvolution(frozen), MODEL, RECIPE) == 4 * expected
+
+
+def test_a_step_that_reads_a_value_is_counted_where_there_are_values():
+    with pytest.raises(RuntimeError, match="meta"):
+        float(torch.zeros((), device="meta"))
+    plain, reading = (operations_per_step(OneConvolution((), reads), MODEL, RECIPE) for reads in (False, True))
+    assert reading == plain
+
+
+def test_operations_per_example_do_not_depend_on_the_batch():
+    counts = {operations_per_example(FullModel(MODEL), MODEL, Recipe(batch_size=size)) for size in (1, 2, 7, 32)}
+    assert len(counts) == 1
+
+
+def test_frozen_blocks_do_no_backward_pass():
+    profl = Experiment.of(small_cell("profl", width=4))
+    count = {task.key: operations_per_example(task, profl.model, RECIPE) for task in profl.tasks}
+    whole = operations_per_example(FullModel(profl.model), profl.model, RECIPE)
+    forward = _forward(profl.model)
+    for block in (2, 3, 4):
+        assert forward < count[f"grow {block}"] < whole / 1.5
+    assert count["grow 4"] == count["shrink 4"]
+    assert count["map 4"] < count["grow 4"]
+
+
+def _forward(model: ModelSpec) -> int:
+    """Return the operations of the stem and the first stage of ResNet18 alone, by hand."""
+    width = model.width
+    return 2 * 9 * SIDE**2 * (3 * width + 4 * width * width)
+
+
+def test_a_task_that_is_another_value_every_round_is_counted_once(monkeypatch: pytest.MonkeyPatch):
+    ran: list[str] = []
+    count = operations._count
+    monkeypatch.setattr(
+        operations, "_count", lambda workload, device: ran.append(device.type) or count(workload, device)
+    )
+    depth = Experiment.of(small_cell("depthfl"))
+    for weight in (0.1, 0.2):
+        operations_per_example(replace(depth.tasks[-1], distillation=weight), depth.model, RECIPE)
+    assert ran == ["meta"]
+    # A task of the same key of another method is another task.
+    inclusive = Experiment.of(small_cell("inclusivefl"))
+    assert inclusive.tasks[-1].key == depth.tasks[-1].key
+    counts = {operations_per_example(one.tasks[-1], one.model, RECIPE) for one in (depth, inclusive)}
+    assert len(counts) == 2
