@@ -9,7 +9,8 @@ from profl.bench.method import initial_state
 from profl.bench.models import ModelSpec
 from profl.blocks import BlockModel, block_parameters
 from profl.growing import GrowTask
-from profl.method import ProFL, ProFLOptions
+from profl.method import ProFL
+from profl.options import ProFLOptions
 from profl.shrinking import MapTask, ShrinkTask
 from tests.oracles import parameter_counts, progressive
 

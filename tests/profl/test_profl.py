@@ -14,7 +14,9 @@ from profl.bench.errors import InputError
 from profl.bench.method import Method, RoundSummary, initial_state
 from profl.bench.models import ModelSpec
 from profl.bench.registry import create_method
-from profl.method import ProFL, ProFLOptions, apportion, schedule
+from profl.method import ProFL
+from profl.options import ProFLOptions
+from profl.schedule import apportion, schedule
 from tests.conftest import shown
 from tests.oracles import progressive
 
