@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from profl.bench.method import Method, RoundSummary, Task, TestedNetwork, initial_state
+from profl.bench.method import Method, RoundSummary, Task, TestedNetwork, Update, initial_state
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
 from profl.blocks import BlockModel, block_parameters
@@ -44,7 +44,7 @@ class ProFL(Method):
         self.rule = FreezingRule(options.slope_window, options.slope_evaluations, options.slope_threshold)
         self.global_state = dict(initial_state(model, seed))
         with initialised(seed, "profl", "basic layers"):
-            first = BlockModel(model, blocks=1, frozen=0).state_dict()
+            first = BlockModel(model, blocks=1, frozen=0, stand_in=options.stand_in).state_dict()
         self.global_state |= {name: value for name, value in first.items() if name.startswith("proxies.")}
         self._blocks = block_parameters(model)
         self._enter(0, left_over=0)
@@ -60,7 +60,10 @@ class ProFL(Method):
 
     @property
     def movements(self) -> Sequence[float]:
-        """Effective movement of the active block in this step, from its H-th round with participants on."""
+        """Effective movement of the active block in this step, from its H-th round with participants on.
+
+        There is none while a block is mapped: a basic layer trains then.
+        """
         return self.movement.values
 
     def all_tasks(self) -> Sequence[Task]:
@@ -71,21 +74,25 @@ class ProFL(Method):
 
     def tested_networks(self) -> Sequence[TestedNetwork]:
         """Return the network as far as it is (real blocks, basic layers for the others, head), then those before it."""
+        build = partial(BlockModel, self.model, frozen=0, stand_in=self.options.stand_in)
         return [
-            TestedNetwork(f"{blocks} of {len(self._blocks)} blocks", partial(BlockModel, self.model, blocks, frozen=0))
+            TestedNetwork(f"{blocks} of {len(self._blocks)} blocks", partial(build, blocks=blocks))
             for blocks in range(self.step.task.real_blocks, 0, -1)
         ]
 
+    def aggregate(self, updates: Sequence[Update]) -> None:
+        super().aggregate(updates)
+        if not isinstance(self.step.task, MapTask):  # which trains a basic layer, and no block
+            self.movement.observe(self.global_state)
+
     def finish_round(self, summary: RoundSummary) -> None:
         self.spent += 1
-        if summary.participants:
-            self.movement.observe(self.global_state)
-        allowed = self.step.rounds + self.left_over
-        converged = (
-            self.step.may_end_early and self.spent >= self.options.min_rounds and self.rule.holds(self.movements)
-        )
-        if self.position + 1 < len(self.steps) and (converged or self.spent >= allowed):
-            self._enter(self.position + 1, left_over=allowed - self.spent)
+        planned, flexible = self.step.rounds, self.step.may_end_early
+        converged = flexible and self.spent >= self.options.min_rounds and self.rule.holds(self.movements)
+        if self.position + 1 < len(self.steps) and (
+            converged or self.spent >= planned + (self.left_over if flexible else 0)
+        ):
+            self._enter(self.position + 1, left_over=planned + self.left_over - self.spent)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
