@@ -68,9 +68,14 @@ class FreezingRule:
     evaluations: int
     threshold: float
 
+    @property
+    def needs(self) -> int:
+        """From how many values of a step on it says anything."""
+        return self.window + self.evaluations - 1
+
     def holds(self, values: Sequence[float]) -> bool:
         """Say whether the rule holds after the last of a step's ``values`` of effective movement."""
-        starts = range(len(values) - self.window - self.evaluations + 1, len(values) - self.window + 1)
+        starts = range(len(values) - self.needs, len(values) - self.window + 1)
         return starts[0] >= 0 and all(
             abs(slope(values[start : start + self.window])) < self.threshold for start in starts
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import nan
 from typing import Any
 
 from profl.bench.method import Method, RoundSummary, Task, TestedNetwork, Update, initial_state
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
 from profl.blocks import BlockModel, block_parameters
-from profl.freezing import FreezingRule, MovementLog
+from profl.freezing import FreezingRule, MovementLog, slope
 from profl.options import ProFLOptions
 from profl.schedule import Step, schedule
 from profl.shrinking import TEACHER_HEAD, MapTask
@@ -84,6 +85,18 @@ class ProFL(Method):
         super().aggregate(updates)
         if not isinstance(self.step.task, MapTask):  # which trains a basic layer, and no block
             self.movement.observe(self.global_state)
+
+    def diagnostics(self) -> Mapping[str, float]:
+        """Return the active block's effective movement, its slope, and whether the freezing rule holds (1 or 0).
+
+        The rule is asked whatever the pace. Unknown in the first rounds of a step, and while a block is mapped.
+        """
+        values, rule = self.movements, self.rule
+        return {
+            "effective_movement": values[-1] if values else nan,
+            "movement_slope": slope(values[-rule.window :]) if len(values) >= rule.window else nan,
+            "would_freeze": float(rule.holds(values)) if len(values) >= rule.needs else nan,
+        }
 
     def finish_round(self, summary: RoundSummary) -> None:
         self.spent += 1

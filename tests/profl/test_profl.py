@@ -15,6 +15,7 @@ from profl.bench.errors import InputError
 from profl.bench.method import Method, RoundSummary, Update, initial_state
 from profl.bench.models import ModelSpec
 from profl.bench.registry import create_method, method_options
+from profl.freezing import slope
 from profl.method import ProFL
 from profl.options import ProFLOptions
 from profl.schedule import apportion, schedule
@@ -242,6 +243,59 @@ def test_movement_follows_the_active_block(tiny, play, block, parts):
     expected = [progressive.movement(rows[end - 3 : end + 1]) for end in range(3, 7)]
     assert method.movements == pytest.approx(expected)
     assert all(0 < value < 1 for value in method.movements)
+
+
+@pytest.mark.parametrize("pace", ["effective_movement", "equal"])
+def test_diagnostics_tell_what_the_rule_sees_whatever_the_pace(pace):
+    """Nothing moves here: effective movement is 0, and the rule holds as soon as it says anything."""
+    options = ProFLOptions(False, pace=pace, min_rounds=8, movement_rounds=2, slope_window=2, slope_evaluations=3)
+    method = ProFL(ModelSpec("tiny", 3, 4), 24, 0, options)
+    told = []
+    for number in range(1, 10):
+        method.aggregate([Update({}, examples=1)])
+        told.append(method.diagnostics())
+        method.finish_round(RoundSummary(number, 1, 0.0))
+    assert method.phase == "grow 2/3"
+    unknown, known = math.nan, 0.0
+    expected = {
+        "effective_movement": [unknown] + [known] * 7 + [unknown],
+        "movement_slope": [unknown] * 2 + [known] * 6 + [unknown],
+        "would_freeze": [unknown] * 4 + [1.0] * 4 + [unknown],
+    }
+    assert {name: pytest.approx([row[name] for row in told], nan_ok=True) for name in told[0]} == expected
+
+
+def test_diagnostics_are_of_the_latest_rounds(tiny, play):
+    options = ProFLOptions(False, pace="equal", movement_rounds=2, slope_window=3, slope_evaluations=2)
+    method = ProFL(tiny, rounds=24, seed=2, options=options)
+    told = []
+    for _ in play(method, range(1, 8)):
+        told.append(method.diagnostics())
+    assert [row["effective_movement"] for row in told[1:]] == method.movements
+    assert told[-1]["movement_slope"] == pytest.approx(slope(method.movements[-3:]))
+    assert told[-1]["would_freeze"] == method.rule.holds(method.movements)
+
+
+def test_the_published_rule_says_nothing_before_round_39_of_a_step():
+    method = ProFL(ModelSpec("tiny", 3, 4), 120, 0, ProFLOptions(shrinking=False))
+    told = []
+    for number in range(1, 40):
+        method.aggregate([Update({}, examples=1)])
+        told.append(method.diagnostics()["would_freeze"])
+        method.finish_round(RoundSummary(number, 1, 0.0))
+    assert all(math.isnan(value) for value in told[:38])
+    assert told[38] == 1
+    assert method.phase == "grow 2/3"
+
+
+def test_a_mapped_block_does_not_move(tiny, play):
+    options = ProFLOptions(shrink_min_rounds=4, map_min_rounds=4, movement_rounds=2)
+    method = ProFL(tiny, rounds=40, seed=0, options=options)
+    told = {}
+    for _ in play(method, range(1, 8)):
+        told.setdefault(method.phase, []).append(method.diagnostics()["effective_movement"])
+    assert 0 < told["shrink 3/3"][-1] <= 1
+    assert all(map(math.isnan, told["map 3/3"]))
 
 
 def test_one_task_at_a_time_in_the_order_of_all_tasks(tiny):
