@@ -31,11 +31,12 @@ def effective_movement(weights: Sequence[Tensor]) -> float:
     Returns
     -------
     float
-        The effective movement; 0 if nothing moved at all [default].
+        The effective movement; 0 if nothing moved at all [default], NaN if the weights diverged.
     """
     path = torch.stack(list(weights)).double()
     travelled = path.diff(dim=0).abs().sum().item()
-    return min(1.0, (path[-1] - path[0]).abs().sum().item() / travelled) if travelled else 0.0
+    # In this order, so that diverged weights give NaN.
+    return min((path[-1] - path[0]).abs().sum().item() / travelled, 1.0) if travelled else 0.0
 
 
 def slope(values: Sequence[float]) -> float:
