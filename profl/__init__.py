@@ -9,7 +9,7 @@ measurement), ``profl.baselines`` the rivals, and the modules beside them are Pr
 block at a time, for devices that cannot hold the whole model ("Breaking the Memory Wall for Heterogeneous Federated
 Learning via Progressive Training", Wu, Li, Xu; KDD 2025; arXiv 2404.13349). There docstrings mark where a choice comes
 from: [paper] the paper's text, [code] the authors' published supplement, [inferred] our reading of either, [default]
-our own choice where both are silent.
+our own choice where both are silent, [ours] what is no part of ProFL.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Blocks are counted from 1: block t is stage t, and the stem belongs to block 1 [
 would be stands a *basic layer*, as the model states it (``StagedModel.stand_in``): for a ResNet one 3x3
 convolution with the block's stride, 2 in its later stages, without bias, BatchNorm or activation [code], its
 initial values Kaiming fan-out like the network's other convolutions [default]; for a VGG one 3x3 convolution
-and the block's pooling [default]. A basic layer is called a proxy where it is a tensor's name: ``proxies.i``
-stands in for ``stages.i``, whose index counts from 0.
+and the block's pooling [default]. Each of its convolutions may have BatchNorm and ReLU behind it [ours]. A basic
+layer is called a proxy where it is a tensor's name: ``proxies.i`` stands in for ``stages.i``, whose index counts
+from 0.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from profl.bench.errors import InputError
 from profl.bench.method import LocalContext, Task, Update
-from profl.bench.models import ModelSpec
+from profl.bench.models import ModelSpec, StagedModel
 
 FrozenBatchNorm = Literal["train", "eval"]
 """The mode of frozen blocks: batch statistics, while the running ones move; or the running ones, unmoved."""
+StandIn = Literal["bare", "normalised"]
+"""Basic layers as the model states them; or with BatchNorm and ReLU behind every convolution."""
 
 
 class BlockModel(nn.Module):
@@ -40,6 +44,8 @@ class BlockModel(nn.Module):
         How many of them are frozen.
     frozen_batchnorm
         The mode of the frozen blocks, which ``train`` keeps.
+    stand_in
+        The kind of basic layers. Those with BatchNorm are in train mode, whatever the mode of frozen blocks.
     replaced_from
         The first stage (index from 0) with a basic layer; by default the one behind the real blocks.
     """
@@ -50,6 +56,7 @@ class BlockModel(nn.Module):
         blocks: int,
         frozen: int,
         frozen_batchnorm: FrozenBatchNorm = "train",
+        stand_in: StandIn = "bare",
         replaced_from: int | None = None,
     ) -> None:
         super().__init__()
@@ -57,7 +64,7 @@ class BlockModel(nn.Module):
         replaced = range(blocks if replaced_from is None else replaced_from, len(model.stages))
         self.stem = model.stem
         self.stages = model.stages[:blocks]
-        self.proxies = nn.ModuleDict({str(stage): model.stand_in(stage) for stage in replaced})
+        self.proxies = nn.ModuleDict({str(stage): basic_layer(model, stage, stand_in) for stage in replaced})
         self.head = model.head
         self.frozen_batchnorm = frozen_batchnorm
         self.frozen_parts = 1 + frozen if frozen else 0  # the stem goes with block 1
@@ -84,6 +91,35 @@ class BlockModel(nn.Module):
         return [self.stem, *self.stages, *self.proxies.values(), self.head]
 
 
+def basic_layer(model: StagedModel, stage: int, kind: StandIn) -> nn.Module:
+    """Return what stands in for a stage of a model, counted from 0.
+
+    Raises
+    ------
+    InputError
+        If it should be normalised and has no convolution.
+    """
+    layer = model.stand_in(stage)
+    if kind == "normalised":
+        if not any(isinstance(part, nn.Conv2d) for part in layer.modules()):
+            raise InputError(
+                f"profl cannot normalise the stand-in of stage {stage} of {type(model).__name__}, which has no "
+                "convolution: choose its option stand_in = bare"
+            )
+        layer = _normalised(layer)
+    return layer
+
+
+def _normalised(layer: nn.Module) -> nn.Module:
+    # Directly behind the convolution, as in the blocks: behind a pooling there may be one pixel left, and BatchNorm
+    # cannot train on one value.
+    if isinstance(layer, nn.Conv2d):
+        return nn.Sequential(layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True))
+    for name, part in layer.named_children():
+        layer.add_module(name, _normalised(part))
+    return layer
+
+
 def pass_through(parts: Sequence[nn.Module], features: Tensor) -> Tensor:
     """Send ``features`` through one part after the other."""
     for part in parts:
@@ -103,22 +139,26 @@ class BlockTask(Task):
         The active block, from 1.
     frozen_batchnorm
         The mode of the frozen blocks.
+    stand_in
+        The kind of basic layers.
     """
 
     model: ModelSpec
     block: int
     frozen_batchnorm: FrozenBatchNorm = "train"
+    stand_in: StandIn = "bare"
 
     kind: ClassVar[str]
-    """``grow``, ``shrink`` or ``map``; the key starts with it."""
+    """``grow``, ``shrink``, ``map`` or ``warm up``; the key starts with it."""
 
     @property
     def key(self) -> str:
-        """For example ``grow 2``, and ``grow 2 frozen eval`` if frozen blocks are in eval mode."""
-        return f"{self.kind} {self.block}" + (" frozen eval" if self.frozen_batchnorm == "eval" else "")
+        """For example ``grow 2``; what is not the default is added, as in ``grow 2 normalised frozen eval``."""
+        stand_in = "" if self.stand_in == "bare" else f" {self.stand_in}"
+        return f"{self.kind} {self.block}{stand_in}" + (" frozen eval" if self.frozen_batchnorm == "eval" else "")
 
     def build(self) -> nn.Module:
-        return BlockModel(self.model, self.block, self.block - 1, self.frozen_batchnorm)
+        return BlockModel(self.model, self.block, self.block - 1, self.frozen_batchnorm, self.stand_in)
 
     @property
     def real_blocks(self) -> int:

@@ -31,11 +31,12 @@ def effective_movement(weights: Sequence[Tensor]) -> float:
     Returns
     -------
     float
-        The effective movement; 0 if nothing moved at all [default].
+        The effective movement; 0 if nothing moved at all [default], NaN if the weights diverged.
     """
     path = torch.stack(list(weights)).double()
     travelled = path.diff(dim=0).abs().sum().item()
-    return min(1.0, (path[-1] - path[0]).abs().sum().item() / travelled) if travelled else 0.0
+    # In this order, so that diverged weights give NaN.
+    return min((path[-1] - path[0]).abs().sum().item() / travelled, 1.0) if travelled else 0.0
 
 
 def slope(values: Sequence[float]) -> float:
@@ -68,9 +69,14 @@ class FreezingRule:
     evaluations: int
     threshold: float
 
+    @property
+    def needs(self) -> int:
+        """From how many values of a step on it says anything."""
+        return self.window + self.evaluations - 1
+
     def holds(self, values: Sequence[float]) -> bool:
         """Say whether the rule holds after the last of a step's ``values`` of effective movement."""
-        starts = range(len(values) - self.window - self.evaluations + 1, len(values) - self.window + 1)
+        starts = range(len(values) - self.needs, len(values) - self.window + 1)
         return starts[0] >= 0 and all(
             abs(slope(values[start : start + self.window])) < self.threshold for start in starts
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from profl.bench.models import ModelSpec
-from profl.blocks import BlockModel, BlockTask, FrozenBatchNorm, pass_through
+from profl.blocks import BlockModel, BlockTask, FrozenBatchNorm, StandIn, pass_through
 
 TEACHER_HEAD = "teacher_head"
 """Server-side name of the head that the mapping's teacher keeps while the student's head trains."""
@@ -45,10 +45,14 @@ class MapModel(BlockModel):
         The block to replace, from 2.
     frozen_batchnorm
         The mode of the frozen blocks, the teacher's among them.
+    stand_in
+        The kind of basic layers.
     """
 
-    def __init__(self, spec: ModelSpec, block: int, frozen_batchnorm: FrozenBatchNorm = "train") -> None:
-        super().__init__(spec, block, block, frozen_batchnorm, replaced_from=block - 1)
+    def __init__(
+        self, spec: ModelSpec, block: int, frozen_batchnorm: FrozenBatchNorm = "train", stand_in: StandIn = "bare"
+    ) -> None:
+        super().__init__(spec, block, block, frozen_batchnorm, stand_in, replaced_from=block - 1)
         student, *later = self.proxies.values()
         self.teacher_head = None if later else copy.deepcopy(self.head)
         self.requires_grad_(False)
@@ -85,7 +89,7 @@ class MapTask(BlockTask):
     kind = "map"
 
     def build(self) -> nn.Module:
-        return MapModel(self.model, self.block, self.frozen_batchnorm)
+        return MapModel(self.model, self.block, self.frozen_batchnorm, self.stand_in)
 
     @property
     def real_blocks(self) -> int:

@@ -358,6 +358,14 @@ def test_the_gradients_norm_is_recorded_at_tests_if_asked_for():
     assert cell.folder_name != small_cell("profl", recipe=replace(SMALL_RECIPE, evaluate_every=2)).folder_name
 
 
+def test_the_gradient_is_that_of_the_task_the_round_trained(monkeypatch: pytest.MonkeyPatch):
+    keys: list[str] = []
+    monkeypatch.setattr("profl.bench.federation.gradient_norm", lambda task, *_: keys.append(task.key) or 1.0)
+    fleet = federation(small_cell("profl", recipe=replace(SMALL_RECIPE, evaluate_every=1, gradient_norm=True)))
+    phases = [fleet.run_round(number)["phase"] for number in range(1, 4)]  # each the last round of a step
+    assert phases == [f"{key}/4" for key in keys] == ["shrink 4/4", "map 4/4", "shrink 3/4"]
+
+
 def test_the_network_that_was_trained_is_tested_before_the_schedule_moves_on():
     fleet = federation(small_cell("profl", recipe=replace(SMALL_RECIPE, evaluate_every=1)))
     tested: list[str] = []

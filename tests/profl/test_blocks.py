@@ -5,12 +5,15 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from profl.bench.errors import InputError
 from profl.bench.method import initial_state
 from profl.bench.models import ModelSpec
-from profl.blocks import BlockModel, block_parameters
+from profl.blocks import BlockModel, basic_layer, block_parameters
 from profl.growing import GrowTask
-from profl.method import ProFL, ProFLOptions
+from profl.method import ProFL
+from profl.options import ProFLOptions
 from profl.shrinking import MapTask, ShrinkTask
+from profl.warming import WarmUpTask
 from tests.oracles import parameter_counts, progressive
 
 MODES = ("train", "eval")
@@ -25,14 +28,14 @@ def trainable(module):
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def every_task(spec, mode="train", map_learning_rate=0.05):
-    options = ProFLOptions(frozen_batchnorm=mode, map_learning_rate=map_learning_rate)
+def every_task(spec, mode="train", stand_in="bare"):
+    options = ProFLOptions(frozen_batchnorm=mode, stand_in=stand_in, map_learning_rate=0.05, warm_up_rounds=1)
     return ProFL(spec, rounds=50, seed=0, options=options).all_tasks()
 
 
-def server_state(spec):
+def server_state(spec, stand_in="bare"):
     """Initial values of every tensor that any task loads."""
-    state = ProFL(spec, rounds=50, seed=0, options=ProFLOptions()).global_state
+    state = ProFL(spec, rounds=50, seed=0, options=ProFLOptions(stand_in=stand_in)).global_state
     heads = {name: value for name, value in state.items() if name.startswith("head")}
     return state | {name.replace("head", "teacher_head"): value for name, value in heads.items()}
 
@@ -93,13 +96,38 @@ def test_vggs_basic_layer_pools_like_the_block_it_replaces():
     assert torch.equal(pooling(features), twice(twice(features)))
 
 
+@pytest.mark.parametrize("kind", ["bare", "normalised"])
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "vgg11_bn"])
-def test_a_basic_layer_makes_the_shape_of_its_stage(name):
+def test_a_basic_layer_makes_the_shape_of_its_stage(name, kind):
     model = ModelSpec(name, 3, 4).build()
-    features = model.stem(torch.randn(2, 3, 32, 32))
+    # Of a single example, as the last batch of an epoch may be: a VGG's last pooling leaves one pixel of it.
+    features = model.stem(torch.randn(1, 3, 32, 32))
     for stage, module in enumerate(model.stages):
-        assert model.stand_in(stage)(features).shape == module(features).shape
+        assert basic_layer(model, stage, kind)(features).shape == module(features).shape
         features = module(features)
+
+
+def test_a_normalised_basic_layer_is_the_bare_one_and_more():
+    torch.manual_seed(1)
+    bare = PAPER.build().stand_in(1)
+    torch.manual_seed(1)
+    convolution, norm, activation = basic_layer(PAPER.build(), 1, "normalised")
+    assert torch.equal(bare.weight, convolution.weight)
+    assert (type(norm), norm.num_features, type(activation)) == (nn.BatchNorm2d, 128, nn.ReLU)
+
+
+def test_a_vggs_normalised_basic_layer_pools_last():
+    (convolution, norm, activation), pooling = basic_layer(ModelSpec("vgg11_bn", 64, 10).build(), 2, "normalised")
+    kinds = [type(part) for part in (convolution, norm, activation, pooling)]
+    assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+
+
+def test_a_stand_in_without_a_convolution_cannot_be_normalised(tiny):
+    model = tiny.build()
+    model.stand_in = lambda stage: nn.Linear(3, 3)
+    assert isinstance(basic_layer(model, 1, "bare"), nn.Linear)
+    with pytest.raises(InputError, match=r"stage 1 of StagedModel, which has no convolution: choose .* = bare"):
+        basic_layer(model, 1, "normalised")
 
 
 def test_initial_values_of_basic_layers_keep_the_scale_of_features():
@@ -152,8 +180,11 @@ def test_tasks_are_values_with_keys_of_their_own(name, mode):
     assert all(part.training for module in modules for part in module.modules()) == (mode == "train")
 
 
-def test_modes_that_differ_in_memory_differ_in_key(tiny):
-    assert not {task.key for task in every_task(tiny)} & {task.key for task in every_task(tiny, "eval")}
+def test_kinds_that_differ_in_memory_differ_in_key(tiny):
+    kinds = [("train", "bare"), ("eval", "bare"), ("train", "normalised"), ("eval", "normalised")]
+    keys = [task.key for kind in kinds for task in every_task(tiny, *kind)]
+    assert len(set(keys)) == len(keys)
+    assert {"grow 2", "warm up 2", "map 2 normalised", "grow 2 normalised frozen eval"} < set(keys)
 
 
 @pytest.mark.parametrize(
@@ -183,12 +214,18 @@ def test_upload_counts(task, statistics, local):
     assert len(floats) + len(counters) == len(update.state)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "tiny"])
-def test_local_training_changes_what_is_uploaded_and_nothing_else(name, mode, batch, train):
+@pytest.mark.parametrize(
+    ("name", "mode", "stand_in"),
+    [
+        *(pytest.param(name, mode, "bare") for name in ("resnet18", "vgg11_bn", "tiny") for mode in MODES),
+        ("vgg11_bn", "train", "normalised"),
+        ("tiny", "eval", "normalised"),
+    ],
+)
+def test_local_training_changes_what_is_uploaded_and_nothing_else(name, mode, stand_in, batch, train):
     spec = ModelSpec(name, 2, 4)
-    start = server_state(spec)
-    for task in every_task(spec, mode):
+    start = server_state(spec, stand_in)
+    for task in every_task(spec, mode, stand_in):
         before = {name: value.clone() for name, value in start.items()}
         update, module = train(task, start, *batch(size=32))
         after = module.state_dict()
@@ -198,8 +235,8 @@ def test_local_training_changes_what_is_uploaded_and_nothing_else(name, mode, ba
         assert all(torch.equal(value, before[name]) for name, value in start.items())
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_only_trained_parameters_have_gradients(tiny, mode, batch, train):
+@pytest.mark.parametrize(("mode", "stand_in"), [("train", "bare"), ("eval", "bare"), ("train", "normalised")])
+def test_only_trained_parameters_have_gradients(tiny, mode, stand_in, batch, train):
     expected = {
         "grow 1": {"stem", "stages.0", "proxies.1", "proxies.2", "head.2"},
         "grow 2": {"stages.1", "proxies.2", "head.2"},
@@ -208,14 +245,16 @@ def test_only_trained_parameters_have_gradients(tiny, mode, batch, train):
         "map 3": {"proxies.2", "head.2"},
         "shrink 2": {"stages.1", "proxies.2", "head.2"},
         "map 2": {"proxies.1"},
+        "warm up 2": {"stages.1"},
+        "warm up 3": {"stages.2"},
     }
-    start = server_state(tiny)
-    for task in every_task(tiny, mode):
+    start = server_state(tiny, stand_in)
+    for task in every_task(tiny, mode, stand_in):
         _, module = train(task, start, *batch(), steps=1)
         gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
         moved = {name for name, gradient in gradients.items() if gradient.any()}
         parts = {".".join(name.split(".")[: 1 if name.startswith("stem") else 2]) for name in moved}
-        assert parts == expected[task.key.removesuffix(" frozen eval")]
+        assert parts == expected[f"{task.kind} {task.block}"]
         assert moved == set(gradients) == set(trainable(module))
 
 
@@ -286,6 +325,24 @@ def test_mapping_saves_for_the_student_alone(block, batch, saved):
     inputs.requires_grad_()  # so that only no_grad keeps the frozen blocks out of autograd's graph
     by_task = saved(lambda: task.loss(module, inputs, targets))
     assert by_task == saved(student_alone)
+    assert by_task
+
+
+@pytest.mark.parametrize("block", [2, 4])
+def test_warming_up_saves_for_the_block_alone(block, batch, saved):
+    spec = ModelSpec("resnet18", 2, 4)
+    inputs, targets = batch(size=16)
+    task = WarmUpTask(spec, block)
+    module = task.build()
+    with torch.no_grad():
+        features = module.stem(inputs)
+        for stage in module.stages[: block - 1]:
+            features = stage(features)
+        wanted = module.proxies[str(block - 1)](features)
+
+    inputs.requires_grad_()  # so that only no_grad keeps the frozen blocks out of autograd's graph
+    by_task = saved(lambda: task.loss(module, inputs, targets))
+    assert by_task == saved(lambda: nn.functional.mse_loss(module.stages[block - 1](features), wanted))
     assert by_task
 
 

@@ -91,8 +91,11 @@ def test_rule_matches_a_counter_of_calm_rounds(values, window, evaluations, thre
     assert rounds_until_freeze(rule, values) == progressive.first_freeze(values, window, evaluations, threshold)
 
 
-def test_diverged_weights_never_freeze():
-    assert not RULE.holds([math.nan] * 60)
+@pytest.mark.parametrize("diverged", [math.nan, math.inf])
+def test_diverged_weights_never_freeze(diverged):
+    values = [effective_movement([torch.tensor([diverged, 1.0]), torch.zeros(2)])] * 60
+    assert math.isnan(values[0])
+    assert not RULE.holds(values)
 
 
 @pytest.fixture

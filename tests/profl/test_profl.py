@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profl.bench.errors import InputError
-from profl.bench.method import Method, RoundSummary, initial_state
+from profl.bench.method import Method, RoundSummary, Update, initial_state
 from profl.bench.models import ModelSpec
-from profl.bench.registry import create_method
-from profl.method import ProFL, ProFLOptions, apportion, schedule
+from profl.bench.registry import create_method, method_options
+from profl.freezing import slope
+from profl.method import ProFL
+from profl.options import ProFLOptions
+from profl.schedule import apportion, schedule
 from tests.conftest import shown
 from tests.oracles import progressive
 
@@ -22,6 +26,7 @@ PAPER = ModelSpec("resnet18", 64, 10)
 ORDER = [f"{kind} {block}" for block in (4, 3, 2) for kind in ("shrink", "map")]
 ORDER += [f"grow {block}" for block in (1, 2, 3, 4)]
 EAGER = ProFLOptions(movement_rounds=2, slope_window=2, slope_evaluations=1, slope_threshold=0.5)
+WARM = replace(EAGER, warm_up_rounds=1, stand_in="normalised")
 
 paces = st.sampled_from(["effective_movement", "equal", "parameters"])
 
@@ -35,6 +40,8 @@ def idle(method, rounds, participants=1):
     phases = []
     for number in range(1, rounds + 1):
         phases.append(method.phase)
+        if participants:
+            method.aggregate([Update({}, examples=1)] * participants)
         method.finish_round(RoundSummary(number, participants, train_loss=math.nan))
     return phases
 
@@ -76,23 +83,73 @@ def test_shares_of_shrinking_and_mapping():
     assert [by_step[key] for key in ORDER[:6]] == [30, 10] * 3
 
 
+def test_shrinking_and_mapping_have_their_least_rounds_though_shares_are_small():
+    by_step = rounds_by_step(PAPER, 100, shrink_share=0.01, shrink_min_rounds=5, map_min_rounds=7)
+    assert list(by_step.values()) == [5, 7] * 3 + [16] * 4
+    # And give them to each other only beyond that.
+    by_step = rounds_by_step(PAPER, 100, shrink_share=0.39, map_share=0.9, shrink_min_rounds=5, map_min_rounds=7)
+    assert [by_step[key] for key in ORDER[:6]] == [5, 8] * 3
+
+
+def test_blocks_warm_up_in_rounds_of_their_growing():
+    plain = rounds_by_step(PAPER, 100, shrinking=False)
+    by_step = rounds_by_step(PAPER, 100, shrinking=False, warm_up_rounds=3)
+    assert list(by_step) == ["grow 1", "warm up 2", "grow 2", "warm up 3", "grow 3", "warm up 4", "grow 4"]
+    for block in (2, 3, 4):
+        assert by_step[f"warm up {block}"] == 3
+        assert by_step[f"grow {block}"] == plain[f"grow {block}"] - 3
+
+
+def test_what_a_block_leaves_over_does_not_prolong_the_warming_up_of_the_next():
+    options = ProFLOptions(False, warm_up_rounds=2, movement_rounds=2, slope_window=2, slope_evaluations=1)
+    method = ProFL(ModelSpec("tiny", 3, 4), 30, 0, options)
+    assert lengths(idle(method, 30)) == {
+        "grow 1/3": 3, "warm up 2/3": 2, "grow 2/3": 3, "warm up 3/3": 2, "grow 3/3": 20
+    }  # fmt: skip
+
+
 @settings(deadline=None)
-@given(st.integers(1, 400), st.floats(0.01, 0.99), st.floats(0.01, 0.99), st.integers(1, 9), st.booleans(), paces)
-def test_every_budget_gives_a_full_schedule_or_names_the_least(budget, shrink, mapping, least, shrinking, pace):
-    options = ProFLOptions(shrinking, shrink, mapping, min_rounds=least, pace=pace)
+@given(
+    st.integers(1, 400),
+    st.floats(0.01, 0.99),
+    st.floats(0.01, 0.99),
+    st.lists(st.integers(1, 9), min_size=3, max_size=3),
+    st.integers(0, 4),
+    st.booleans(),
+    paces,
+)
+def test_every_budget_gives_a_full_schedule_or_names_the_least(
+    budget, shrink, mapping, leasts, warm_up, shrinking, pace
+):
+    least, least_shrinking, least_mapping = leasts
+    options = ProFLOptions(
+        shrinking,
+        shrink,
+        mapping,
+        least_shrinking,
+        least_mapping,
+        min_rounds=least,
+        warm_up_rounds=warm_up,
+        pace=pace,
+    )
     tiny = ModelSpec("tiny", 3, 4)
-    enough = 3 * least + (4 if shrinking else 0)
+    enough = 3 * (least + warm_up) + (2 * (least_shrinking + least_mapping) if shrinking else 0)
     if budget < enough:
         with pytest.raises(InputError, match=f"at least {enough}"):
             schedule(tiny, budget, options)
         return
     steps = schedule(tiny, budget, options)
-    keys = ["shrink 3", "map 3", "shrink 2", "map 2"] * shrinking + ["grow 1", "grow 2", "grow 3"]
+    keys = ["shrink 3", "map 3", "shrink 2", "map 2"] * shrinking
+    keys += [
+        f"{kind} {block}" for block in (1, 2, 3) for kind in ("warm up",) * (warm_up > 0 and block > 1) + ("grow",)
+    ]
     assert [step.task.key for step in steps] == keys
     assert sum(step.rounds for step in steps) == budget
-    assert all(step.rounds >= (least if step.task.kind == "grow" else 1) for step in steps)
-    shrunk = sum(step.rounds for step in steps if step.task.kind != "grow")
-    assert shrunk <= max(shrink * budget, 4)
+    at_least = {"shrink": least_shrinking, "map": least_mapping, "warm up": warm_up, "grow": least}
+    assert all(step.rounds >= at_least[step.task.kind] for step in steps)
+    assert all(step.rounds == warm_up for step in steps if step.task.kind == "warm up")
+    shrunk = sum(step.rounds for step in steps if step.task.kind in ("shrink", "map"))
+    assert shrunk <= max(shrink * budget, 2 * (least_shrinking + least_mapping))
 
 
 def test_a_budget_too_small_for_shrinking_alone():
@@ -188,6 +245,59 @@ def test_movement_follows_the_active_block(tiny, play, block, parts):
     assert all(0 < value < 1 for value in method.movements)
 
 
+@pytest.mark.parametrize("pace", ["effective_movement", "equal"])
+def test_diagnostics_tell_what_the_rule_sees_whatever_the_pace(pace):
+    """Nothing moves here: effective movement is 0, and the rule holds as soon as it says anything."""
+    options = ProFLOptions(False, pace=pace, min_rounds=8, movement_rounds=2, slope_window=2, slope_evaluations=3)
+    method = ProFL(ModelSpec("tiny", 3, 4), 24, 0, options)
+    told = []
+    for number in range(1, 10):
+        method.aggregate([Update({}, examples=1)])
+        told.append(method.diagnostics())
+        method.finish_round(RoundSummary(number, 1, 0.0))
+    assert method.phase == "grow 2/3"
+    unknown, known = math.nan, 0.0
+    expected = {
+        "effective_movement": [unknown] + [known] * 7 + [unknown],
+        "movement_slope": [unknown] * 2 + [known] * 6 + [unknown],
+        "would_freeze": [unknown] * 4 + [1.0] * 4 + [unknown],
+    }
+    assert {name: pytest.approx([row[name] for row in told], nan_ok=True) for name in told[0]} == expected
+
+
+def test_diagnostics_are_of_the_latest_rounds(tiny, play):
+    options = ProFLOptions(False, pace="equal", movement_rounds=2, slope_window=3, slope_evaluations=2)
+    method = ProFL(tiny, rounds=24, seed=2, options=options)
+    told = []
+    for _ in play(method, range(1, 8)):
+        told.append(method.diagnostics())
+    assert [row["effective_movement"] for row in told[1:]] == method.movements
+    assert told[-1]["movement_slope"] == pytest.approx(slope(method.movements[-3:]))
+    assert told[-1]["would_freeze"] == method.rule.holds(method.movements)
+
+
+def test_the_published_rule_says_nothing_before_round_39_of_a_step():
+    method = ProFL(ModelSpec("tiny", 3, 4), 120, 0, ProFLOptions(shrinking=False))
+    told = []
+    for number in range(1, 40):
+        method.aggregate([Update({}, examples=1)])
+        told.append(method.diagnostics()["would_freeze"])
+        method.finish_round(RoundSummary(number, 1, 0.0))
+    assert all(math.isnan(value) for value in told[:38])
+    assert told[38] == 1
+    assert method.phase == "grow 2/3"
+
+
+def test_a_mapped_block_does_not_move(tiny, play):
+    options = ProFLOptions(shrink_min_rounds=4, map_min_rounds=4, movement_rounds=2)
+    method = ProFL(tiny, rounds=40, seed=0, options=options)
+    told = {}
+    for _ in play(method, range(1, 8)):
+        told.setdefault(method.phase, []).append(method.diagnostics()["effective_movement"])
+    assert 0 < told["shrink 3/3"][-1] <= 1
+    assert all(map(math.isnan, told["map 3/3"]))
+
+
 def test_one_task_at_a_time_in_the_order_of_all_tasks(tiny):
     method = ProFL(tiny, 14, 0, ProFLOptions(pace="equal"))
     offered = []
@@ -200,10 +310,10 @@ def test_one_task_at_a_time_in_the_order_of_all_tasks(tiny):
 
 
 def test_there_is_a_network_to_test_after_every_round(tiny, play, batch):
-    method = ProFL(tiny, rounds=14, seed=0, options=ProFLOptions(pace="equal"))
+    method = ProFL(tiny, rounds=17, seed=0, options=ProFLOptions(pace="equal", warm_up_rounds=1))
     inputs, _ = batch()
     held = {}
-    rounds = play(method, range(1, 15))
+    rounds = play(method, range(1, 18))
     while method.phase not in held or next(rounds, None):
         model = shown(method).eval()
         assert model(inputs).shape == (6, 4)
@@ -220,7 +330,9 @@ def test_there_is_a_network_to_test_after_every_round(tiny, play, batch):
         "shrink 2/3": without_last,
         "map 2/3": first_only,
         "grow 1/3": first_only,
+        "warm up 2/3": first_only,
         "grow 2/3": without_last,
+        "warm up 3/3": without_last,
         "grow 3/3": full,
     }
 
@@ -234,9 +346,13 @@ def test_the_run_ends_with_the_full_model(tiny, play, batch):
     torch.testing.assert_close(full.eval()(inputs), last.eval()(inputs))
 
 
-def test_the_whole_schedule_learns(tiny, play, batch):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stand_in": "normalised", "warm_up_rounds": 3, "frozen_batchnorm": "eval", "map_learning_rate": 0.01}],
+)
+def test_the_whole_schedule_learns(tiny, play, batch, options):
     """Classes that differ in brightness are told apart after a run, and not before."""
-    method = ProFL(tiny, rounds=80, seed=0, options=ProFLOptions())
+    method = ProFL(tiny, rounds=80, seed=0, options=ProFLOptions(**options))
 
     def accuracy():
         model = shown(method).eval()
@@ -266,10 +382,12 @@ def assert_same(first, second):
         assert first == second
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("tiny", 24), ("resnet18", 12)])
-def test_a_run_can_stop_and_go_on_after_any_round(name, rounds, play):
+@pytest.mark.parametrize(
+    ("name", "rounds", "options"), [("tiny", 24, EAGER), ("resnet18", 12, EAGER), ("tiny", 24, WARM)]
+)
+def test_a_run_can_stop_and_go_on_after_any_round(name, rounds, options, play):
     spec = ModelSpec(name, 2, 4)
-    straight = ProFL(spec, rounds, 7, EAGER)
+    straight = ProFL(spec, rounds, 7, options)
     phases, saved = [], []
     for phase in play(straight, range(1, rounds + 1)):
         phases.append(phase)
@@ -282,7 +400,7 @@ def test_a_run_can_stop_and_go_on_after_any_round(name, rounds, play):
         return torch.load(saved[number - 1], weights_only=True)
 
     for stop in range(1, rounds):
-        resumed = ProFL(spec, rounds, 7, EAGER)
+        resumed = ProFL(spec, rounds, 7, options)
         resumed.load_state_dict(state_after(stop))
         end = rounds if stop % 8 == 0 else stop + 1
         assert list(play(resumed, range(stop + 1, end + 1))) == phases[stop:end]
@@ -350,12 +468,16 @@ def test_created_by_name_with_options():
         ("slope_evaluations", True),
         ("slope_threshold", -0.2),
         ("slope_threshold", 0),
+        ("stand_in", "linear"),
+        ("warm_up_rounds", -1),
+        ("shrink_min_rounds", 0),
+        ("map_min_rounds", 1.0),
     ],
 )
 def test_options_that_cannot_be(name, value):
-    with pytest.raises(InputError, match=rf"option {name} of profl cannot be {value!r}: (give|choose) "):
-        ProFLOptions(**{name: value})
+    with pytest.raises(InputError, match=rf"options of method 'profl': {name} cannot be {value!r}: input should be "):
+        method_options("profl", {name: value})
 
 
 def test_options_that_can_be():
-    ProFLOptions(False, 0.5, 0.5, 1, "eval", "parameters", 1, 2, 1, 2, 1, 5)
+    ProFLOptions(False, 0.5, 0.5, 1, 1, 1, "eval", "normalised", 0, "parameters", 1, 2, 1, 2, 1, 5)

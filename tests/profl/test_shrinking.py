@@ -7,7 +7,8 @@ from torch.nn import functional
 
 from profl.bench.method import initial_state
 from profl.blocks import BlockModel
-from profl.method import ProFL, ProFLOptions
+from profl.method import ProFL
+from profl.options import ProFLOptions
 from profl.shrinking import MapTask, ShrinkTask
 
 FAST_MAP = ProFLOptions(map_learning_rate=0.05, pace="equal")

@@ -1,0 +1,92 @@
+"""The steps of a run in their order, and how many of its rounds each gets.
+
+The schedule runs from the last block to the first and back: shrink T, map T, ..., shrink 2, map 2, grow 1,
+..., grow T. Blocks that are warmed up: ..., grow 1, warm up 2, grow 2, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from profl.bench.errors import InputError
+from profl.bench.models import ModelSpec
+from profl.blocks import BlockTask, block_parameters
+from profl.growing import GrowTask
+from profl.options import ProFLOptions
+from profl.shrinking import MapTask, ShrinkTask
+from profl.warming import WarmUpTask
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the schedule.
+
+    Parameters
+    ----------
+    task
+        What its devices train.
+    rounds
+        How many rounds it gets.
+    may_end_early
+        Whether the freezing rule may end it before. Such a step also gets the rounds that earlier ones left over.
+    """
+
+    task: BlockTask
+    rounds: int
+    may_end_early: bool = False
+
+
+def apportion(rounds: int, shares: Sequence[int], least: int) -> list[int]:
+    """Divide ``rounds`` in proportion to ``shares``, by largest remainders, with at least ``least`` for each.
+
+    What is missing to ``least`` is taken from the largest parts; ``rounds`` must suffice for all.
+    """
+    whole = sum(shares)
+    parts = [rounds * share // whole for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda part: rounds * shares[part] % whole, reverse=True)
+    for part in by_remainder[: rounds - sum(parts)]:
+        parts[part] += 1
+    while min(parts) < least:
+        parts[parts.index(max(parts))] -= 1
+        parts[parts.index(min(parts))] += 1
+    return parts
+
+
+def schedule(model: ModelSpec, rounds: int, options: ProFLOptions) -> list[Step]:
+    """Return the steps of a run in their order; their rounds sum to ``rounds``.
+
+    Raises
+    ------
+    InputError
+        If the rounds do not suffice for every step; the message names the least number.
+    """
+    parameters = [sum(block.values()) for block in block_parameters(model)]
+    blocks = range(1, len(parameters) + 1)
+    shrunk = blocks[:0:-1] if options.shrinking else blocks[:0]  # block 1 is never shrunk [code]
+    of_a_block = options.warm_up_rounds + options.min_rounds
+    of_a_shrunk_block = options.shrink_min_rounds + options.map_min_rounds
+    growing_least = len(blocks) * of_a_block
+    least = growing_least + len(shrunk) * of_a_shrunk_block
+    if rounds < least:
+        remedy = ", or set its option shrinking = false" if shrunk and rounds >= growing_least else ""
+        raise InputError(f"profl cannot train {model.name} in {rounds} rounds: give it at least {least}{remedy}")
+
+    kind = (options.frozen_batchnorm, options.stand_in)
+    steps = []
+    growing = rounds
+    if shrunk:
+        wanted = int(options.shrink_share * rounds / len(shrunk))
+        each = min(max(of_a_shrunk_block, wanted), (rounds - growing_least) // len(shrunk))
+        mapping = min(max(options.map_min_rounds, round(options.map_share * each)), each - options.shrink_min_rounds)
+        for block in shrunk:
+            steps.append(Step(ShrinkTask(model, block, *kind), each - mapping))
+            steps.append(Step(MapTask(model, block, *kind, options.map_learning_rate), mapping))
+        growing -= each * len(shrunk)
+    shares = parameters if options.pace == "parameters" else [1] * len(blocks)
+    for block, part in zip(blocks, apportion(growing, shares, of_a_block), strict=True):
+        warm_up = options.warm_up_rounds if block > 1 else 0
+        if warm_up:
+            steps.append(Step(WarmUpTask(model, block, *kind), warm_up))
+        steps.append(Step(GrowTask(model, block, *kind), part - warm_up, options.pace == "effective_movement"))
+    return steps
