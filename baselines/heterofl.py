@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.baselines.width import RATES, load_leading, parse_rates
 from profl.bench.aggregation import Update
+from profl.bench.losses import owned_cross_entropy
 from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, StagedModel
 
@@ -107,10 +107,7 @@ class SubnetworkTask(Task):
         module.get_buffer("owned_classes").copy_(local.classes)
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        # As in the authors' code the logits of absent classes become 0, not -inf: they stay in the softmax as
-        # constants and get no gradient.
-        logits = module(inputs).masked_fill(~module.get_buffer("owned_classes"), 0)
-        return functional.cross_entropy(logits, targets)
+        return owned_cross_entropy(module(inputs), targets, module.get_buffer("owned_classes"))
 
     def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
         """Return the parameters; of the classifier the rows of the owned classes only."""
