@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
 from profl.baselines.width import RATES, WidthTask, parse_rates
+from profl.bench.aggregation import State
 from profl.bench.method import Method, Task, TestedNetwork, filled, initial_state
 from profl.bench.models import ModelSpec
 
@@ -38,14 +40,14 @@ class AllSmall(Method):
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         self._rates = parse_rates(options.rates)
-        self._start(self._rates[-1])
+        self._small = model.at_rate(self._rates[-1])
 
-    def _start(self, rate: Fraction) -> None:
-        self._small = self.model.at_rate(rate)
+    @cached_property
+    def global_state(self) -> State:
+        """The small network's tensors; which network that is `settle` decides before they are first read."""
         if self.options.initial_values == "own":
-            self.global_state = initial_state(self._small, self.seed)
-        else:
-            self.global_state = filled(self._small.build, initial_state(self.model, self.seed)).state_dict()
+            return initial_state(self._small, self.seed)
+        return filled(self._small.build, initial_state(self.model, self.seed)).state_dict()
 
     def all_tasks(self) -> Sequence[Task]:
         return [WidthTask(self.model.at_rate(rate)) for rate in self._rates]
@@ -55,8 +57,8 @@ class AllSmall(Method):
 
     def settle(self, eligible_devices: Mapping[str, int]) -> None:
         counts = [eligible_devices[task.key] for task in self.all_tasks()]
-        admits_any = max(counts) > 0
-        self._start(self._rates[counts.index(max(counts))] if admits_any else self._rates[-1])
+        if max(counts) > 0:
+            self._small = self.model.at_rate(self._rates[counts.index(max(counts))])
 
     @property
     def phase(self) -> str:
