@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.baselines.width import RATES, load_leading, parse_rates
 from profl.bench.aggregation import Update
+from profl.bench.errors import InputError
 from profl.bench.losses import owned_cross_entropy
 from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, StagedModel
@@ -47,15 +49,25 @@ class HeteroFL(Method):
             Divide the output of every convolution by the rate, in training only (the paper's Scaler). On by
             default because it is part of the published method. In networks with BatchNorm behind every
             convolution, as here, the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
+        max_gradient_norm
+            Clip the gradients of every step to this 2-norm, as the authors' code does to 1; 0 turns it off.
         """
 
         rates: tuple[str | float, ...] = RATES
         scaler: bool = True
+        max_gradient_norm: float = 1.0
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.max_gradient_norm < math.inf:
+                raise InputError(f"max_gradient_norm must be at least 0, not {self.max_gradient_norm}: 0 turns it off")
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         _ = model.skeleton().classifier_name  # a model without one is refused here, not in a worker
-        self._tasks = [SubnetworkTask(model.at_rate(rate), options.scaler) for rate in parse_rates(options.rates)]
+        self._tasks = [
+            SubnetworkTask(model.at_rate(rate), options.scaler, options.max_gradient_norm or None)
+            for rate in parse_rates(options.rates)
+        ]
 
     def all_tasks(self) -> Sequence[Task]:
         return self._tasks
@@ -77,10 +89,13 @@ class SubnetworkTask(Task):
         The network at this device's rate.
     scaler
         Whether the outputs of convolutions are divided by the rate.
+    max_gradient_norm
+        As in the contract.
     """
 
     model: ModelSpec
     scaler: bool
+    max_gradient_norm: float | None = None
 
     @property
     def key(self) -> str:
