@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 from profl.baselines.width import RATES, WidthTask, parse_rates
-from profl.bench.method import Method, Task, TestedNetwork, initial_state
+from profl.bench.aggregation import State
+from profl.bench.method import Method, Task, TestedNetwork, filled, initial_state
 from profl.bench.models import ModelSpec
 
 
 class AllSmall(Method):
     """Federated averaging of one model for all: the widest that as many devices can train as any.
 
-    Devices that cannot train it sit out: those that could train no width at all. The model is small from the start:
-    it has the initial values of a network of its own width, not a slice of the wide one, whose weights would be too
-    small for fewer inputs.
+    Devices that cannot train it sit out: those that could train no width at all.
     """
 
     @dataclass(frozen=True)
@@ -28,18 +28,26 @@ class AllSmall(Method):
         ----------
         rates
             Shares of the channels to choose from, in any order. Default: HeteroFL's.
+        initial_values
+            ``"sliced"``: the leading slice of the full model's, from which every other method starts too;
+            ``"own"``: those of a network of this width. Kaiming's deviation grows as the layers narrow, so that its
+            weights are larger: under BatchNorm the same learning rate then moves them less.
         """
 
         rates: tuple[str | float, ...] = RATES
+        initial_values: Literal["sliced", "own"] = "sliced"
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         self._rates = parse_rates(options.rates)
-        self._start(self._rates[-1])
+        self._small = model.at_rate(self._rates[-1])
 
-    def _start(self, rate: Fraction) -> None:
-        self._small = self.model.at_rate(rate)
-        self.global_state = initial_state(self._small, self.seed)
+    @cached_property
+    def global_state(self) -> State:
+        """The small network's tensors; which network that is `settle` decides before they are first read."""
+        if self.options.initial_values == "own":
+            return initial_state(self._small, self.seed)
+        return filled(self._small.build, initial_state(self.model, self.seed)).state_dict()
 
     def all_tasks(self) -> Sequence[Task]:
         return [WidthTask(self.model.at_rate(rate)) for rate in self._rates]
@@ -49,8 +57,8 @@ class AllSmall(Method):
 
     def settle(self, eligible_devices: Mapping[str, int]) -> None:
         counts = [eligible_devices[task.key] for task in self.all_tasks()]
-        admits_any = max(counts) > 0
-        self._start(self._rates[counts.index(max(counts))] if admits_any else self._rates[-1])
+        if max(counts) > 0:
+            self._small = self.model.at_rate(self._rates[counts.index(max(counts))])
 
     @property
     def phase(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.baselines.width import RATES, load_leading, parse_rates
 from profl.bench.aggregation import Update
+from profl.bench.errors import InputError
+from profl.bench.losses import owned_cross_entropy
 from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, StagedModel
 
@@ -47,15 +49,25 @@ class HeteroFL(Method):
             Divide the output of every convolution by the rate, in training only (the paper's Scaler). On by
             default because it is part of the published method. In networks with BatchNorm behind every
             convolution, as here, the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
+        max_gradient_norm
+            Clip the gradients of every step to this 2-norm, as the authors' code does to 1; 0 turns it off.
         """
 
         rates: tuple[str | float, ...] = RATES
         scaler: bool = True
+        max_gradient_norm: float = 1.0
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.max_gradient_norm < math.inf:
+                raise InputError(f"max_gradient_norm must be at least 0, not {self.max_gradient_norm}: 0 turns it off")
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         _ = model.skeleton().classifier_name  # a model without one is refused here, not in a worker
-        self._tasks = [SubnetworkTask(model.at_rate(rate), options.scaler) for rate in parse_rates(options.rates)]
+        self._tasks = [
+            SubnetworkTask(model.at_rate(rate), options.scaler, options.max_gradient_norm or None)
+            for rate in parse_rates(options.rates)
+        ]
 
     def all_tasks(self) -> Sequence[Task]:
         return self._tasks
@@ -77,10 +89,13 @@ class SubnetworkTask(Task):
         The network at this device's rate.
     scaler
         Whether the outputs of convolutions are divided by the rate.
+    max_gradient_norm
+        As in the contract.
     """
 
     model: ModelSpec
     scaler: bool
+    max_gradient_norm: float | None = None
 
     @property
     def key(self) -> str:
@@ -107,10 +122,7 @@ class SubnetworkTask(Task):
         module.get_buffer("owned_classes").copy_(local.classes)
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        # As in the authors' code the logits of absent classes become 0, not -inf: they stay in the softmax as
-        # constants and get no gradient.
-        logits = module(inputs).masked_fill(~module.get_buffer("owned_classes"), 0)
-        return functional.cross_entropy(logits, targets)
+        return owned_cross_entropy(module(inputs), targets, module.get_buffer("owned_classes"))
 
     def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
         """Return the parameters; of the classifier the rows of the owned classes only."""

@@ -1,19 +1,19 @@
 """A pytest plugin: a test fails when a training step needs more GPU memory than its marker allows.
 
-Every pytest run loads this wherever the package is installed: it imports nothing until a test asks for it.
+Beside the marker, the option ``--profl-method`` runs `profl.bench.conformance` on a method. Every pytest run loads this
+wherever the package is installed: it imports nothing until a test or the option asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from profl.bench.memory import Footprint, Prober
     from profl.bench.memory.api import Build
     from profl.bench.memory.workload import Workload
@@ -54,9 +54,35 @@ _SECTION_LINES = pytest.StashKey[list[_SectionLine]]()
 _COMPARED = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("profl").addoption(
+        "--profl-method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="instead of the tests found, check that this method keeps profl's contract; may be given again",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     config.stash[_SECTION_LINES] = []
+    if names := config.getoption("profl_method"):
+        _collect_conformance(config, names)
+
+
+def _collect_conformance(config: pytest.Config, names: list[str]) -> None:
+    """Let pytest collect the suite that comes along: alone, or after the files that the command line names."""
+    from profl.bench.errors import InputError
+    from profl.bench.registry import method_class
+
+    try:
+        for name in names:
+            method_class(name)
+    except InputError as error:
+        raise pytest.UsageError(f"--profl-method: {error}") from None
+    named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
+    config.args = [*named, str(Path(__file__).with_name("conformance.py"))]
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,6 +1,5 @@
 """What holds for every method on every model."""
 
-import pickle
 from dataclasses import replace
 from itertools import product
 
@@ -58,9 +57,3 @@ def test_a_batch_may_be_a_single_example(method: str, model: str):
     cell = small_cell(method, model=model, width=4, recipe=replace(SMALL_RECIPE, batch_size=1))
     for step in workloads(Experiment.of(cell)).values():
         step.prepare(torch.device("cpu")).step(Unobserved())
-
-
-@pytest.mark.parametrize("method", sorted(methods()))
-def test_tasks_are_values_that_travel(method: str):
-    for step in workloads(experiment_of(method, "resnet18")).values():
-        assert pickle.loads(pickle.dumps(step)) == step

@@ -10,6 +10,9 @@ from torch.nn import functional
 from profl.baselines.heterofl import SubnetworkTask
 from profl.baselines.width import WidthTask
 from profl.bench.aggregation import leading
+from profl.bench.cell import Recipe
+from profl.bench.errors import InputError
+from profl.bench.training import TrainingWorkload
 from tests.conftest import shown
 
 HALF = Fraction(1, 2)
@@ -43,7 +46,7 @@ def test_the_key_says_what_changes_the_footprint(model):
 
 
 def test_at_rate_one_a_device_trains_as_in_fedavg_to_the_bit(make, train, model):
-    fedavg, heterofl = make("fedavg"), make("heterofl")
+    fedavg, heterofl = make("fedavg"), make("heterofl", max_gradient_norm=0)
     plain = train(fedavg, WidthTask(model), seed=5)
     ours = train(heterofl, heterofl.tasks()[0], seed=5)
     assert set(plain.state) - set(ours.state) == set(running(plain.state))
@@ -52,12 +55,41 @@ def test_at_rate_one_a_device_trains_as_in_fedavg_to_the_bit(make, train, model)
 
 
 def test_at_rate_one_the_server_aggregates_as_in_fedavg_to_the_bit(make, train, model):
-    fedavg, heterofl = make("fedavg"), make("heterofl")
+    fedavg, heterofl = make("fedavg"), make("heterofl", max_gradient_norm=0)
     fedavg.aggregate([train(fedavg, WidthTask(model), seed) for seed in range(3)])
     heterofl.aggregate([train(heterofl, heterofl.tasks()[0], seed) for seed in range(3)])
     parameters = set(fedavg.global_state) - set(running(fedavg.global_state))
     for name in parameters:
         assert torch.equal(heterofl.global_state[name], fedavg.global_state[name]), name
+
+
+# Clipping
+
+
+def test_gradients_are_clipped_to_norm_1_as_published(make, train):
+    assert {task.max_gradient_norm for task in make("heterofl").all_tasks()} == {1.0}
+    ways = []
+    for norm in (0, 1.0, 0.5):
+        method = make("heterofl", max_gradient_norm=norm)
+        before = method.global_state["head.2.bias"]
+        # Neither momentum, of the first step, nor weight decay, of zeros, has a part in the way of the bias.
+        ways.append(train(method, method.tasks()[0]).state["head.2.bias"] - before * (1 - 0.05 * 5e-4))
+    assert ways[0].norm() > 1.001 * ways[1].norm()
+    torch.testing.assert_close(ways[1], 2 * ways[2], rtol=1e-4, atol=1e-7)
+
+
+def test_clipping_can_be_turned_off_and_is_part_of_the_footprints_name(make):
+    off, on = (make("heterofl", max_gradient_norm=norm).tasks()[1] for norm in (0, 2.5))
+    assert off.max_gradient_norm is None
+    assert on.max_gradient_norm == 2.5
+    keys = [TrainingWorkload("heterofl", off.model, task, Recipe()).key for task in (off, on)]
+    assert keys[1] == keys[0] + ", gradients clipped"
+
+
+@pytest.mark.parametrize("norm", [-1.0, float("inf")])
+def test_impossible_norms_are_refused(norm, make):
+    with pytest.raises(InputError, match="max_gradient_norm"):
+        make("heterofl", max_gradient_norm=norm)
 
 
 # The classes a device holds

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from profl.baselines.width import load_leading, parse_rates
+from profl.bench.aggregation import leading
 from profl.bench.errors import InputError
-from profl.bench.method import FullModel
+from profl.bench.method import FullModel, initial_state
 from profl.bench.models import ModelSpec
 from tests.conftest import settle, shown
 from tests.oracles import parameter_counts
@@ -41,8 +42,8 @@ def test_a_slice_computes_what_the_full_model_does_with_its_other_channels_silen
         nn.functional.cross_entropy(output, targets).backward()
     gradients = dict(full.named_parameters())
     for name, parameter in narrow.named_parameters():
-        leading = gradients[name].grad[tuple(slice(size) for size in parameter.shape)]
-        torch.testing.assert_close(parameter.grad, leading, rtol=1e-3, atol=1e-5)
+        sliced = leading(gradients[name].grad, parameter.shape)
+        torch.testing.assert_close(parameter.grad, sliced, rtol=1e-3, atol=1e-5)
 
 
 def test_fedavg_ignores_memory_and_nobody_else_does(make):
@@ -80,12 +81,28 @@ def test_allsmall_trains_the_widest_model_that_as_many_can_train_as_any(make, co
     assert [task.key for task in method.tasks()] == [f"width {rate}"]
 
 
-def test_allsmall_starts_as_a_small_model_not_as_a_slice(make):
-    # Kaiming's deviation grows as the fan shrinks; a slice would keep the wide model's.
+def test_allsmall_starts_from_a_slice_of_what_the_others_start_from(make):
     method = make("allsmall")
-    wide = make("fedavg").global_state["stages.3.0.conv2.weight"].std()
+    wide = make("fedavg").global_state
     settle(method, method.all_tasks()[2:])
+    for name, value in method.global_state.items():
+        assert torch.equal(value, leading(wide[name], value.shape)), name
+    assert method.global_state["head.2.weight"].shape == (10, 8)
+
+
+def test_allsmall_can_start_as_a_network_of_its_own_width(make, model):
+    # Kaiming's deviation grows as the fan shrinks; a slice would keep the wide model's.
+    method = make("allsmall", initial_values="own")
+    settle(method, method.all_tasks()[2:])
+    own = initial_state(model.at_rate(Fraction(1, 4)), method.seed)
+    assert all(torch.equal(value, own[name]) for name, value in method.global_state.items())
+    wide = make("fedavg").global_state["stages.3.0.conv2.weight"].std()
     torch.testing.assert_close(method.global_state["stages.3.0.conv2.weight"].std(), 2 * wide, rtol=0.1, atol=0)
+
+
+def test_other_initial_values_are_refused(make):
+    with pytest.raises(InputError, match="initial_values cannot be 'random'"):
+        make("allsmall", initial_values="random")
 
 
 def test_allsmall_takes_the_narrowest_if_the_weakest_device_can_train_nothing(make):
