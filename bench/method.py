@@ -134,6 +134,9 @@ class Method(ABC):
     recalibrates_batchnorm: ClassVar[bool] = False
     """True if BatchNorm statistics are not trained; the harness then re-estimates them before each test."""
 
+    deviations: ClassVar[tuple[str, ...]] = ()
+    """What differs from the published method, one short sentence each; shown wherever its results are."""
+
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         self.model = model
         self.rounds = rounds

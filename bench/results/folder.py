@@ -21,7 +21,7 @@ from profl.bench.memory.timeline import unpack
 from profl.bench.results.json_files import as_json, read_json, write_json
 from profl.bench.results.schema import (
     FOOTPRINT_FORM,
-    MEMORY_OF_TRAINING,
+    LATER_COLUMNS,
     OBJECT_FORM,
     OBJECTS_FORM,
     ROUND_COLUMNS,
@@ -219,7 +219,9 @@ class CellFolder:
         if not path.exists():
             return []
         lines = path.read_text(errors="replace").split("\n")
-        rows, unknown = [], {name: None for name in ROUND_COLUMNS if name in MEMORY_OF_TRAINING}
+        unknown: dict[str, Any] = {name: None for name in ROUND_COLUMNS if name in LATER_COLUMNS}
+        unknown["diagnostics"] = {}
+        rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 row = json.loads(line)

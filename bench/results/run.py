@@ -15,6 +15,7 @@ from profl.bench.errors import InputError
 from profl.bench.results.folder import cell_folders
 from profl.bench.results.record import Record, read_record
 from profl.bench.results.schema import CELL_COLUMNS, FOOTPRINT_KEY, ROUND_COLUMNS, peak_column
+from profl.bench.results.score import mean_of_last_tests
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def read_run(path: Path) -> Run:
     for record in records:
         identity = {name: value for name, value in asdict(record.cell).items() if name in CELL_COLUMNS}
         name, rows = record.name, record.rounds
-        cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **record.summary})
+        figures = {**_score(record), **record.summary}
+        cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **figures})
         rounds.extend({"cell": name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows)
         shape = {name: identity[name] for name in ("method", "model", "width", "dataset")}
         footprints.extend({**shape, **_flat(entry)} for entry in record.footprints)
@@ -70,6 +72,12 @@ def read_run(path: Path) -> Run:
         pd.DataFrame(footprints, columns=None if footprints else FOOTPRINT_KEY).drop_duplicates(FOOTPRINT_KEY),
         records,
     )
+
+
+def _score(record: Record) -> dict[str, float]:
+    """Return the score of a finished cell from its rounds, as the summary of an earlier version lacks it."""
+    tested = [row["test_accuracy"] for row in record.rounds if row["test_accuracy"] is not None]
+    return {"last_five_accuracy": mean_of_last_tests(tested)} if record.summary else {}
 
 
 def _unknown_as_nan(frame: pd.DataFrame) -> pd.DataFrame:

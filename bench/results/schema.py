@@ -17,6 +17,10 @@ ROUND_COLUMNS = {
     "train_loss": "mean local training loss; NaN if nobody trained or training diverged",
     "test_loss": "cross-entropy of the global model on the test set; NaN if not evaluated in this round",
     "test_accuracy": "share of the test set classified correctly, 0 to 1; NaN if not evaluated in this round",
+    "tested": "name of the tested network",
+    "raw_test_accuracy": "accuracy with the running statistics as they were trained; NaN if there are none",
+    "gradient_norm": "2-norm of the gradient of the loss of the round's first offered task, over a named sample, with "
+    "respect to what the task trains; NaN if not evaluated in this round",
     "participants": "devices that trained",
     "eligible_devices": "devices for which an offered task fits",
     "devices_out_share": "share of devices for which nothing offered fits",
@@ -24,6 +28,7 @@ ROUND_COLUMNS = {
     "classes_out_share": "share of classes of which no eligible device holds an example",
     "uploaded_bytes": "bytes sent by all participants together",
     "downloaded_bytes": "bytes received by all participants together",
+    "operations": "floating-point operations of the round's local training, all participants together",
     "seconds": "wall-clock seconds of the round, evaluation included",
     "peak_requested_bytes": "most GPU memory that any participant's training asked for; NaN if on a CPU, as below",
     "peak_allocated_bytes": "the same rounded up to blocks",
@@ -31,9 +36,10 @@ ROUND_COLUMNS = {
     "peak_fragmented_bytes": "most that lay unused in the rest of divided blocks",
     "held_bytes": "GPU memory still allocated after the last participant: what grows from round to round is a leak",
     "attempt": "which start of the cell ran the round, from 1: above 1 after an interruption, with memory begun anew",
+    "diagnostics": "figures of the method's own, by name",
 }
 """Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task; in the report's tables as
-JSON text).
+JSON text, and so are ``diagnostics``).
 
 A row on disk also has ``usages``, the memory of every participant that trained on a GPU: ``device``, ``task`` and the
  five columns of memory. An earlier version's rows may lack these.
@@ -51,7 +57,9 @@ CELL_COLUMNS = {
     "gpu": "where memory was measured",
     "memory_only": "whether all training ran on the virtual GPU, for its memory alone",
     "rounds": "rounds finished",
+    "last_five_accuracy": "the score: mean test accuracy of the last five tests, of all if there are fewer",
     "final_accuracy": "test accuracy after the last round",
+    "raw_final_accuracy": "final accuracy with the running statistics as they were trained; NaN if there are none",
     "best_accuracy": "best test accuracy of any evaluated round",
     "best_round": "round of the best test accuracy",
     "participation_share": "mean over the rounds of the share of devices that an offered task fits",
@@ -59,6 +67,7 @@ CELL_COLUMNS = {
     "classes_out_share": "mean over the rounds of the share of classes out of reach",
     "uploaded_bytes": "bytes uploaded in the whole run",
     "downloaded_bytes": "bytes downloaded in the whole run",
+    "operations": "floating-point operations of local training in the whole run",
     "seconds": "wall-clock seconds of all rounds",
     "peak_reserved_bytes": "most GPU memory that was reserved in any round; NaN if training ran on a CPU",
     "most_held_bytes": "most GPU memory that was still allocated after any round; NaN likewise",
@@ -72,12 +81,16 @@ CELL_COLUMNS = {
 
 
 _IDENTITY = ("cell", "status", "method", "model", "width", "dataset", "tier", "seed", "gpu", "memory_only", "rounds")
-MEMORY_OF_TRAINING = (*PEAK_STATISTICS, "held_bytes", "attempt", *HELD)
-"""Columns that a run of an earlier version lacks."""
+LATER_COLUMNS = (
+    *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD),
+    *("tested", "raw_test_accuracy", "gradient_norm", "operations", "diagnostics"),
+    *("last_five_accuracy", "raw_final_accuracy"),
+)
+"""Columns that a run of an earlier version may lack."""
 
 
 def _field(column: str) -> Any:
-    default = None if column in MEMORY_OF_TRAINING else ...
+    default = None if column in LATER_COLUMNS else ...
     if column.endswith(("_share", "_accuracy")):
         return Annotated[float, Field(ge=0, le=1)] | None, default
     signed = column.endswith(("_loss", "_per_round"))
@@ -90,6 +103,8 @@ _ROUND: Any = {name: _field(name) for name in ROUND_COLUMNS} | {
     "tasks": (dict[str, int], ...),
     "usages": (list[dict[str, Any]], []),
     "attempt": (Annotated[int, Field(ge=1)] | None, None),
+    "tested": (str | None, None),
+    "diagnostics": (dict[str, float | None], {}),
 }
 _SUMMARY: Any = {name: _field(name) for name in CELL_COLUMNS if name not in _IDENTITY}
 

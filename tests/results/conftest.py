@@ -38,6 +38,8 @@ def row(number: int, **more: object) -> dict:
         "round": number,
         "phase": "train",
         "attempt": 1,
+        "tested": "full model",
+        "diagnostics": {},
         "tasks": {},
         "test_accuracy": 0.5,
         **more,
