@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +24,7 @@ from profl.bench.report.figures.accuracy_by_budget import Point, front_of, paret
 from profl.bench.report.figures.learning_curves import COINCIDENT
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.looks import in_order, looks
-from profl.bench.report.schedule import schedule
+from profl.bench.report.schedule import Step, schedule
 from profl.bench.report.score import SCORE
 from profl.bench.report.study import Study, studies
 from profl.bench.report.style import PALE, house_style, mebibytes, page
@@ -378,6 +378,71 @@ def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, dra
     tested = (study.rounds["test_accuracy"].min() * 100 - low) / (high - low)
     assert all(bar.get_y() + bar.get_height() < tested for bar in panel.patches)  # shares of the panel's height
     assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]
+
+
+def test_convergence_is_drawn_step_by_step_on_a_logarithmic_axis(study: Study, drawn: dict[str, Figure]):
+    panel = drawn["convergence"].axes[study.tiers.index("50%")]
+    assert panel.get_yscale() == "log"
+    colours = {name: look.colour for name, look in study.looks.items()}
+    lines = {name: [line for line in panel.lines if line.get_color() == colour] for name, colour in colours.items()}
+    assert len(lines["fedavg"]) == 1
+    assert len(lines["profl"]) == len(schedule(study, "profl", "50%")) == 7
+    assert all(len(line.get_xdata()) < 5 for line in lines["profl"])
+    assert not lines["exclusive"]  # nobody trained
+    assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]
+    low = panel.get_ylim()[0]
+    assert all(min(line.get_ydata()) > 2 * low for line in panel.lines)  # above the strips
+
+
+def test_convergence_says_where_the_norm_falls(study: Study):
+    figure = NAMED["convergence"]
+    rising = study.rounds["gradient_norm"].where(study.rounds["method"] != "heterofl", study.rounds["round"])
+    said = figure.sentence(replace(study, rounds=study.rounds.assign(gradient_norm=rising)))
+    assert "profl in 28 of 28" in said  # seven steps in four tiers
+    assert "heterofl in 0 of 5" in said
+    rows = {row.head: row.entries for row in figure.grid(study).groups["profl"]}
+    assert next(iter(rows)) == "shrink 4/4"
+    assert rows["grow 4/4"][study.tiers.index("50%")].more == ("falls in 1 of 1",)
+    assert rows["grow 4/4"][study.tiers.index("20%")].text == "?"
+
+
+def test_a_norm_of_zero_is_left_out(study: Study):
+    zero = replace(study, rounds=study.rounds.assign(gradient_norm=0.0))
+    assert "no result yet" in texts(draw("convergence", zero))
+
+
+def test_effective_movement_is_drawn_with_where_the_rule_would_freeze(study: Study, drawn: dict[str, Figure]):
+    figure = drawn["effective_movement"]
+    assert len(figure.axes) == 2 * len(study.tiers)
+    movement, slope = figure.axes[:2]
+    steps = schedule(study, "profl", study.tiers[0])
+    marks = [line.get_xdata()[0] for line in movement.lines if line.get_marker() == "v"]
+    lengths = [later.round - step.round for step, later in pairwise([*steps, replaced(steps[-1], 31)])]
+    assert marks == [step.round + 3 for step, length in zip(steps, lengths, strict=True) if length >= 4]
+    curves = [line for line in movement.lines if line.get_marker() != "v"]
+    assert len(curves) == len(steps)
+    assert len(slope.lines) == len(curves) + len(marks) + 1  # and zero
+    assert [text.get_text() for text in figure.legends[0].texts] == ["profl", "would freeze"]
+
+
+def replaced(step: Step, number: int) -> Step:
+    return step._replace(round=number)
+
+
+def test_the_table_of_movement_counts_the_rounds_of_the_step(study: Study):
+    never = study.rounds["diagnostics"].map(lambda found: {**found, "would_freeze": 0.0} if found else found)
+    for changed, first in ((study, "4 of 4"), (replace(study, rounds=study.rounds.assign(diagnostics=never)), "never")):
+        rows = {row.head: row.entries for row in NAMED["effective_movement"].grid(changed).groups["profl"]}
+        assert any(entry.text.startswith(first) for entries in rows.values() for entry in entries)
+    assert "profl in 0 of 35" in NAMED["effective_movement"].sentence(changed)
+
+
+def test_figures_of_what_was_not_recorded_are_left_out(study: Study):
+    silent = study.rounds.assign(gradient_norm=math.nan, diagnostics=[{} for _ in study.rounds.index])
+    names = {figure.name for figure in figures.figures_of(replace(study, rounds=silent))}
+    assert names == {*NAMED} - {"memory_by_round", "convergence", "effective_movement"}
+    others = study.rounds.assign(diagnostics=[{"temperature": 1.0} for _ in study.rounds.index])
+    assert "effective_movement" not in {shown.name for shown in figures.figures_of(replace(study, rounds=others))}
 
 
 # a figure of one's own
