@@ -18,7 +18,10 @@ from profl.bench.cli import main
 from profl.bench.cli.names import NAMES
 
 PROFL = [sys.executable, "-c", "from profl.bench.cli import main; main(prog_name='profl')"]
-HEAVY = {"torch", "torchvision", "numpy", "pandas", "pyarrow", "sklearn", "matplotlib", "pydantic", "rich", "PIL"}
+HEAVY = {
+    *("torch", "torchvision", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "matplotlib"),
+    *("pydantic", "rich", "PIL"),
+}
 """What takes longer to import than a person waits for a list of names."""
 
 LOOK = """

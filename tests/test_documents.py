@@ -286,13 +286,9 @@ def percent(share: float, form: str = ".1f") -> str:
 
 
 def accuracy(method: str, tier: str) -> str:
-    """Return a cell of the table of the default run: final accuracy, and who takes part."""
-    cells = pd.read_csv(ROOT / "results/default/report/cells.csv")
-    name = re.sub(r"\W*(\w+).*", r"\1", method)
-    found = cells[(cells["method"] == name) & cells["tier"].isin([tier, "unlimited"])]
-    shown = percent(found["final_accuracy"].item())
-    ideal = found["tier"].item() == "unlimited"
-    return shown if ideal else f"{shown} ({100 * found['participation_share'].item():.0f})"
+    """Return a cell of the table of the default run, as its report writes it."""
+    (_, *tiers), *rows = table_of(next(blocks_of(ROOT / "results/default/report/results.md")))
+    return {name: shown for name, *shown in rows}[method][tiers.index(tier)]
 
 
 def surveyed() -> pd.DataFrame:

@@ -17,19 +17,32 @@ import click
     metavar="METHOD",
     help="Method that stands out: bold, and before its rivals.  [default: profl, where it was run]",
 )
-def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None) -> None:
+@click.option(
+    "--versus",
+    metavar="METHOD",
+    help="Method that every other is compared with, seed by seed.  [default: the highlighted one]",
+)
+@click.option(
+    "--axis",
+    type=click.Choice(["rounds", "operations", "bytes"]),
+    default="rounds",
+    show_default=True,
+    help="What curves are drawn over: rounds, operations of local training, or bytes sent and received.",
+)
+def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, versus: str | None, axis: str) -> None:
     """Draw a run's figures, tables and page from its result files; compare several runs with the first.
 
     \b
     Examples:
       profl report results/default
       profl report results/mine --output figures/ --highlight heterofl
+      profl report results/mine --versus fedavg --axis operations
       profl report results/torch-2.14 results/torch-2.15
     """
     from rich.console import Console
 
     from profl.bench.environment import mixture
-    from profl.bench.report import closing_table, write_comparison, write_report
+    from profl.bench.report import View, closing_table, write_comparison, write_report
     from profl.bench.results import read_run
 
     if len(runs) > 1:
@@ -40,6 +53,7 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None) -
     trained = [record for record in results.records if not record.cell.memory_only]
     if mixed := mixture(environment for record in trained for environment in record.environments):
         click.echo(f"{runs[0]} holds cells trained by different arithmetic ({mixed}): its page has all", err=True)
-    for path in write_report(results, output, highlight):
+    view = View(highlight, versus, axis)
+    for path in write_report(results, output, view):
         click.echo(path)
-    Console().print(closing_table(results, highlight))
+    Console().print(closing_table(results, view))

@@ -16,6 +16,7 @@ from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.looks import highlighted, in_order
 from profl.bench.report.page.records import environments, recipes
 from profl.bench.report.page.writing import data_uri, render
+from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.study import ideals_of
 from profl.bench.report.style import mebibytes
 from profl.bench.results import FOOTPRINT_KEY, Run, peak_column
@@ -153,7 +154,7 @@ def footprint_differences(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def accuracy_differences(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return final accuracy by method and tier in every run, mean over the finished seeds.
+    """Return the score by method and tier in every run, mean over the finished seeds.
 
     Returns
     -------
@@ -164,7 +165,7 @@ def accuracy_differences(runs: Sequence[Run]) -> pd.DataFrame:
     names = run_names(runs)
     key = _comparable(["method", "tier", *_PLACE], [run.cells for run in runs])
     frames = [
-        run.cells.groupby(key, dropna=False)["final_accuracy"].mean().astype(float).rename(name)
+        run.cells.groupby(key, dropna=False)[SCORE].mean().astype(float).rename(name)
         for name, run in zip(names, runs, strict=True)
     ]
     return _with_differences(pd.concat(frames, axis=1), names)
@@ -301,7 +302,7 @@ def _accuracy_grid(accuracy: pd.DataFrame, names: Sequence[str], runs: Sequence[
             for method in in_order(rows["method"], ideals_of(cells), highlight)
         ]
     note = f"Points of difference from {names[0]}, then the accuracy of every run. ? no result; – not run."
-    return Grid("Final test accuracy by method and tier", "method", tiers, groups, note)
+    return Grid(f"{SCORE_NAME.capitalize()}, by method and tier", "method", tiers, groups, note)
 
 
 def _accuracy(row: Mapping[Any, Any], names: Sequence[str]) -> Entry:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pandas as pd
+
+from profl.bench.report.spread import Spread, over_seeds
 from profl.bench.report.study import Study
 
 MOST_ROUNDS = 24
@@ -81,9 +84,12 @@ def by_method(study: Study, column: str, caption: str, digits: int) -> Grid:
     return Grid(caption, "method", study.tier_labels, {"": rows})
 
 
-def over_rounds(study: Study, column: str, caption: str, kind: str, entry: Callable[[float], Entry]) -> Grid:
-    """Return a column of the rounds by tier and method, the mean over the seeds; NaN where there is none."""
-    known = study.rounds.dropna(subset=[column])
+def over_rounds(study: Study, values: pd.Series, caption: str, kind: str, entry: Callable[[Spread], Entry]) -> Grid:
+    """Return values of the rounds frame's rows by tier, method and round, over the seeds; unknown where there is none.
+
+    ``kind`` says in the note which rounds have a value.
+    """
+    known = study.rounds[["cell", "round"]].assign(value=values).dropna()
     rounds = sorted(known["round"].unique())
     every = math.ceil(len(rounds) / MOST_ROUNDS)
     shown = sorted(set(rounds[::-1][: every * MOST_ROUNDS : every])) if rounds else []
@@ -92,8 +98,9 @@ def over_rounds(study: Study, column: str, caption: str, kind: str, entry: Calla
         rows = []
         for method in study.methods:
             cells = study.cells_of(method, tier)["cell"]
-            means = known.loc[known["cell"].isin(cells)].groupby("round")[column].mean()
-            rows.append(GridRow(study.label(method), [entry(float(means.get(number, math.nan))) for number in shown]))
+            of_round = dict(iter(known.loc[known["cell"].isin(cells)].groupby("round")["value"]))
+            spreads = [over_seeds(list(of_round.get(number, ()))) for number in shown]
+            rows.append(GridRow(study.label(method), [entry(spread) for spread in spreads]))
         groups[study.tier_label(tier, between=" · ")] = rows
     note = f"Every {every}th {kind}; all of them are in rounds.csv." if every > 1 else ""
     return Grid(caption, "tier, method", [f"round {number}" for number in shown], groups, note)

@@ -8,7 +8,7 @@ from profl.bench.report.study import Study
 
 def held(study: Study, method: str, tier: str) -> str:
     """Say what stayed on the GPU from round to round, in the worst of the seeds."""
-    return describe_held(*(study.spreads(name)[method, tier].high for name in HELD))
+    return describe_held(*(study.most(name)[method, tier] for name in HELD))
 
 
 def what_stayed(study: Study) -> str:

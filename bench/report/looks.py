@@ -71,12 +71,21 @@ def highlighted(methods: Iterable[str], chosen: str | None = None) -> str:
     InputError
         If the chosen one is not among ``methods``.
     """
+    return chosen_method(methods, chosen, "highlighted") or NAMESAKE
+
+
+def chosen_method(methods: Iterable[str], chosen: str | None, what: str) -> str | None:
+    """Return the method that a reader chose to have ``highlighted``, say; None if nobody chose.
+
+    Raises
+    ------
+    InputError
+        If it is not among ``methods``.
+    """
     known = sorted(set(methods))
     if chosen is not None and chosen not in known:
-        raise InputError(
-            f"method '{chosen}' was not run, so it cannot be highlighted: choose one of {', '.join(known)}"
-        )
-    return chosen or NAMESAKE
+        raise InputError(f"method '{chosen}' was not run, so it cannot be {what}: choose one of {', '.join(known)}")
+    return chosen
 
 
 def in_order(methods: Iterable[str], ideals: Collection[str], highlight: str) -> list[str]:

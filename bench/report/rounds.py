@@ -1,4 +1,4 @@
-"""What figures over the rounds have in common."""
+"""What figures over the rounds, or over what they cost, have in common."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from profl.bench.report.study import Study
 from profl.bench.report.style import page, panels
@@ -14,7 +15,9 @@ from profl.bench.report.style import page, panels
 LEGEND_COLUMNS = 7
 
 
-def round_panels(study: Study, title: str, quantity: str, notes: Sequence[str]) -> tuple[Figure, list[Axes]]:
+def round_panels(
+    study: Study, title: str, quantity: str, notes: Sequence[str], across: str = "round"
+) -> tuple[Figure, list[Axes]]:
     """Return a page with a panel per tier, and room for a legend of the methods in `LEGEND_COLUMNS`.
 
     Parameters
@@ -24,14 +27,23 @@ def round_panels(study: Study, title: str, quantity: str, notes: Sequence[str]) 
     title
         Of the page.
     quantity
-        What the panels show over the rounds, with its unit.
+        What the panels show, with its unit.
     notes
         Sentences for the foot.
+    across
+        Over what they show it.
     """
     height = 0.2 + 2.1 * math.ceil(len(study.tiers) / 2)
     legend = 0.05 + 0.2 * math.ceil(len(study.methods) / LEGEND_COLUMNS)
-    figure = page(height, title, study.training_setting, notes, legend, ("round", quantity))
+    figure = page(height, title, study.training_setting, notes, legend, (across, quantity))
     axes = panels(figure, len(study.tiers))
     for panel, tier in zip(axes, study.tiers, strict=True):
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")
     return figure, axes
+
+
+def set_axis(panel: Axes, study: Study) -> None:
+    """Let a panel, and those that share its axis, reach over all that was spent."""
+    most = study.progress.max()
+    panel.set_xlim(0, 1.02 * most if most > 0 else 1)  # NaN: nothing was run
+    panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=not study.axis.columns))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -17,38 +17,15 @@ from profl.bench.data import classes_of
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.gpu.profile import ESTIMATE
-from profl.bench.report.looks import Look, highlighted, in_order, looks
+from profl.bench.report.axis import AXES, Axis, axis_named
+from profl.bench.report.looks import Look, chosen_method, highlighted, in_order, looks
+from profl.bench.report.spread import INTERVAL, Spread, over_seeds
 from profl.bench.report.style import mebibytes
+from profl.bench.report.view import USUAL, View
 from profl.bench.results import Run
 
-
-class Spread(NamedTuple):
-    """A number over the seeds; all NaN if unknown."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def known(self) -> bool:
-        """Whether there is anything to show."""
-        return math.isfinite(self.mean)
-
-    @property
-    def span(self) -> str:
-        """The range of a share, in percent."""
-        return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
-
-    def percent(self, digits: int = 1) -> str:
-        """Return the mean of a share in percent, ``?`` if unknown."""
-        return f"{100 * self.mean:.{digits}f} %" if self.known else "?"
-
-    def times(self, factor: float) -> Spread:
-        """Return the same in another unit."""
-        return Spread(factor * self.mean, factor * self.low, factor * self.high)
-
-
-UNKNOWN = Spread(math.nan, math.nan, math.nan)
+Values = Mapping[tuple[str, str], pd.Series]
+"""By method and tier: one value per seed whose cell is done, indexed by seed."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +46,10 @@ class Study:
         Methods that ignore the memory of the tiers they are shown in: drawn apart, left out of every contest.
     highlight
         The method that stands out.
+    versus
+        The method that every other is compared with, seed by seed; a run may lack it.
+    axis
+        What curves are drawn over.
     measured_as
         Scale at which memory was measured; None if it is that of training.
     held_out_share
@@ -86,8 +67,10 @@ class Study:
     chance: float
     ideals: tuple[str, ...]
     highlight: str
-    measured_as: str | None = None
-    held_out_share: float = 0
+    versus: str
+    axis: Axis
+    measured_as: str | None
+    held_out_share: float
 
     @property
     def name(self) -> str:
@@ -105,10 +88,9 @@ class Study:
     @property
     def training_setting(self) -> str:
         """The same and how much was trained, for headings of figures of results."""
-        seeds = f" · {self.seeds} seeds" if self.seeds > 1 else ""
         held_out = f" · tested on {100 * self.held_out_share:g} % of the training data, held out"
         tested = held_out if self.held_out_share else ""
-        return f"{self.setting} · {self.cells['rounds'].max()} rounds{seeds}{tested}"
+        return f"{self.setting} · {self.cells['rounds'].max()} rounds · {self.of_seeds}{tested}"
 
     @cached_property
     def memory_only(self) -> bool:
@@ -158,6 +140,11 @@ class Study:
         return self.cells["seed"].nunique()
 
     @property
+    def of_seeds(self) -> str:
+        """The number of seeds, in words."""
+        return f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+
+    @property
     def tier_labels(self) -> list[str]:
         """The labels of all tiers, in two lines."""
         return [self.tier_label(tier) for tier in self.tiers]
@@ -166,6 +153,19 @@ class Study:
         """Return a tier's name and what each of its devices has, or all have on average."""
         mean = "mean " if tier in self.mixed else ""
         return f"{tier}{between}{mean}{mebibytes(self.budgets[tier])} MiB"
+
+    @cached_property
+    def progress(self) -> pd.Series:
+        """Where the end of every row of the rounds lies on the axis, in the unit of `axis_label`; NaN if unknown."""
+        spent = self.axis.spent(self.rounds)
+        size, _ = self.axis.unit(spent.max())
+        return spent / size
+
+    @property
+    def axis_label(self) -> str:
+        """What the axis counts, and its unit."""
+        _, unit = self.axis.unit(self.axis.spent(self.rounds).max())
+        return self.axis.label(unit)
 
     @property
     def learned_accuracy(self) -> float:
@@ -194,23 +194,33 @@ class Study:
     def _by_pair(self) -> dict[Any, pd.DataFrame]:
         return dict(iter(self.cells.sort_values("seed").groupby(["method", "tier"])))
 
-    def spreads(self, column: str) -> dict[tuple[str, str], Spread]:
-        """Return a column of the finished cells over their seeds, for every pair of method and tier."""
-        if column not in self._found:
-            found = {(method, tier): UNKNOWN for method in self.methods for tier in self.tiers}
-            done = self.cells.loc[self.cells["status"] == "done"].dropna(subset=[column])
-            over_seeds = done.groupby(["method", "tier"])[column].agg(["mean", "min", "max"]).astype(float)
-            found.update({pair: Spread(*row) for pair, *row in over_seeds.itertuples(name=None)})
-            self._found[column] = found
-        return self._found[column]
+    def values(self, column: str) -> Values:
+        """Return a column of the finished cells, seed by seed, by method and tier; without the unknown."""
+        if column not in self._values:
+            done = self.cells.loc[self.cells["status"] == "done"].dropna(subset=[column]).sort_values("seed")
+            found = {
+                pair: cells.set_index("seed")[column].astype(float) for pair, cells in done.groupby(["method", "tier"])
+            }
+            pairs = [(method, tier) for method in self.methods for tier in self.tiers]
+            self._values[column] = {pair: found.get(pair, pd.Series(dtype=float)) for pair in pairs}
+        return self._values[column]
 
     @cached_property
-    def _found(self) -> dict[str, dict[tuple[str, str], Spread]]:
+    def _values(self) -> dict[str, Values]:
         return {}
+
+    def spreads(self, column: str) -> dict[tuple[str, str], Spread]:
+        """Return a column over the seeds for every pair of method and tier; what the schema calls a share stays one."""
+        share = column.endswith(("_share", "_accuracy"))
+        return {pair: over_seeds(values, share) for pair, values in self.values(column).items()}
+
+    def most(self, column: str) -> dict[tuple[str, str], float]:
+        """Return the most of a column in any finished seed, for every pair of method and tier; NaN if unknown."""
+        return {pair: float(values.max()) for pair, values in self.values(column).items()}
 
     def idle(self, method: str, tier: str) -> bool:
         """Whether the pair has finished cells and in none of them any device could train."""
-        return self.spreads("participation_share")[method, tier].high == 0
+        return self.most("participation_share")[method, tier] == 0
 
     @property
     def unfinished(self) -> list[str]:
@@ -229,9 +239,15 @@ class Study:
 
     @property
     def notes(self) -> list[str]:
-        """What every figure of means must add: the ideal bound, the meaning of ranges, missing results."""
-        ranges = f"Mean of {self.seeds} seeds, with the range from the lowest to the highest."
-        return [*self.bounds, *([ranges] if self.seeds > 1 else []), *self.gaps]
+        """What every figure of means must add: the ideal bound, what the intervals are, missing results."""
+        return [*self.bounds, self.certainty, *self.gaps]
+
+    @property
+    def certainty(self) -> str:
+        """How far a mean over the seeds may be off."""
+        if self.seeds == 1:
+            return "One seed: how far a result may be off is not known, so nothing is called better."
+        return f"Mean and {INTERVAL} of {self.seeds} seeds."
 
     @property
     def bounds(self) -> list[str]:
@@ -259,22 +275,27 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def studies(run: Run, highlight: str | None = None) -> Iterator[Study]:
+def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
     """Cut a run into studies, by model, width, dataset and GPU.
 
     Parameters
     ----------
     run
         What was run.
-    highlight
-        The method that stands out; by default `profl.bench.report.looks.NAMESAKE`, if it was run.
+    view
+        How it is to be shown.
 
     Raises
     ------
     InputError
-        If no such method was run.
+        If a method that it names was not run, or what its axis counts was not counted.
     """
-    stands_out = highlighted(run.cells["method"], highlight)
+    stands_out = highlighted(run.cells["method"], view.highlight)
+    versus = chosen_method(run.cells["method"], view.versus, "compared with") or stands_out
+    axis = axis_named(view.axis)
+    counted = [name for name, other in AXES.items() if other.spent(run.rounds).notna().any()]
+    if len(run.rounds) and axis.name not in counted:
+        raise InputError(f"{run.path} did not count {axis.name}: draw over {' or '.join(counted)}")
     keys = ["model", "width", "dataset", "gpu"]
     for values, cells in run.cells.groupby(keys, dropna=False):
         model, width, dataset, gpu = values
@@ -295,6 +316,8 @@ def studies(run: Run, highlight: str | None = None) -> Iterator[Study]:
             _chance(run_here[0]),
             ideals,
             stands_out,
+            versus,
+            axis,
             run_here[0].measured_scale,
             run_here[0].recipe.held_out_share,
         )

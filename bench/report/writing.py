@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from profl.bench.report.figures import figures_of
+from profl.bench.report.markdown import write_markdown
 from profl.bench.report.page import write_page
 from profl.bench.report.study import studies
 from profl.bench.report.style import house_style, save
 from profl.bench.report.tables import write_tables
+from profl.bench.report.view import USUAL, View
 from profl.bench.results import Run
 
 
-def write_report(run: Run, output: Path | None = None, highlight: str | None = None) -> list[Path]:
-    """Write all figures (PNG, SVG), tables (CSV, Parquet) and the page of a run and return their paths.
+def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> list[Path]:
+    """Write all figures (PNG, SVG), tables (CSV, Parquet, Markdown) and the page of a run and return their paths.
 
     Nothing is run again; the same results give the same bytes. If the run holds several models, datasets or
     GPUs, each has its own figures, with its name behind the figure's.
@@ -24,15 +26,15 @@ def write_report(run: Run, output: Path | None = None, highlight: str | None = N
         What was run.
     output
         Where to write; ``report`` in the run's folder by default.
-    highlight
-        The method that stands out, as `profl.bench.report.study.studies` takes it.
+    view
+        How it is to be shown.
 
     Raises
     ------
     InputError
-        If no such method was run.
+        As `profl.bench.report.study.studies`.
     """
-    parts = list(studies(run, highlight))
+    parts = list(studies(run, view))
     folder = output or run.path / "report"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -41,4 +43,4 @@ def write_report(run: Run, output: Path | None = None, highlight: str | None = N
             suffix = f"-{study.name}" if len(parts) > 1 else ""
             for figure in figures_of(study):
                 written += save(figure.draw(study), folder, figure.name + suffix)
-    return [*written, *write_tables(run, folder), write_page(run, folder, highlight)]
+    return [*written, *write_tables(run, parts, folder), write_markdown(parts, folder), write_page(run, folder, view)]

@@ -19,6 +19,7 @@ from profl.bench.results.folder import CellFolder
 from profl.bench.results.record import Record
 from profl.bench.results.run import Run, read_run
 from profl.bench.results.schema import CELL_COLUMNS, FOOTPRINT_KEY, ROUND_COLUMNS, peak_column
+from profl.bench.results.score import mean_of_last_tests
 
 __all__ = [
     "CELL_COLUMNS",
@@ -27,6 +28,7 @@ __all__ = [
     "CellFolder",
     "Record",
     "Run",
+    "mean_of_last_tests",
     "peak_column",
     "read_run",
 ]

@@ -231,7 +231,9 @@ class CellFolder:
         if not path.exists():
             return []
         lines = path.read_text(errors="replace").split("\n")
-        rows, unknown = [], {name: None for name in ROUND_COLUMNS if name in ADDED_LATER}
+        unknown: dict[str, Any] = {name: None for name in ROUND_COLUMNS if name in ADDED_LATER}
+        unknown["diagnostics"] = {}
+        rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 row = json.loads(line)

@@ -15,6 +15,7 @@ from profl.bench.errors import InputError
 from profl.bench.results.folder import cell_folders
 from profl.bench.results.record import Record, read_record
 from profl.bench.results.schema import CELL_COLUMNS, FOOTPRINT_KEY, ROUND_COLUMNS, peak_column
+from profl.bench.results.score import mean_of_last_tests
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def read_run(path: Path) -> Run:
         identity = {name: value for name, value in asdict(record.cell).items() if name in CELL_COLUMNS}
         identity["measured_as"] = record.cell.measured_scale
         name, rows = record.name, record.rounds
-        cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **record.summary})
+        figures = {**_score(record), **record.summary}
+        cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **figures})
         rounds.extend({"cell": name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows)
         shape = {name: identity[name] for name in ("method", "model", "width", "dataset")}
         shape |= {"measured_model": record.cell.model, "measured_width": record.cell.width}
@@ -72,6 +74,12 @@ def read_run(path: Path) -> Run:
         pd.DataFrame(footprints, columns=None if footprints else FOOTPRINT_KEY).drop_duplicates(FOOTPRINT_KEY),
         records,
     )
+
+
+def _score(record: Record) -> dict[str, float]:
+    """Return the score of a finished cell from its rounds, as the summary of an earlier version lacks it."""
+    tested = [row["test_accuracy"] for row in record.rounds if row["test_accuracy"] is not None]
+    return {"last_five_accuracy": mean_of_last_tests(tested)} if record.summary else {}
 
 
 def _unknown_as_nan(frame: pd.DataFrame) -> pd.DataFrame:

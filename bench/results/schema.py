@@ -35,9 +35,10 @@ ROUND_COLUMNS = {
     "peak_fragmented_bytes": "most that lay unused in the rest of divided blocks",
     "held_bytes": "GPU memory still allocated after the last participant: what grows from round to round is a leak",
     "attempt": "which start of the cell ran the round, from 1: above 1 after an interruption, with memory begun anew",
+    "diagnostics": "figures of the method's own, by name",
 }
-"""Columns of the rounds frame, beside ``cell``, one count ``tasks`` (participants by task; in the report's tables as
-JSON text) and ``diagnostics``, the method's own figures by name.
+"""Columns of the rounds frame, beside ``cell`` and one count ``tasks`` (participants by task; in the report's tables as
+JSON text, and so are ``diagnostics``).
 
 A row on disk also has ``usages``, the memory of every participant that trained on a GPU: ``device``, ``task`` and the
 five columns of memory. An earlier version's rows may lack these.
@@ -66,7 +67,7 @@ CELL_COLUMNS = {
     "classes_out_share": "mean over the rounds of the share of classes out of reach",
     "uploaded_bytes": "bytes uploaded in the whole run",
     "downloaded_bytes": "bytes downloaded in the whole run",
-    "operations": "floating-point operations of all local training",
+    "operations": "floating-point operations of local training in the whole run",
     "seconds": "wall-clock seconds of all rounds",
     "peak_reserved_bytes": "most GPU memory that was reserved in any round; NaN if training ran on a CPU",
     "most_held_bytes": "most GPU memory that was still allocated after any round; NaN likewise",
@@ -84,7 +85,7 @@ _IDENTITY = (
     *("gpu", "memory_only", "measured_as", "rounds"),
 )
 ADDED_LATER = (
-    *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations"),
+    *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations", "diagnostics"),
     *("tested", "raw_test_accuracy", "gradient_norm", "last_five_accuracy", "raw_final_accuracy"),
 )
 """Columns that a run of an earlier version lacks."""
@@ -102,10 +103,10 @@ _ROUND: Any = {name: _field(name) for name in ROUND_COLUMNS} | {
     "round": (Annotated[int, Field(ge=1)], ...),
     "phase": (str, ...),
     "tasks": (dict[str, int], ...),
-    "tested": (str | None, None),
-    "diagnostics": (dict[str, float | None], {}),
     "usages": (list[dict[str, Any]], []),
     "attempt": (Annotated[int, Field(ge=1)] | None, None),
+    "tested": (str | None, None),
+    "diagnostics": (dict[str, float | None], {}),
 }
 _SUMMARY: Any = {name: _field(name) for name in CELL_COLUMNS if name not in _IDENTITY}
 

@@ -11,7 +11,7 @@ import pytest
 from profl.bench.cell import Cell, Recipe
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.footprint import Environment
-from profl.bench.results import CellFolder, Run, read_run
+from profl.bench.results import CellFolder, Run, mean_of_last_tests, read_run
 
 MIB = 2**20
 METHODS = ("fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl", "profl")
@@ -43,6 +43,19 @@ ACCURACY = {
     "inclusivefl": [0.1, 0.1, 0.801, 0.871, 0.944],
     "profl": [0.1, 0.899, 0.921, 0.938, 0.951],
 }
+
+
+OPERATIONS = dict.fromkeys(METHODS, 4 * 10**9) | {"profl": 2 * 10**9}
+"""Of a round's local training."""
+
+
+def movement(since: int) -> dict[str, float]:
+    """Return made-up diagnostics of the round that is so many rounds into its step."""
+    return {
+        "effective_movement": math.nan if since < 2 else 1 / since,
+        "movement_slope": math.nan if since < 3 else -1 / since,
+        "would_freeze": float(since >= 4),
+    }
 
 
 def footprint(task: str, share: float, method: str) -> dict:
@@ -107,18 +120,25 @@ def write_cell(
     share = 0.0 if idle else 1.0 if method in ("fedavg", "allsmall", "profl") else (0, 0.1, 0.457, 0.8, 1)[place]
     share = 0.07 if (method, tier) == ("heterofl", "20%") else share
     finished = rounds if status == "done" else 0 if status == "waiting" else rounds // 3
+    before, since = "", 0
     for number in range(1, finished + 1):
         accuracy = 0.1 + (final - 0.1) * (1 - math.exp(-6 * number / rounds)) / (1 - math.exp(-6))
-        if not idle and number < rounds:
+        if number > rounds - 10:  # the last five tests
+            accuracy = final
+        elif not idle:
             accuracy += 0.03 * (draw.random() - 0.5)
+        phase = PHASES[number * 7 // (rounds + 1)] if method == "profl" else "train"
+        since = since + 1 if phase == before else 1
+        before = phase
         folder.append_round(
             {
                 "round": number,
-                "phase": PHASES[number * 7 // (rounds + 1)] if method == "profl" else "train",
+                "phase": phase,
                 "tasks": {} if idle else {TASKS[method][-1][0]: 4},
                 "train_loss": math.nan if idle else 1 / number,
                 "test_loss": 1 - accuracy,
                 "test_accuracy": accuracy if number % 2 == 0 or number == 1 else math.nan,
+                "gradient_norm": 1 / since if number % 2 == 0 and not idle else math.nan,
                 "participants": 0 if idle else 4,
                 "eligible_devices": round(20 * share),
                 "devices_out_share": 1 - share,
@@ -126,6 +146,8 @@ def write_cell(
                 "classes_out_share": 0.0,
                 "uploaded_bytes": 0 if idle else 10**6,
                 "downloaded_bytes": 0 if idle else 10**6,
+                "operations": 0 if idle else OPERATIONS[method],
+                "diagnostics": movement(since) if method == "profl" else {},
                 "seconds": 0.5,
             },
             {"round": number},
@@ -135,9 +157,11 @@ def write_cell(
     if status == "done":
         fitting = [task[1] for task in TASKS[method] if task[1] <= max(TIERS[given], 0.19)]
         tested = [row["test_accuracy"] for row in folder.rounds() if row["test_accuracy"] is not None]
+        operations = sum(row["operations"] for row in folder.rounds())
         dearest = TASKS[method][0][1] if method == "fedavg" else max(fitting, default=math.nan)
         folder.finish(
             {
+                "last_five_accuracy": mean_of_last_tests(tested),
                 "final_accuracy": tested[-1],
                 "best_accuracy": final,
                 "best_round": rounds,
@@ -146,6 +170,7 @@ def write_cell(
                 "classes_out_share": 0.0,
                 "uploaded_bytes": 0 if idle else rounds * 10**6,
                 "downloaded_bytes": 0 if idle else rounds * 10**6,
+                "operations": operations,
                 "seconds": rounds / 2,
                 "full_model_least_budget_bytes": FULL,
                 "dearest_trained_budget_bytes": math.nan if idle else dearest * FULL,

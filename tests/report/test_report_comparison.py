@@ -59,6 +59,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     summary = json.loads((worse / "summary.json").read_text())
     rows = [json.loads(line) for line in (worse / "rounds.jsonl").read_text().splitlines()]
     rows[-1]["test_accuracy"] = summary["final_accuracy"] = summary["final_accuracy"] - 0.02
+    summary["last_five_accuracy"] -= 0.02
     (worse / "summary.json").write_text(json.dumps(summary))
     (worse / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [read_run(folder / "old"), read_run(folder / "new")]

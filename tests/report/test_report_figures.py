@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -20,11 +21,13 @@ from profl.bench.report.coincidence import coincident
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
 from profl.bench.report.figures.accuracy_by_budget import Point, front_of, pareto_front
-from profl.bench.report.figures.learning_curves import COINCIDENT, schedule
+from profl.bench.report.figures.learning_curves import COINCIDENT
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.looks import in_order, looks
+from profl.bench.report.schedule import Step, schedule
+from profl.bench.report.score import SCORE
 from profl.bench.report.study import Study, studies
-from profl.bench.report.style import house_style, mebibytes, page
+from profl.bench.report.style import PALE, house_style, mebibytes, page
 from profl.bench.results import Run, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
 
@@ -43,6 +46,17 @@ def draw(name: str, study: Study) -> Figure:
         figure = NAMED[name].draw(study)
         figure.draw_without_rendering()
     return figure
+
+
+@pytest.fixture(scope="module")
+def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """One tier without troubles, whose fleet all can train in."""
+    path = tmp_path_factory.mktemp("seeds")
+    for method in METHODS:
+        for seed in range(3):
+            write_cell(path, method, "50%" if method != "fedavg" else "20%", seed, rounds=12)
+    (only,) = studies(read_run(path))
+    return only
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +81,10 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
     for method, tier in (("fedavg", "35%"), ("profl", "35%"), ("profl", "50%")):
         write_cell(tmp_path, method, tier, rounds=6)
     first = write_report(read_run(tmp_path))
-    tables = {f"{name}.{kind}" for name in ("cells", "rounds", "footprints") for kind in ("csv", "parquet")}
+    names = ("cells", "rounds", "footprints", "differences", "budgets")
+    tables = {f"{name}.{kind}" for name in names for kind in ("csv", "parquet")}
     figures = {f"{name}.{kind}" for name in set(NAMED) - {"memory_by_round"} for kind in ("png", "svg")}
-    assert {path.name for path in first} == tables | figures | {"index.html"}
+    assert {path.name for path in first} == tables | figures | {"results.md", "index.html"}
     assert {path.parent for path in first} == {tmp_path / "report"}
     for one, other in zip(first, write_report(read_run(tmp_path), tmp_path / "again"), strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
@@ -227,21 +242,30 @@ def test_untrained_models_are_hollow(drawn: dict[str, Figure]):
     assert any(dot.get_markerfacecolor() == "white" for dot in dots)
 
 
-def test_seeds_show_their_mean_and_range(make_run: Callable[..., Run]):
+def test_seeds_show_their_mean_and_interval(make_run: Callable[..., Run]):
     run = make_run(*({"method": "profl", "tier": "50%", "seed": seed, "rounds": 4} for seed in range(3)))
     (study,) = studies(run)
-    spread = study.spreads("final_accuracy")["profl", "50%"]
-    values = run.cells["final_accuracy"]
-    assert spread.mean == pytest.approx(values.mean())
-    assert (spread.low, spread.high) == (values.min(), values.max())
-    assert spread.low < spread.mean < spread.high
+    spread = study.spreads(SCORE)["profl", "50%"]
+    (panel,) = draw("accuracy_by_tier", study).axes
+    (interval,) = (lines for lines in panel.collections if len(lines.get_segments()))
+    ((_, low), (_, high)) = interval.get_segments()[0]
+    assert (low, high) == pytest.approx((100 * spread.low, 100 * spread.high))
+    assert spread.low < min(run.cells[SCORE]) < max(run.cells[SCORE]) < spread.high  # 4.3 standard errors
+    assert "Mean and 95 % t-interval of 3 seeds." in notes(draw("accuracy_by_tier", study))
 
 
-def test_the_pareto_front_holds_what_nothing_beats():
-    results = {"cheap": (1, 70), "worse": (2, 60), "dear": (3, 90), "tie": (3, 90), "beaten": (3, 80)}
+def test_the_pareto_front_holds_what_is_told_apart_from_all_that_is_cheaper():
+    results = {
+        **{"cheap": (1, 70), "worse": (2, 60), "hardly": (2, 71), "dear": (3, 90), "alike": (3, 89)},
+        **{"beaten": (3, 80), "wasteful": (4, 91)},
+    }
     points = [Point(method, *place) for method, place in results.items()]
-    assert [point.method for point in pareto_front(points)] == ["cheap", "dear", "tie"]
-    assert pareto_front([]) == []
+
+    def better(one: str, other: str) -> bool:
+        return results[one][1] > results[other][1] + 2
+
+    assert [point.method for point in pareto_front(points, better)] == ["cheap", "alike", "dear"]
+    assert pareto_front([], better) == []
 
 
 def test_accuracy_by_budget_says_whom_it_cannot_show(drawn: dict[str, Figure]):
@@ -250,21 +274,35 @@ def test_accuracy_by_budget_says_whom_it_cannot_show(drawn: dict[str, Figure]):
     assert "as their memory is unknown: exclusive at 75%" in said
 
 
-def test_the_pareto_front_is_bold_without_the_ideal(study: Study, drawn: dict[str, Figure]):
-    panel = drawn["accuracy_by_budget"].axes[study.tiers.index("50%")]
-    bold = {text.get_text() for text in panel.texts if text.get_fontweight() == "bold"}
-    assert bold == {"heterofl", "profl"}
+def bold(panel: Axes) -> set[str]:
+    return {text.get_text() for text in panel.texts if text.get_fontweight() == "bold"}
 
 
-def test_what_learned_nothing_is_not_on_the_front(study: Study):
-    assert study.learned_accuracy == pytest.approx(1 / 7)  # odds of 1 to 6, those of chance are 1 to 9
-    assert [point.method for point in front_of(study, "50%")] == ["heterofl", "profl"]
-    cheapest = (study.cells["method"] == "heterofl") & (study.cells["tier"] == "50%")
-    lost = study.cells.assign(final_accuracy=study.cells["final_accuracy"].mask(cheapest, 0.14))
-    assert [point.method for point in front_of(replace(study, cells=lost), "50%")] == ["inclusivefl", "profl"]
-    assert "Below 14.3 % nothing was learned" in notes(draw("accuracy_by_budget", replace(study, cells=lost)))
-    hopeful = replace(study, cells=lost, chance=math.nan)
-    assert [point.method for point in front_of(hopeful, "50%")] == ["heterofl", "inclusivefl", "profl"]
+def test_the_pareto_front_is_bold_without_the_ideal(three_seeds: Study):
+    (panel,) = draw("accuracy_by_budget", three_seeds).axes
+    assert bold(panel) == {"heterofl", "profl"}
+
+
+def test_with_one_seed_nothing_is_on_a_front(study: Study, drawn: dict[str, Figure]):
+    figure = drawn["accuracy_by_budget"]
+    assert not any(bold(panel) for panel in figure.axes)
+    assert not any(line.get_color() == PALE and len(line.get_xdata()) for panel in figure.axes for line in panel.lines)
+    assert not any(front_of(study, tier) for tier in study.tiers)
+    assert "One seed: how far a result may be off is not known" in notes(figure)
+    entries = {row.entries[-1].text for rows in NAMED["accuracy_by_budget"].grid(study).groups.values() for row in rows}
+    assert entries == {"?"}
+
+
+def test_what_learned_nothing_is_not_on_the_front(three_seeds: Study):
+    assert three_seeds.learned_accuracy == pytest.approx(1 / 7)  # odds of 1 to 6, those of chance are 1 to 9
+    assert [point.method for point in front_of(three_seeds, "50%")] == ["heterofl", "profl"]
+    cheapest = three_seeds.cells["method"].isin(["allsmall", "heterofl"])
+    lost = three_seeds.cells.assign(**{SCORE: three_seeds.cells[SCORE].mask(cheapest, 0.14)})
+    assert [point.method for point in front_of(replace(three_seeds, cells=lost), "50%")] == ["inclusivefl", "profl"]
+    assert "Below 14.3 % nothing was learned" in notes(draw("accuracy_by_budget", replace(three_seeds, cells=lost)))
+    hopeful = replace(three_seeds, cells=lost, chance=math.nan)
+    expected = ["allsmall", "heterofl", "inclusivefl", "profl"]  # the first two are equal
+    assert [point.method for point in front_of(hopeful, "50%")] == expected
 
 
 def test_bars_have_the_length_of_the_measured_peak(drawn: dict[str, Figure]):
@@ -330,15 +368,81 @@ def test_curves_coincide_if_they_are_nowhere_far_apart():
 
 def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, drawn: dict[str, Figure]):
     steps = schedule(study, "profl", "50%")
-    assert [phase for _, phase in steps][:4] == ["shrink 4/4", "shrink 3/4", "shrink 2/4", "grow 1/4"]
+    assert [step.phase for step in steps][:4] == ["shrink 4/4", "shrink 3/4", "shrink 2/4", "grow 1/4"]
     assert schedule(study, "fedavg", "50%") == []
     panel = drawn["learning_curves"].axes[study.tiers.index("50%")]
     strip = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in panel.patches]
-    starts = [number - 0.5 for number, _ in steps]
+    starts = [step.round - 0.5 for step in steps]
     assert strip == list(zip(starts, [*starts[1:], 30.5], strict=True))
-    tested = study.rounds["test_accuracy"].min() * 100
-    assert all(bar.get_y() + bar.get_height() < tested for bar in panel.patches)
+    low, high = panel.get_ylim()
+    tested = (study.rounds["test_accuracy"].min() * 100 - low) / (high - low)
+    assert all(bar.get_y() + bar.get_height() < tested for bar in panel.patches)  # shares of the panel's height
     assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]
+
+
+def test_convergence_is_drawn_step_by_step_on_a_logarithmic_axis(study: Study, drawn: dict[str, Figure]):
+    panel = drawn["convergence"].axes[study.tiers.index("50%")]
+    assert panel.get_yscale() == "log"
+    colours = {name: look.colour for name, look in study.looks.items()}
+    lines = {name: [line for line in panel.lines if line.get_color() == colour] for name, colour in colours.items()}
+    assert len(lines["fedavg"]) == 1
+    assert len(lines["profl"]) == len(schedule(study, "profl", "50%")) == 7
+    assert all(len(line.get_xdata()) < 5 for line in lines["profl"])
+    assert not lines["exclusive"]  # nobody trained
+    assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]
+    low = panel.get_ylim()[0]
+    assert all(min(line.get_ydata()) > 2 * low for line in panel.lines)  # above the strips
+
+
+def test_convergence_says_where_the_norm_falls(study: Study):
+    figure = NAMED["convergence"]
+    rising = study.rounds["gradient_norm"].where(study.rounds["method"] != "heterofl", study.rounds["round"])
+    said = figure.sentence(replace(study, rounds=study.rounds.assign(gradient_norm=rising)))
+    assert "profl in 28 of 28" in said  # seven steps in four tiers
+    assert "heterofl in 0 of 5" in said
+    rows = {row.head: row.entries for row in figure.grid(study).groups["profl"]}
+    assert next(iter(rows)) == "shrink 4/4"
+    assert rows["grow 4/4"][study.tiers.index("50%")].more == ("falls in 1 of 1",)
+    assert rows["grow 4/4"][study.tiers.index("20%")].text == "?"
+
+
+def test_a_norm_of_zero_is_left_out(study: Study):
+    zero = replace(study, rounds=study.rounds.assign(gradient_norm=0.0))
+    assert "no result yet" in texts(draw("convergence", zero))
+
+
+def test_effective_movement_is_drawn_with_where_the_rule_would_freeze(study: Study, drawn: dict[str, Figure]):
+    figure = drawn["effective_movement"]
+    assert len(figure.axes) == 2 * len(study.tiers)
+    movement, slope = figure.axes[:2]
+    steps = schedule(study, "profl", study.tiers[0])
+    marks = [line.get_xdata()[0] for line in movement.lines if line.get_marker() == "v"]
+    lengths = [later.round - step.round for step, later in pairwise([*steps, replaced(steps[-1], 31)])]
+    assert marks == [step.round + 3 for step, length in zip(steps, lengths, strict=True) if length >= 4]
+    curves = [line for line in movement.lines if line.get_marker() != "v"]
+    assert len(curves) == len(steps)
+    assert len(slope.lines) == len(curves) + len(marks) + 1  # and zero
+    assert [text.get_text() for text in figure.legends[0].texts] == ["profl", "would freeze"]
+
+
+def replaced(step: Step, number: int) -> Step:
+    return step._replace(round=number)
+
+
+def test_the_table_of_movement_counts_the_rounds_of_the_step(study: Study):
+    never = study.rounds["diagnostics"].map(lambda found: {**found, "would_freeze": 0.0} if found else found)
+    for changed, first in ((study, "4 of 4"), (replace(study, rounds=study.rounds.assign(diagnostics=never)), "never")):
+        rows = {row.head: row.entries for row in NAMED["effective_movement"].grid(changed).groups["profl"]}
+        assert any(entry.text.startswith(first) for entries in rows.values() for entry in entries)
+    assert "profl in 0 of 35" in NAMED["effective_movement"].sentence(changed)
+
+
+def test_figures_of_what_was_not_recorded_are_left_out(study: Study):
+    silent = study.rounds.assign(gradient_norm=math.nan, diagnostics=[{} for _ in study.rounds.index])
+    names = {figure.name for figure in figures.figures_of(replace(study, rounds=silent))}
+    assert names == {*NAMED} - {"memory_by_round", "convergence", "effective_movement"}
+    others = study.rounds.assign(diagnostics=[{"temperature": 1.0} for _ in study.rounds.index])
+    assert "effective_movement" not in {shown.name for shown in figures.figures_of(replace(study, rounds=others))}
 
 
 # a figure of one's own

@@ -28,8 +28,9 @@ from profl.bench.report.page import write_page
 from profl.bench.report.page.grids import largest_blocks, matrix, summary
 from profl.bench.report.page.records import fleets
 from profl.bench.report.page.reproduce import configurations
-from profl.bench.report.page.writing import inline
+from profl.bench.report.page.writing import TABLES, inline
 from profl.bench.report.ranking import best_methods
+from profl.bench.report.score import SCORE
 from profl.bench.report.study import studies
 from profl.bench.report.style import mebibytes
 from profl.bench.report.tables import write_tables
@@ -85,7 +86,7 @@ def write_without_drawing(path: Path) -> Path:
         for name in NAMED:
             figure = folder / (f"{name}-{study.name}.svg" if len(parts) > 1 else f"{name}.svg")
             figure.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><path id="a"/></svg>')
-    write_tables(run, folder)
+    write_tables(run, parts, folder)
     return write_page(run, folder)
 
 
@@ -252,9 +253,9 @@ def test_the_summary_marks_the_best_and_says_what_is_missing(run: Run):
         method = row.head.removesuffix(" (ideal)")
         assert [entry.best for entry in row.entries] == [method in best[tier] for tier in study.tiers]
         for tier, entry in zip(study.tiers, row.entries, strict=True):
-            accuracy = study.spreads("final_accuracy")[method, tier]
+            accuracy = study.spreads(SCORE)[method, tier]
             assert entry.text == (f"{100 * accuracy.mean:.1f} %" if accuracy.known else "?")
-            assert (entry.more == ("nobody can train",)) == study.idle(method, tier)
+            assert ("nobody can train" in entry.more) == study.idle(method, tier)
     (depthfl,) = [row for row in grid.groups[""] if row.head == "depthfl"]
     assert ("?", ("failed",)) in [(entry.text, entry.more) for entry in depthfl.entries]
 
@@ -524,7 +525,7 @@ def test_downloads_are_the_files_of_the_report(opened: Any, shown: Run):
     links = opened.execute_script(
         "return [...document.querySelectorAll('#downloads + ul a')].map(it => [it.download, it.href])"
     )
-    assert [name for name, _ in links] == ["cells.csv", "rounds.csv", "footprints.csv"]
+    assert [name for name, _ in links] == list(TABLES)
     for name, link in links:
         assert base64.b64decode(link.partition("base64,")[2]) == (shown.path / "report" / name).read_bytes()
 

@@ -13,6 +13,8 @@ from profl.bench.errors import InputError
 from profl.bench.results import CELL_COLUMNS, CellFolder, read_run
 from profl.bench.results.record import read_record
 from profl.bench.results.run import check_one_recipe
+from profl.bench.results.schema import ADDED_LATER
+from profl.bench.results.score import mean_of_last_tests
 from tests.conftest import small_cell
 from tests.results.conftest import CELL, FOOTPRINT, MEASURED, SUMMARY, add, altered, row
 
@@ -82,6 +84,25 @@ def test_reads_frames_with_the_stated_columns(folder: CellFolder, tmp_path: Path
     assert pd.isna(run.rounds.loc[0, "train_loss"])
     assert run.footprints.loc[0, "at_peak_optimizer_state_bytes"] == 5
     assert run.footprints.loc[0, "method"] == "fedavg"
+
+
+def test_the_score_of_an_earlier_version_comes_from_its_rounds(folder: CellFolder, tmp_path: Path):
+    for number in range(1, 11):
+        earlier = {name: value for name, value in row(number).items() if name not in ADDED_LATER}
+        accuracy = number / 10 if number % 2 else None
+        folder.append_round({**earlier, "test_accuracy": accuracy}, {"round": number})
+    folder.finish({name: value for name, value in SUMMARY.items() if name not in ADDED_LATER} | {"final_accuracy": 0.9})
+    run = read_run(tmp_path)
+    assert run.cells.loc[0, "last_five_accuracy"] == pytest.approx(0.5)
+    assert run.cells[["raw_final_accuracy", "operations"]].isna().all(axis=None)
+    assert run.rounds[["tested", "gradient_norm", "operations"]].isna().all(axis=None)
+    assert run.rounds["diagnostics"].tolist() == [{}] * 10
+
+
+def test_the_score_is_the_mean_of_five_tests_or_of_fewer():
+    assert mean_of_last_tests([9, 9, 1, 2, 3, 4, 5]) == 3
+    assert mean_of_last_tests([1, 2]) == 1.5
+    assert math.isnan(mean_of_last_tests([]))
 
 
 def test_every_file_is_read_once(folder: CellFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

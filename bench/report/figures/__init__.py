@@ -10,6 +10,8 @@ from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import (
     accuracy_by_budget,
     accuracy_by_tier,
+    convergence,
+    effective_movement,
     learning_curves,
     memory_by_round,
     participation,
@@ -24,6 +26,8 @@ FIGURES: tuple[ReportFigure, ...] = (
     peak_memory.FIGURE,
     participation.FIGURE,
     learning_curves.FIGURE,
+    convergence.FIGURE,
+    effective_movement.FIGURE,
 )
 """Every figure, in the order in which the report shows them."""
 

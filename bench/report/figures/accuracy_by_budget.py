@@ -1,34 +1,40 @@
-"""Final accuracy against the memory needed, with the Pareto front of every tier."""
+"""The score against the memory needed, with the Pareto front of every tier."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from profl.bench.report.chance import chance_note, draw_chance
+from profl.bench.report.differences import paired
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.labels import Label, label_points
 from profl.bench.report.ranking import winners
+from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.study import Study
 from profl.bench.report.style import PALE, mebibytes, page, panels, say_empty, settle
 
 
 class Point(NamedTuple):
-    """A method's result in a tier: memory needed (MiB) and final accuracy (%)."""
+    """A method's result in a tier: memory needed (MiB) and mean score (%)."""
 
     method: str
     x: float
     y: float
 
 
+Better = Callable[[str, str], bool]
+"""Whether the seeds tell the first of two methods apart from the second, as the more accurate."""
+
+
 def points(study: Study, tier: str) -> list[Point]:
     """Return the results of a tier whose accuracy and memory are both known, in display order."""
-    accuracy, needed = study.spreads("final_accuracy"), study.spreads("dearest_trained_budget_bytes")
+    accuracy, needed = study.spreads(SCORE), study.spreads("dearest_trained_budget_bytes")
     found = [
         Point(method, needed[method, tier].mean / 2**20, 100 * accuracy[method, tier].mean) for method in study.methods
     ]
@@ -36,29 +42,40 @@ def points(study: Study, tier: str) -> list[Point]:
 
 
 def front_of(study: Study, tier: str) -> list[Point]:
-    """Return the Pareto front of a tier, by memory: without ideals and without what learned nothing."""
+    """Return the Pareto front of a tier, by memory: without ideals and what learned nothing; empty with one seed."""
+    scores = study.values(SCORE)
+
+    def better(method: str, other: str) -> bool:
+        difference = paired(scores[method, tier], scores[other, tier])
+        return difference.told_apart and difference.mean > 0
+
     hopeless = 100 * study.learned_accuracy  # NaN is below nothing
     rivals = [point for point in points(study, tier) if point.method in study.rivals and not point.y < hopeless]
-    return pareto_front(rivals)
+    return pareto_front([point for point in rivals if len(scores[point.method, tier]) > 1], better)
 
 
 def draw(study: Study) -> Figure:
-    """Draw final accuracy against the memory needed: a panel per tier, with its Pareto front."""
-    accuracy = study.spreads("final_accuracy")
+    """Draw the score against the memory needed: a panel per tier, with its Pareto front."""
+    accuracy = study.spreads(SCORE)
     tiers, styles = study.tiers, study.looks
     found = {tier: points(study, tier) for tier in tiers}
     notes = [
-        "Memory is the least budget of the dearest task that any device trained. Bold, on the grey line: the"
-        " Pareto front, where no other method of the tier is as accurate with less memory or more accurate"
-        f" with as much{study.aside(' ({})')}. Names in a stack: points in a heap, the most accurate first.",
+        "Memory is the least budget of the dearest task that any device trained. Names in a stack: points in a heap,"
+        " the most accurate first.",
         *chance_note(study),
         *study.notes,
         *_not_shown(study),
     ]
+    if study.seeds > 1:
+        notes.insert(
+            1,
+            "Bold, on the grey line: the Pareto front. Its methods are told apart, seed by seed, as more accurate than"
+            f" all others with less memory, and from none with as much as less accurate{study.aside(' ({})')}.",
+        )
     if any(point.y < 100 * study.learned_accuracy for here in found.values() for point in here):
         notes.insert(1, f"Below {100 * study.learned_accuracy:.1f} % nothing was learned: never on the front.")
-    title = "Final test accuracy against memory needed"
-    names = ("least budget of the dearest trained task (MiB)", "final test accuracy (%)")
+    title = "Test accuracy, mean of the last five tests, against memory needed"
+    names = ("least budget of the dearest trained task (MiB)", "test accuracy (%)")
     height = 0.2 + 2.25 * math.ceil(len(tiers) / 2)
     figure = page(height, title, study.training_setting, notes, axis_names=names)
     axes = panels(figure, len(tiers))
@@ -103,7 +120,7 @@ def draw(study: Study) -> Figure:
 
 def _not_shown(study: Study) -> list[str]:
     """Return a note on finished cells that have an accuracy but no memory to show it against."""
-    accuracy, needed = study.spreads("final_accuracy"), study.spreads("dearest_trained_budget_bytes")
+    accuracy, needed = study.spreads(SCORE), study.spreads("dearest_trained_budget_bytes")
     pairs = [pair for pair in accuracy if accuracy[pair].known and not needed[pair].known]
     notes = []
     for reason, idle in (("no device could train", True), ("their memory is unknown", False)):
@@ -114,14 +131,21 @@ def _not_shown(study: Study) -> list[str]:
     return notes
 
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """Return, by x, the points that none beats in ``x`` (less) or ``y`` (more) without loss in the other."""
+def pareto_front(points: Sequence[Point], better: Better) -> list[Point]:
+    """Return, by memory, the points that are better than all with less, while none with as much is better than they.
 
-    def beats(other: Point, point: Point) -> bool:
-        return other.x <= point.x and other.y >= point.y and (other.x, other.y) != (point.x, point.y)
+    What is not told apart from something cheaper is not on it: more memory would have to pay.
+    """
 
-    front = [point for point in points if not any(beats(other, point) for other in points)]
-    return sorted(front, key=lambda point: (point.x, point.y))
+    def pays(point: Point) -> bool:
+        others = [other for other in points if other != point]
+        cheaper = [other for other in others if other.x < point.x]
+        alike = [other for other in others if other.x == point.x]
+        return all(better(point.method, other.method) for other in cheaper) and not any(
+            better(other.method, point.method) for other in alike
+        )
+
+    return sorted(filter(pays, points), key=lambda point: (point.x, point.y))
 
 
 def _staircase(front: Sequence[Point], right: float) -> list[tuple[float, float]]:
@@ -145,7 +169,7 @@ def _along(corners: Sequence[tuple[float, float]], steps: int = 40) -> list[tupl
 
 def grid(study: Study) -> Grid:
     """Return accuracy beside the memory needed, by tier."""
-    groups = {}
+    groups, scores = {}, study.spreads(SCORE)
     for tier in study.tiers:
         front = front_of(study, tier)
         groups[study.tier_label(tier, between=" · ")] = [
@@ -153,14 +177,14 @@ def grid(study: Study) -> Grid:
                 study.label(point.method),
                 [
                     Entry(mebibytes(point.x * 2**20)),
-                    Entry(f"{point.y:.1f} %"),
-                    Entry("yes" if point in front else "no"),
+                    Entry(f"{point.y:.1f} %", tuple(filter(None, [scores[point.method, tier].span]))),
+                    Entry("?" if study.seeds == 1 else "yes" if point in front else "no"),
                 ],
             )
             for point in points(study, tier)
         ]
-    columns = ["memory needed (MiB)", "final test accuracy", "on the Pareto front"]
-    return Grid("Final test accuracy against memory needed", "tier, method", columns, groups)
+    columns = ["memory needed (MiB)", SCORE_NAME, "on the Pareto front"]
+    return Grid("Test accuracy against memory needed", "tier, method", columns, groups)
 
 
 FIGURE = ReportFigure(

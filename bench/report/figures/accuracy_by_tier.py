@@ -1,4 +1,4 @@
-"""Final accuracy by memory tier."""
+"""The score by memory tier."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.labels import Label, label_ends
 from profl.bench.report.ranking import winners
+from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.study import Study
 from profl.bench.report.style import GREY, PALE, page, say_empty, settle
 
@@ -23,8 +24,8 @@ KINDS_GAP = 0.35
 
 
 def draw(study: Study) -> Figure:
-    """Draw final accuracy against tier: a line per method over the uniform tiers, mixed fleets beside it."""
-    accuracy = study.spreads("final_accuracy")
+    """Draw the score against tier: a line per method over the uniform tiers, mixed fleets beside it."""
+    accuracy = study.spreads(SCORE)
     tiers, styles = study.tiers, study.looks
     uniform = [tier for tier in tiers if tier not in study.mixed]
     gap = KINDS_GAP if 0 < len(uniform) < len(tiers) else 0.0
@@ -34,7 +35,7 @@ def draw(study: Study) -> Figure:
         notes.insert(0, "Hollow: no device could train; the accuracy is that of the untrained model.")
     if gap:
         notes.insert(0, "A mixed fleet is another kind of tier: its devices differ in memory, so no line leads to it.")
-    title = "Final test accuracy by memory tier"
+    title = "Test accuracy by memory tier, mean of the last five tests"
     figure = page(4.3, title, study.training_setting, notes)
     axes = figure.subplots()
     ends = []
@@ -56,7 +57,7 @@ def draw(study: Study) -> Figure:
     axes.set_xticks(list(places.values()), study.tier_labels)
     axes.set_xlim(-0.3, column + 0.19 * len(tiers))  # with room for the labels
     axes.set_xlabel("memory tier, with the memory of its devices")
-    axes.set_ylabel("final test accuracy (%)")
+    axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="x", visible=False)
     axes.spines["bottom"].set_bounds(-0.3, last + 0.3)
     if gap:
@@ -79,8 +80,8 @@ def _head_kinds(axes: Axes, mixed: int, last: float) -> None:
 
 
 def grid(study: Study) -> Grid:
-    """Return final accuracy by method and tier."""
-    return by_method(study, "final_accuracy", "Final test accuracy by memory tier", 1)
+    """Return the score by method and tier."""
+    return by_method(study, SCORE, f"{SCORE_NAME.capitalize()}, by memory tier", 1)
 
 
 FIGURE = ReportFigure(

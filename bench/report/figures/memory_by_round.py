@@ -13,6 +13,7 @@ from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, over_rounds
 from profl.bench.report.held import what_stayed
 from profl.bench.report.rounds import LEGEND_COLUMNS, round_panels
+from profl.bench.report.spread import Spread
 from profl.bench.report.study import Study
 from profl.bench.report.style import GREY, legend_above, mebibytes, say_empty
 
@@ -74,10 +75,11 @@ def curve(study: Study, method: str, tier: str) -> pd.DataFrame:
 def grid(study: Study) -> Grid:
     """Return the most reserved for any participant, of all rounds or of some evenly spread and the last."""
 
-    def entry(reserved_bytes: float) -> Entry:
-        return Entry(mebibytes(reserved_bytes))
+    def entry(most: Spread) -> Entry:
+        return Entry(mebibytes(most.mean))
 
-    return over_rounds(study, "peak_reserved_bytes", "Most reserved for any participant (MiB)", "round", entry)
+    reserved_bytes = study.rounds["peak_reserved_bytes"]
+    return over_rounds(study, reserved_bytes, "Most reserved for any participant (MiB)", "round", entry)
 
 
 def _shown(study: Study) -> bool:

@@ -39,7 +39,7 @@ def draw(study: Study) -> Figure:
                     "linewidth": 0,
                 }
                 axes.add_patch(Rectangle((across - 0.5, down - 0.5), 1, 1, **hatching))
-            elif round(share.high) != round(share.low):
+            elif share.has_interval and round(share.high) != round(share.low):
                 text += f"\n{share.low:.0f} to {share.high:.0f}"
             axes.text(across, down, text, ha="center", va="center", **style)
     names = [study.label(name) for name in methods]

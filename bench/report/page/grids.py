@@ -13,22 +13,24 @@ from profl.bench.fleet import eligible_counts
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.page.records import Settings
 from profl.bench.report.ranking import best_methods
+from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.study import Study, bytes_of
 from profl.bench.report.style import mebibytes
-from profl.bench.report.tables import memory_entry
+from profl.bench.report.tables import best_note, memory_entry
 
 
 def summary(study: Study) -> Grid:
-    """Return final accuracy, devices that can train and memory needed, by method and tier."""
+    """Return score, best and final accuracy, devices that can train and memory needed, by method and tier."""
     best = best_methods(study)
     rows = []
     for method, look in study.looks.items():
         entries = [_result(study, method, tier, method in best[tier]) for tier in study.tiers]
         rows.append(GridRow(study.label(method), entries, look.colour))
-    seeds = f" Mean of {study.seeds} seeds." if study.seeds > 1 else ""
-    best_one = f"★ the best of its tier{study.aside(', {}')}."
-    note = f"{best_one} ? unknown.{seeds} Memory: least budget of the dearest trained task."
-    caption = "Final test accuracy, share of devices that can train, and memory needed"
+    note = (
+        f"{best_note(study, '★')} ? unknown. Best and final: of any test, and of the last one."
+        " Memory: least budget of the dearest trained task."
+    )
+    caption = f"{SCORE_NAME.capitalize()}; best and final; share of devices that can train; memory needed"
     if study.memory_only:
         note = "The most reserved in any round, and what stayed allocated from round to round. ? unknown."
         caption = "Memory reserved, share of devices that can train, and memory held"
@@ -39,18 +41,16 @@ def _result(study: Study, method: str, tier: str, best: bool) -> Entry:
     if study.memory_only:
         first, *more = memory_entry(study, method, tier)
         return Entry(first, tuple(more))
-    accuracy = study.spreads("final_accuracy")[method, tier]
+    accuracy = study.spreads(SCORE)[method, tier]
     if not accuracy.known:
         statuses = sorted(set(study.cells_of(method, tier)["status"])) or ["not run"]
         return Entry("?", (", ".join(statuses),))
     share = study.spreads("participation_share")[method, tier]
     needed = study.spreads("dearest_trained_budget_bytes")[method, tier]
-    more = [f"{share.percent(0)} of devices", f"{mebibytes(needed.mean)} MiB"]
-    if study.idle(method, tier):
-        more = ["nobody can train"]
-    if accuracy.high > accuracy.low:
-        more.insert(0, accuracy.span)
-    return Entry(f"{100 * accuracy.mean:.1f} %", tuple(more), best, accuracy.mean)
+    others = (f"{name} {study.spreads(f'{name}_accuracy')[method, tier].percent()}" for name in ("best", "final"))
+    able = [f"{share.percent(0)} of devices", f"{mebibytes(needed.mean)} MiB"]
+    more = [accuracy.span, ", ".join(others), *(["nobody can train"] if study.idle(method, tier) else able)]
+    return Entry(accuracy.percent(), tuple(filter(None, more)), best, accuracy.mean)
 
 
 def matrix(study: Study, found: Mapping[str, Sequence[Sequence[int]]]) -> Grid:

@@ -16,22 +16,28 @@ from markupsafe import Markup
 from profl.bench.errors import InputError
 from profl.bench.files import replacing
 from profl.bench.memory.plot import CATEGORY_COLOURS
+from profl.bench.report.budgets import budgets_grid
+from profl.bench.report.deviations import deviations
+from profl.bench.report.differences import differences_grid
 from profl.bench.report.figures import figures_of
 from profl.bench.report.page.grids import largest_blocks, matrix, settings, summary
 from profl.bench.report.page.records import environments, fleets, recipes
 from profl.bench.report.page.reproduce import commands, configurations
 from profl.bench.report.study import Study, bytes_of, studies
+from profl.bench.report.view import USUAL, View
 from profl.bench.results import Record, Run
 
 TABLES = {
     "cells.csv": "one row per cell: method, tier, accuracy, participation, memory",
     "rounds.csv": "one row per cell and round: loss, accuracy, participants (by task as JSON text), traffic",
     "footprints.csv": "one row per method and task: peaks, bytes at the peak by category (at_peak_*), least budget",
+    "differences.csv": "one row per tier and method: difference in score from one method, seed by seed, with interval",
+    "budgets.csv": "one row per tier, budget and method: score at equal rounds, operations and bytes, with interval",
 }
 """The files to download, and what they hold."""
 
 
-def write_page(run: Run, folder: Path, highlight: str | None = None) -> Path:
+def write_page(run: Run, folder: Path, view: View = USUAL) -> Path:
     """Write ``folder/index.html``, one file that needs no other and no network, and return its path.
 
     The same results give the same bytes.
@@ -42,16 +48,16 @@ def write_page(run: Run, folder: Path, highlight: str | None = None) -> Path:
         What to show.
     folder
         Where the run's figures (SVG) and tables (CSV) were written: the page holds them as they are.
-    highlight
+    view
         As they were written with.
 
     Raises
     ------
     InputError
-        If a figure or table is missing, or no such method was run.
+        If a figure or table is missing, or as `profl.bench.report.study.studies`.
     """
     records = run.records
-    parts = list(studies(run, highlight))
+    parts = list(studies(run, view))
     studies_toml = configurations(records)
     tables = {name: _text(folder / name) for name in TABLES}
     text = render(
@@ -85,6 +91,8 @@ def _part(study: Study, records: Sequence[Record], folder: Path, alone: bool) ->
         "study": study,
         "id": "study" + suffix,
         "summary": summary(study),
+        "deviations": deviations(study.methods),
+        "comparisons": [] if study.memory_only else [differences_grid(study), budgets_grid(study)],
         "figures": figures,
         "matrix": matrix(study, fleets(records, study.cells)),
         "timelines": _timelines(study, here),

@@ -1,0 +1,89 @@
+"""Scores at equal budgets: of every method, what it had reached when a number of rounds, operations or bytes was spent.
+
+The budget of a tier is the least that any cell there spent in its whole run, so that no method is judged beyond its
+own. A run is cut where the budget is spent, not planned anew: a schedule that spans the whole run is cut too.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from profl.bench.report.axis import AXES, Axis
+from profl.bench.report.grid import Entry, Grid, GridRow
+from profl.bench.report.ranking import chain
+from profl.bench.report.spread import over_seeds
+from profl.bench.report.study import Study, Values
+from profl.bench.results import mean_of_last_tests
+
+
+def budget_of(study: Study, axis: Axis, tier: str) -> float:
+    """Return the least that any finished cell of a tier spent in which a device trained; NaN if that is unknown."""
+    done = study.cells.loc[(study.cells["status"] == "done") & (study.cells["tier"] == tier), "cell"]
+    trained = study.rounds.groupby("cell")["participants"].sum() > 0
+    ends = study.rounds.assign(spent=axis.spent(study.rounds)).drop_duplicates("cell", keep="last")
+    return float(ends.loc[ends["cell"].isin(done) & ends["cell"].map(trained), "spent"].min())
+
+
+def scores_at_budget(study: Study, axis: Axis) -> Values:
+    """Return the score of every finished cell when its tier's budget was spent; without the unknown.
+
+    Unknown are those whose cost was not counted and those that were not tested before.
+    """
+    rounds = study.rounds.assign(spent=axis.spent(study.rounds)).dropna(subset=["test_accuracy"])
+    tested = {str(cell): rows for cell, rows in rounds.groupby("cell")}
+    found = {}
+    for tier in study.tiers:
+        budget = budget_of(study, axis, tier)
+        for method in study.methods:
+            cells = study.cells_of(method, tier)
+            done = cells.loc[cells["status"] == "done"]
+            scores = {
+                seed: mean_of_last_tests(rows.loc[rows["spent"] <= budget, "test_accuracy"].to_list())
+                for seed, cell in zip(done["seed"], done["cell"], strict=True)
+                if (rows := tested.get(cell)) is not None
+            }
+            found[method, tier] = pd.Series(scores, dtype=float).dropna()
+    return found
+
+
+def budgets_frame(study: Study) -> pd.DataFrame:
+    """Return scores at equal budgets as a table; NaN if unknown.
+
+    Returns
+    -------
+    DataFrame
+        One row per tier, budget and method: ``tier``, ``budget`` (a name of `AXES`), ``amount`` (rounds, floating-point
+        operations or bytes), ``method``, ``seeds``, ``score`` (mean, 0 to 1), ``low``, ``high`` (of its interval).
+    """
+    columns = ["tier", "budget", "amount", "method", "seeds", "score", "low", "high"]
+    rows = []
+    for axis in AXES.values():
+        scores = scores_at_budget(study, axis)
+        for (method, tier), values in scores.items():
+            spread = over_seeds(values.to_list(), share=True)
+            rows.append((tier, axis.name, budget_of(study, axis, tier), method, len(values), *spread))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def budgets_grid(study: Study) -> Grid:
+    """Return the order of the methods at every budget, by tier."""
+    scores = {axis.name: scores_at_budget(study, axis) for axis in AXES.values()}
+    groups = {}
+    for tier in study.tiers:
+        idle = [name for name in study.methods if study.idle(name, tier)]
+        rows = []
+        for axis in AXES.values():
+            known = {study.label(name): scores[axis.name][name, tier] for name in study.methods if name not in idle}
+            untested = [name for name, values in known.items() if values.empty]
+            order, amount = chain(known), axis.told(budget_of(study, axis, tier))
+            more = [f"not tested by then: {', '.join(untested)}"] if untested and order else []
+            more += [f"nobody can train: {', '.join(idle)}"] if idle and order else []
+            rows.append(GridRow(axis.name, [Entry(amount), Entry(order or "?", tuple(more))]))
+        groups[study.tier_label(tier, between=" · ")] = rows
+    note = (
+        "Score in percent when the budget is spent, which is the least that any run of the tier spent in the whole. A"
+        " run is cut there, not planned anew: so is a schedule that spans it. > told apart from the next, seed by seed;"
+        f" a comma: not told apart. ? unknown. {study.certainty}"
+    )
+    columns = ["budget", "methods, the highest mean first"]
+    return Grid("Order of the methods at equal budgets", "tier, counted in", columns, groups, note, numbers=False)

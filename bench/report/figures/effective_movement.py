@@ -1,0 +1,146 @@
+"""When a step has converged by its own rule: effective movement, its slope, and where the rule would freeze."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from profl.bench.report.figure import ReportFigure
+from profl.bench.report.grid import Entry, Grid, GridRow
+from profl.bench.report.rounds import LEGEND_COLUMNS
+from profl.bench.report.study import Study
+from profl.bench.report.style import GREY, legend_above, page, say_empty
+
+DIAGNOSTICS = {"effective_movement": "effective movement", "movement_slope": "slope"}
+"""What is drawn of a method's diagnostics, and what it is called."""
+
+VERDICT = "would_freeze"
+"""The diagnostic that is above zero where the rule would end the step."""
+
+
+class Piece(NamedTuple):
+    """One step of one seed: its phase, and by round the `DIAGNOSTICS` and the `VERDICT`, NaN where unknown."""
+
+    phase: str
+    rounds: pd.DataFrame
+
+    @property
+    def frozen_after(self) -> float:
+        """The number of rounds of the step after which the rule would freeze for the first time; NaN if never."""
+        verdicts = (self.rounds[VERDICT] > 0).to_list()
+        return verdicts.index(True) + 1 if True in verdicts else math.nan
+
+
+def pieces(study: Study, method: str, tier: str) -> Iterator[Piece]:
+    """Yield the steps of every seed in turn of which a diagnostic is known."""
+    for cell in study.cells_of(method, tier)["cell"]:
+        rounds = study.rounds.loc[study.rounds["cell"] == cell]
+        found = pd.DataFrame(list(rounds["diagnostics"]), index=rounds.index).reindex(columns=[*DIAGNOSTICS, VERDICT])
+        found = found.astype(float).set_index(rounds["round"])
+        for phase, rows in groupby(zip(found.index, rounds["phase"], strict=True), key=lambda row: row[1]):
+            step = found.loc[[number for number, _ in rows]]
+            if step.notna().any(axis=None):
+                yield Piece(str(phase), step)
+
+
+def draw(study: Study) -> Figure:
+    """Draw movement and slope over the rounds: a row of panels per tier, a line per method, seed and step."""
+    found = {
+        (method, tier): steps
+        for method in study.methods
+        for tier in study.tiers
+        if (steps := list(pieces(study, method, tier)))
+    }
+    tiers = [tier for tier in study.tiers if any(shown == tier for _, shown in found)] or study.tiers[:1]
+    each = "a line per seed and step" if study.seeds > 1 else "a line per step"
+    notes = [
+        "Effective movement: how far parameters got in the latest rounds, as a share of how far they travelled. Slope:"
+        f" its change over the rule's window; {each}, from the round on in which the rule can speak.",
+        "Triangle: the round after which the freezing rule would end the step, whether or not it may.",
+        *study.gaps,
+    ]
+    height = 0.2 + 1.7 * len(tiers)
+    title = "Effective movement and its slope over the rounds"
+    figure = page(height, title, study.training_setting, notes, legend=0.25, axis_names=("round", ""))
+    axes = figure.subplots(len(tiers), len(DIAGNOSTICS), sharex=True, sharey="col", squeeze=False)
+    for row, tier in zip(axes, tiers, strict=True):
+        for panel, (name, called) in zip(row, DIAGNOSTICS.items(), strict=True):
+            panel.set_title(study.tier_label(tier, between=" · ") + " per device")
+            panel.set_ylabel(called)
+            for method in study.methods:
+                for step in found.get((method, tier), ()):
+                    colour, values = study.looks[method].colour, step.rounds[name]
+                    panel.plot(values, color=colour, lw=1.2)
+                    if math.isfinite(step.frozen_after):
+                        end = values.iloc[[int(step.frozen_after) - 1]]
+                        panel.plot(end, color=colour, ls="", marker="v", ms=7, mec="white", mew=0.6)
+            if not found:
+                say_empty(panel)
+    for panel in axes[:, 1]:
+        panel.axhline(0, color=GREY, lw=0.8, zorder=0.9)
+    axes[0, 0].set_xlim(0, 1.02 * max(1, study.cells["rounds"].max()))
+    methods = [method for method in study.methods if any(shown == method for shown, _ in found)]
+    handles = [Line2D([], [], color=study.looks[name].colour, lw=1.2, label=study.label(name)) for name in methods]
+    would = Line2D([], [], color=GREY, ls="", marker="v", ms=7, mec="white", mew=0.6, label="would freeze")
+    legend_above(figure, [*handles, would], columns=LEGEND_COLUMNS)
+    return figure
+
+
+def sentence(study: Study) -> str:
+    """Say in how many steps of how many the rule would freeze."""
+    named = []
+    for method in study.methods:
+        steps = [step for tier in study.tiers for step in pieces(study, method, tier)]
+        if steps:
+            frozen = sum(math.isfinite(step.frozen_after) for step in steps)
+            named.append(f"{method} in {frozen} of {len(steps)}")
+    of_all = "over all tiers and seeds" if study.seeds > 1 else "over all tiers"
+    return f"Steps that the freezing rule would end by itself: {', '.join(named)} ({of_all})."
+
+
+def grid(study: Study) -> Grid:
+    """Return after how many of its rounds the rule would end every step, seed by seed."""
+    groups = {}
+    for method in study.methods:
+        found = {tier: list(pieces(study, method, tier)) for tier in study.tiers}
+        phases = list(dict.fromkeys(step.phase for steps in found.values() for step in steps))
+        if phases:
+            groups[study.label(method)] = [
+                GridRow(phase, [_entry([step for step in found[tier] if step.phase == phase]) for tier in study.tiers])
+                for phase in phases
+            ]
+    note = "Rounds of the step, seed by seed; never: the rule did not hold in any of its rounds. ? no such step."
+    caption = "After how many rounds the rule would freeze, of how many the step took"
+    return Grid(caption, "method, step", study.tier_labels, groups, note)
+
+
+def _entry(steps: list[Piece]) -> Entry:
+    texts = [
+        f"{step.frozen_after:.0f} of {len(step.rounds)}"
+        if math.isfinite(step.frozen_after)
+        else f"never in {len(step.rounds)}"
+        for step in steps
+    ]
+    first, *more = texts or ["?"]
+    return Entry(first, tuple(more))
+
+
+def _shown(study: Study) -> bool:
+    known = {name for found in study.rounds["diagnostics"].dropna() for name in found}
+    return not known.isdisjoint(DIAGNOSTICS)
+
+
+FIGURE = ReportFigure(
+    name="effective_movement",
+    title="Effective movement",
+    draw=draw,
+    sentence=sentence,
+    grid=grid,
+    shown=_shown,
+)

@@ -1,0 +1,28 @@
+"""How a reader wants a run shown: who stands out, whom the others are compared with, over what curves go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    """What a report is asked for, beside the run.
+
+    Parameters
+    ----------
+    highlight
+        The method that stands out; by default `profl.bench.report.looks.NAMESAKE`, if it was run.
+    versus
+        The method that every other is compared with, seed by seed; by default the highlighted one.
+    axis
+        What curves are drawn over: a name of `profl.bench.report.axis.AXES`.
+    """
+
+    highlight: str | None = None
+    versus: str | None = None
+    axis: str = "rounds"
+
+
+USUAL = View()
+"""What a reader gets who asks for nothing."""

@@ -1,0 +1,117 @@
+"""Methods are compared at equal rounds, operations and bytes; what was not counted is unknown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from matplotlib.figure import Figure
+
+from profl.bench.report.axis import AXES
+from profl.bench.report.budgets import budget_of, budgets_frame, budgets_grid, scores_at_budget
+from profl.bench.report.figures import FIGURES
+from profl.bench.report.schedule import schedule
+from profl.bench.report.study import Study
+from profl.bench.report.style import house_style
+from tests.report.small_studies import MEGABYTE, ROUNDS, study_of
+
+SCORES = {"base": [0.5, 0.6], "dear": [0.7, 0.8], "idle": [0.1, 0.1]}
+COSTS = {"base": 2e9, "dear": 5e9, "idle": 0}
+
+
+@pytest.fixture
+def study() -> Study:
+    """Every method learns with every round: its accuracy is its score times the share of the rounds."""
+    made = study_of(SCORES, costs=COSTS)
+    rounds = made.rounds
+    return replace(made, rounds=rounds.assign(test_accuracy=rounds["test_accuracy"] * rounds["round"] / ROUNDS))
+
+
+def draw(name: str, study: Study) -> Figure:
+    (figure,) = (figure for figure in FIGURES if figure.name == name)
+    with house_style():
+        drawn = figure.draw(study)
+        drawn.draw_without_rendering()
+    return drawn
+
+
+def test_the_budget_is_the_least_that_any_run_spent_which_trained(study: Study):
+    spent = {name: budget_of(study, axis, "50%") for name, axis in AXES.items()}
+    assert spent == {"rounds": ROUNDS, "operations": 2e9 * ROUNDS, "bytes": 2 * MEGABYTE * ROUNDS}
+
+
+def test_the_score_at_a_budget_is_the_mean_of_the_five_tests_before_it_is_spent(study: Study):
+    scores = scores_at_budget(study, AXES["operations"])
+    # 20e9 operations are all rounds of the one, and 4 rounds of the other.
+    assert scores["base", "50%"].tolist() == pytest.approx([0.5 * 0.8, 0.6 * 0.8])
+    assert scores["dear", "50%"].tolist() == pytest.approx([0.7 * 0.25, 0.8 * 0.25])
+    assert scores_at_budget(study, AXES["rounds"])["dear", "50%"].tolist() == pytest.approx([0.7 * 0.8, 0.8 * 0.8])
+
+
+def test_the_order_is_said_for_every_budget(study: Study):
+    (rows,) = budgets_grid(study).groups.values()
+    said = {row.head: [entry.text for entry in row.entries] for row in rows}
+    assert said == {
+        "rounds": ["10 rounds", "dear 60.0 > base 44.0"],
+        "operations": ["20 × 10⁹ operations", "base 44.0, dear 18.8"],
+        "bytes": ["19.07 MiB", "dear 60.0 > base 44.0"],
+    }
+    assert all(row.entries[1].more == ("nobody can train: idle",) for row in rows)
+    frame = budgets_frame(study).set_index(["budget", "method"])
+    assert frame.loc[("operations", "base"), "score"] == pytest.approx(0.44)
+    assert frame.loc[("operations", "base"), "low"] < 0.44
+    assert len(frame) == 9
+
+
+def test_what_was_not_counted_is_unknown_and_never_free(study: Study):
+    uncounted = replace(study, rounds=study.rounds.assign(operations=math.nan))
+    (rows,) = budgets_grid(uncounted).groups.values()
+    assert [entry.text for entry in rows[1].entries] == ["?", "?"]
+    # One round that was not counted leaves the rest of its run unknown.
+    first = study.rounds["cell"].eq("base 50% 0") & study.rounds["round"].eq(3)
+    partly = replace(study, rounds=study.rounds.assign(operations=study.rounds["operations"].mask(first)))
+    spent = AXES["operations"].spent(partly.rounds)
+    assert spent.loc[study.rounds["cell"] == "base 50% 0"].notna().tolist() == [True] * 2 + [False] * 8
+    assert budget_of(partly, AXES["operations"], "50%") == 2e9 * ROUNDS  # of its other seed
+
+
+def test_what_was_not_tested_before_is_said(study: Study):
+    late = study.rounds["test_accuracy"].where((study.rounds["method"] != "dear") | (study.rounds["round"] > 4))
+    (rows,) = budgets_grid(replace(study, rounds=study.rounds.assign(test_accuracy=late))).groups.values()
+    assert rows[1].entries[1].text == "base 44.0"
+    assert rows[1].entries[1].more == ("not tested by then: dear", "nobody can train: idle")
+
+
+@pytest.mark.parametrize(
+    ("name", "amount", "told"),
+    [
+        ("rounds", 180, "180 rounds"),
+        ("operations", 999, "999 operations"),
+        ("operations", 1.25e12, "1.25 × 10¹² operations"),
+        ("operations", 1e30, "1e+06 × 10²⁴ operations"),
+        ("bytes", 1536, "1.5 KiB"),
+        ("bytes", math.nan, "?"),
+    ],
+)
+def test_amounts_have_units(name: str, amount: float, told: str):
+    assert AXES[name].told(amount) == told
+
+
+def test_curves_can_be_drawn_over_operations(study: Study):
+    over = replace(study, axis=AXES["operations"])
+    figure = draw("learning_curves", over)
+    (panel,) = figure.axes
+    ends = {line.get_color(): max(line.get_xdata()) for line in panel.lines if len(line.get_xdata()) == ROUNDS}
+    expected = {"base": 20, "dear": 50, "idle": 0}
+    assert ends == pytest.approx({study.looks[name].colour: end for name, end in expected.items()})
+    assert "operations of local training (× 10⁹)" in [text.get_text() for text in figure.texts]
+
+
+def test_steps_lie_where_their_rounds_do_on_any_axis(study: Study):
+    phases = study.rounds["round"].map(lambda number: "early" if number <= 4 else "late")
+    stepping = replace(study, rounds=study.rounds.assign(phase=phases))
+    assert [(step.begin, step.end) for step in schedule(stepping, "dear", "50%")] == [(0.5, 4.5), (4.5, 10.5)]
+    over = replace(stepping, axis=AXES["operations"])
+    assert [(step.begin, step.end) for step in schedule(over, "dear", "50%")] == [(2.5, 22.5), (22.5, 52.5)]
+    assert schedule(over, "idle", "50%") == []
