@@ -65,7 +65,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct capture *newest_capture;
 static struct member *newest_member;
 static struct captured_event *newest_event;
-static atomic_int running; /* captures: looked at without the lock, on every launch of a kernel */
+/* How many captures and captured events there are: looked at without the lock, on every launch of a kernel. */
+static atomic_int running, events_captured;
 static _Thread_local enum cudaStreamCaptureMode mode_of_thread = cudaStreamCaptureModeGlobal;
 
 /* --- nodes; the caller holds the lock ------------------------------------------------------------------------- */
@@ -127,6 +128,7 @@ static void forget_event(cudaEvent_t event) {
     *link = found->older;
     free(found->last.items);
     free(found);
+    atomic_fetch_sub(&events_captured, 1);
 }
 
 static struct member *add_member(cudaStream_t stream, struct capture *capture) {
@@ -324,7 +326,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureSta
 
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
     if (flags & cudaEventRecordExternal) return capture_work(stream);
-    if (!atomic_load(&running) && !newest_event) return cudaSuccess;
+    if (!atomic_load(&running) && !atomic_load(&events_captured)) return cudaSuccess;
     cudaError_t status = cudaSuccess;
     pthread_mutex_lock(&lock);
     forget_event(event);
@@ -336,7 +338,9 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
             captured->capture_id = member->capture->id;
             captured->older = newest_event;
             newest_event = captured;
+            atomic_fetch_add(&events_captured, 1);
         } else {
+            if (captured) free(captured->last.items);
             free(captured);
             status = invalidate(member->capture, cudaErrorMemoryAllocation);
         }
@@ -373,7 +377,7 @@ static cudaError_t wait_for_capture(cudaStream_t stream, struct member *member, 
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
     if (flags & cudaEventWaitExternal) return capture_work(stream);
-    if (!atomic_load(&running) && !newest_event) return cudaSuccess;
+    if (!atomic_load(&running) && !atomic_load(&events_captured)) return cudaSuccess;
     cudaError_t status = cudaSuccess;
     pthread_mutex_lock(&lock);
     struct member *member = find_member(stream);
@@ -388,7 +392,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 /* The host asks for an event, which nothing that is only captured ever reaches. */
 static cudaError_t reach(cudaEvent_t event) {
-    if (!newest_event) return cudaSuccess;
+    if (!atomic_load(&events_captured)) return cudaSuccess;
     pthread_mutex_lock(&lock);
     struct captured_event *captured = find_event(event);
     struct capture *capture = captured ? find_capture(captured->capture_id) : NULL;
