@@ -42,8 +42,8 @@ def measure(
     optimizer. One call of ``step()`` is one step, whatever it does: several passes, a closure, a round of a client.
 
     ``torch.compile`` is measured as it runs: with ``aot_eager`` anywhere, with ``inductor``, which builds kernels of
-    its own for the GPU, where there are a C compiler and Triton, also for a virtual GPU. Not with CUDA graphs
-    (``mode="reduce-overhead"``).
+    its own for the GPU, where there are a C compiler and Triton, also for a virtual GPU. CUDA graphs are captured and
+    replayed, those of ``mode="reduce-overhead"`` too; the memory of their pools is the step's like any other.
 
     Parameters
     ----------

@@ -152,8 +152,8 @@ def time(outputs: Tensor) -> Tensor:
 
 
 REFUSED = {
-    "capture": ("captures a CUDA graph", "run the step without"),
-    "make_callables": ("captures a CUDA graph", "run the step without"),
+    "capture": ("captures a CUDA graph", "measure it on virtual:NAME"),
+    "make_callables": ("captures a CUDA graph", "measure it on virtual:NAME"),
     "pin": ("pins memory", "leave pin_memory out"),
     "make_pinned": ("pins memory", "leave pin_memory out"),
     "recur": (r"recurrent network of cuDNN \(lstm\)", "torch.backends.cudnn.flags(enabled=False)"),

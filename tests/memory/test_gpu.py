@@ -281,11 +281,11 @@ def test_every_function_that_pytorch_imports_is_answered(empty_cache: Path) -> N
 
 def test_what_nobody_wrote_fails_where_an_answer_is_read() -> None:
     source = building._remaining(
-        {"cublasSgemm_v2", "cudnnGetRNNWeightSpaceSize", "cudaGraphLaunch", "cublasGetVectorAsync"}
+        {"cublasSgemm_v2", "cudnnGetRNNWeightSpaceSize", "cudaGraphAddNode", "cublasGetVectorAsync"}
     )
     assert source.splitlines()[1:] == [
         'int cublasGetVectorAsync(void) { return refuse("cublasGetVectorAsync", 15); }',
         "int cublasSgemm_v2(void) { return 0; }",
-        'int cudaGraphLaunch(void) { return refuse("cudaGraphLaunch", 801); }',
+        'int cudaGraphAddNode(void) { return refuse("cudaGraphAddNode", 801); }',
         'int cudnnGetRNNWeightSpaceSize(void) { return refuse("cudnnGetRNNWeightSpaceSize", 3000); }',
     ]

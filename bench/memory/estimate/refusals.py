@@ -25,7 +25,7 @@ def refusing() -> Iterator[None]:
     """Raise `NotPlayed` where a program asks CUDA or a library for what fake tensors do not have."""
     recurrent = {name: _without_cudnn(getattr(torch._VF, name)) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
     by_mode = {f"RNN_{mode}": recurrent[f"rnn_{mode.lower()}"] for mode in ("TANH", "RELU")}
-    graphs = _refuse("it captures a CUDA graph: run the step without, or measure it on a GPU")
+    graphs = _refuse("it captures a CUDA graph: run the step without, or measure it on virtual:NAME")
     gradients = _refuse(
         "it differentiates by torch.func (grad, vjp, jacrev, vmap(grad)): take loss.backward() or torch.autograd.grad, "
         "or measure it on virtual:NAME"

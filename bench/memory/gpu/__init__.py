@@ -8,7 +8,8 @@ Limits:
 - What cuDNN's batch normalisation keeps beside its tensors counts as nothing.
 - The CUDA context is not counted. ``cudnn.benchmark`` chooses by timing, and nothing here takes time.
 - The reserve and workspace of cuDNN's recurrent layers follow a formula.
-- CUDA graphs, cuSOLVER, cuSPARSE, cuFFT and NCCL are missing; using them raises an error.
+- What the driver itself keeps on the device for a CUDA graph is not counted. A graph with conditional nodes, cuSOLVER,
+  cuSPARSE, cuFFT and NCCL are missing; using them raises an error.
 
 `profl.bench.memory.gpu.driver.unmodelled` names recurrent layers, what is missing, reads from the GPU, and choices by
 time.

@@ -92,8 +92,8 @@ def unmodelled() -> tuple[str, ...]:
     - **Times**: nothing takes any. A choice by time, which ``torch.backends.cudnn.benchmark`` makes, is another.
     - **Recurrent layers of cuDNN**: the weights are laid out exactly; reserve and workspace follow a formula fitted to
       cuDNN 9.24, within a few per cent for most shapes (driver/cudnn_recurrent.c).
-    - **Calls that are refused** because the answer is not known: CUDA graphs, cuSOLVER, cuSPARSE, cuFFT, NCCL. PyTorch
-      mostly makes an error of them.
+    - **Calls that are refused** because the answer is not known: conditional nodes of CUDA graphs, cuSOLVER, cuSPARSE,
+      cuFFT, NCCL. PyTorch mostly makes an error of them.
 
     Work that autograd's own thread does has no place in the code: ``in a backward pass``.
     """

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -143,7 +142,7 @@ def is_compiling() -> bool:
 
 def _saved_by(node: Any) -> Iterator[Tensor]:
     """Yield the tensors that a node of the graph keeps, as they lie there: nothing is unpacked or computed again."""
-    for name in _saved_names(cast(Hashable, type(node))):
+    for name in _saved_names(type(node)):
         try:
             kept = getattr(node, name)
         except RuntimeError:  # used up
@@ -154,9 +153,14 @@ def _saved_by(node: Any) -> Iterator[Tensor]:
                 yield tensor
 
 
-@cache
+# A function of the program's own may be a class that holds on to tensors: it must be free to go.
+_names: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
+
+
 def _saved_names(kind: type) -> tuple[str, ...]:
-    return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
+    if kind not in _names:
+        _names[kind] = tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
+    return _names[kind]
 
 
 def _holds_something(module: nn.Module) -> bool:

@@ -12,6 +12,11 @@ cublasStatus_t cublasCreate_v2(cublasHandle_t *handle) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* PyTorch says on which stream a handle works each time before it does: what a capture takes of that work. */
+cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream) {
+    return capture_work(stream) ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
+}
+
 cublasStatus_t cublasGetMathMode(cublasHandle_t handle, cublasMath_t *mode) {
     *mode = CUBLAS_DEFAULT_MATH;
     return CUBLAS_STATUS_SUCCESS;

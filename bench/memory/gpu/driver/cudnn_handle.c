@@ -34,7 +34,7 @@ cudnnStatus_t cudnnCreate(cudnnHandle_t *handle) {
 
 cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
     stream_in_use = stream;
-    return CUDNN_STATUS_SUCCESS;
+    return capture_work(stream) ? CUDNN_STATUS_EXECUTION_FAILED : CUDNN_STATUS_SUCCESS; /* as for cuBLAS */
 }
 
 cudnnStatus_t cudnnGetStream(cudnnHandle_t handle, cudaStream_t *stream) {

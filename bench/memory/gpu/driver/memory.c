@@ -77,7 +77,9 @@ static int remember(uintptr_t address, size_t bytes) {
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
     *pointer = NULL;
     if (bytes == 0) return cudaSuccess;
-    cudaError_t status = cudaErrorMemoryAllocation;
+    cudaError_t status = (cudaError_t)forbidden_by_capture();
+    if (status) return status;
+    status = cudaErrorMemoryAllocation;
     pthread_mutex_lock(&lock);
     size_t mapped = whole_pages(bytes);
     if (mapped <= virtual_gpu.total_bytes - used_bytes) {
@@ -94,7 +96,9 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
 
 cudaError_t cudaFree(void *pointer) {
     if (!pointer) return cudaSuccess;
-    cudaError_t status = cudaErrorInvalidValue;
+    cudaError_t status = (cudaError_t)forbidden_by_capture();
+    if (status) return status;
+    status = cudaErrorInvalidValue;
     pthread_mutex_lock(&lock);
     for (size_t i = allocation_count; i-- > 0;) {
         if (allocations[i].address == (uintptr_t)pointer) {
@@ -195,25 +199,38 @@ void *find_memory_function(const char *name) {
 
 /* Memory of the host is real. Reading the device gives zeros, always the same; writing to it does nothing. What the
  * host reads may decide what it does next, a shape or a branch, and then the step is not the real one. */
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
-    if (on_device(to)) return cudaSuccess;
+static void copy(void *to, const void *from, size_t bytes) {
+    if (on_device(to)) return;
     if (on_device(from)) {
         notice("reads");
         memset(to, 0, bytes);
     } else
         memcpy(to, from, bytes);
-    return cudaSuccess;
 }
 
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+    cudaError_t status = (cudaError_t)forbidden_by_capture();
+    if (!status) copy(to, from, bytes);
+    return status;
+}
+
+/* A copy to the host that is captured is done by every launch, as long as the memory there is pinned. */
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    return cudaMemcpy(to, from, bytes, kind);
+    int is_read = !on_device(to) && on_device(from), status;
+    if (!is_captured(stream, (struct host_deed){.data = to, .zeroed_bytes = is_read ? bytes : 0}, &status))
+        copy(to, from, bytes);
+    else if (is_read)
+        notice("reads");
+    return (cudaError_t)status;
 }
 
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width_bytes,
                               size_t height, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    for (size_t row = 0; row < height && !on_device(to); row++)
-        cudaMemcpy((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width_bytes, kind);
-    return cudaSuccess;
+    cudaError_t status = cudaSuccess;
+    for (size_t row = 0; row < height && !status; row++)
+        status = cudaMemcpyAsync((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width_bytes, kind,
+                                 stream);
+    return status;
 }
 
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {
@@ -222,7 +239,8 @@ cudaError_t cudaMemset(void *to, int value, size_t bytes) {
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
-    return cudaMemset(to, value, bytes);
+    int status;
+    return is_captured(stream, (struct host_deed){0}, &status) ? (cudaError_t)status : cudaMemset(to, value, bytes);
 }
 
 /* --- host memory and pointers -------------------------------------------------------------------------------- */
@@ -234,17 +252,23 @@ static struct pinned {
     size_t bytes;
 } *newest_pinned;
 
-static int is_pinned(const void *pointer) {
+/* Returns how many bytes from `pointer` on are pinned, 0 if it is not. */
+static size_t pinned_bytes(const void *pointer) {
     pthread_mutex_lock(&lock);
     struct pinned *range = newest_pinned;
     while (range && !((const char *)pointer >= range->start && (const char *)pointer < range->start + range->bytes))
         range = range->older;
+    size_t bytes = range ? (size_t)(range->start + range->bytes - (const char *)pointer) : 0;
     pthread_mutex_unlock(&lock);
-    return range != NULL;
+    return bytes;
+}
+
+void deliver_zeros(void *to, size_t bytes) {
+    if (bytes <= pinned_bytes(to)) memset(to, 0, bytes);
 }
 
 cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned flags) {
-    if (is_pinned(pointer)) return cudaErrorHostMemoryAlreadyRegistered;
+    if (pinned_bytes(pointer)) return cudaErrorHostMemoryAlreadyRegistered;
     struct pinned *range = malloc(sizeof *range);
     if (!range) return cudaErrorMemoryAllocation;
     pthread_mutex_lock(&lock);
@@ -266,8 +290,10 @@ cudaError_t cudaHostUnregister(void *pointer) {
 }
 
 cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags) {
+    cudaError_t status = (cudaError_t)forbidden_by_capture();
+    if (status) return status;
     if (posix_memalign(pointer, 4096, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
-    cudaError_t status = cudaHostRegister(*pointer, bytes, flags);
+    status = cudaHostRegister(*pointer, bytes, flags);
     if (status) free(*pointer);
     return status;
 }
@@ -284,7 +310,7 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, c
         attributes->type = cudaMemoryTypeDevice;
         attributes->device = THE_DEVICE;
         attributes->devicePointer = (void *)pointer;
-    } else if (is_pinned(pointer)) {
+    } else if (pinned_bytes(pointer)) {
         attributes->type = cudaMemoryTypeHost;
         attributes->device = THE_DEVICE;
         attributes->devicePointer = attributes->hostPointer = (void *)pointer; /* one address for both */

@@ -51,6 +51,16 @@ CUresult cuKernelGetAttribute(int *value, CUfunction_attribute attribute, CUkern
     return cuFuncGetAttribute(value, attribute, (CUfunction)kernel);
 }
 
+CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                        unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void **arguments,
+                        void **extra) {
+    return (CUresult)capture_work(stream);
+}
+
+CUresult cuLaunchKernelEx(const CUlaunchConfig *configuration, CUfunction function, void **arguments, void **extra) {
+    return (CUresult)capture_work(configuration->hStream);
+}
+
 CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, CUfunction function, int threads,
                                                      size_t shared_bytes) {
     return (CUresult)cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, shared_bytes);

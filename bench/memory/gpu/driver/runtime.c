@@ -33,7 +33,7 @@ cudaError_t cudaGetDevice(int *device) {
 
 cudaError_t cudaSetDevice(int device) { return device == THE_DEVICE ? cudaSuccess : cudaErrorInvalidDevice; }
 
-cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize(void) { return (cudaError_t)forbidden_by_capture(); }
 
 cudaError_t cudaDriverGetVersion(int *version) {
     *version = CUDART_VERSION;
@@ -135,27 +135,59 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     return cudaSuccess;
 }
 
-/* --- errors: every call reports its own, none is left behind -------------------------------------------------- */
+/* --- errors: every call reports its own; only the launch of a kernel leaves one behind ------------------------- */
 
-cudaError_t cudaGetLastError(void) { return cudaSuccess; }
-cudaError_t cudaPeekAtLastError(void) { return cudaSuccess; }
+static _Thread_local cudaError_t launch_error;
+
+cudaError_t cudaPeekAtLastError(void) { return launch_error; }
+
+cudaError_t cudaGetLastError(void) {
+    cudaError_t error = launch_error;
+    launch_error = cudaSuccess;
+    return error;
+}
+
+/* Those that a caller may meet, as CUDA calls and describes them. */
+static const struct {
+    cudaError_t error;
+    const char *name, *text;
+} errors[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorIllegalState, "cudaErrorIllegalState",
+     "the operation cannot be performed in the present state"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureMerge, "cudaErrorStreamCaptureMerge",
+     "operation would result in a merge of separate capture sequences"},
+    {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched",
+     "capture was not ended in the same stream as it began"},
+    {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined", "capturing stream has unjoined work"},
+    {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
+     "dependency created on uncaptured work in another stream"},
+    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
+    {cudaErrorCapturedEvent, "cudaErrorCapturedEvent",
+     "operation not permitted on an event last recorded in a capturing stream"},
+    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
+     "attempt to terminate a thread-local capture sequence from another thread"},
+};
 
 const char *cudaGetErrorString(cudaError_t error) {
-    switch (error) {
-        case cudaSuccess: return "no error";
-        case cudaErrorMemoryAllocation: return "out of memory";
-        case cudaErrorNotSupported: return refusal();
-        default: return "error of the virtual GPU";
-    }
+    if (error == cudaErrorNotSupported) return refusal();
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].error == error) return errors[i].text;
+    return "error of the virtual GPU";
 }
 
 const char *cudaGetErrorName(cudaError_t error) {
-    switch (error) {
-        case cudaSuccess: return "cudaSuccess";
-        case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
-        case cudaErrorNotSupported: return "cudaErrorNotSupported";
-        default: return "cudaErrorUnknown";
-    }
+    if (error == cudaErrorNotSupported) return "cudaErrorNotSupported";
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].error == error) return errors[i].name;
+    return "cudaErrorUnknown";
 }
 
 /* --- streams and events: whatever was asked is already done ---------------------------------------------------- */
@@ -176,18 +208,8 @@ cudaError_t cudaStreamGetPriority(cudaStream_t stream, int *priority) {
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
-    *status = cudaStreamCaptureStatusNone;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
-                                     unsigned long long *id, cudaGraph_t *graph, const cudaGraphNode_t **nodes,
-                                     const cudaGraphEdgeData **edges, size_t *count) {
-    return cudaStreamIsCapturing(stream, status);
-}
-
-cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return (cudaError_t)waits_for_capture(stream); }
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return (cudaError_t)waits_for_capture(stream); }
 
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
     *event = new_handle();
@@ -203,11 +225,13 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
 }
 
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
-    function(data);
-    return cudaSuccess;
+    int status;
+    if (!is_captured(stream, (struct host_deed){.function = function, .data = data}, &status)) function(data);
+    return (cudaError_t)status;
 }
 
 cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t callback, void *data, unsigned flags) {
+    if (waits_for_capture(stream)) return cudaErrorStreamCaptureUnsupported; /* unlike functions, callbacks stay out */
     callback(stream, cudaSuccess, data);
     return cudaSuccess;
 }
@@ -248,6 +272,20 @@ cudaError_t __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shared_b
     *shared_bytes = announced.shared_bytes;
     *(cudaStream_t *)stream = announced.stream;
     return cudaSuccess;
+}
+
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **arguments, size_t shared_bytes,
+                               cudaStream_t stream) {
+    return launch_error = (cudaError_t)capture_work(stream);
+}
+
+cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void **arguments, size_t shared_bytes,
+                             cudaStream_t stream) {
+    return launch_error = (cudaError_t)capture_work(stream);
+}
+
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *configuration, const void *function, void **arguments) {
+    return launch_error = (cudaError_t)capture_work(configuration->stream);
 }
 
 cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *function) {

@@ -7,6 +7,7 @@
  *   memory.c           device memory: what is counted
  *   runtime.c          devices, streams, events, kernels
  *   driver.c           the few functions that PyTorch fetches from the driver by name
+ *   graphs.c           CUDA graphs: work that is captured, and launched later
  *   modules.c          kernels that are compiled at run time
  *   cublas.c           handles and descriptors
  *   cudnn_handle.c     handles, older descriptors, batch normalisation
@@ -58,6 +59,28 @@ void *find_memory_function(const char *name);
 
 /* Takes the addresses that allocations are made from. */
 void reserve_address_space(void);
+
+/* What work does to the host when it is done: nothing, call a function, or write zeros to `data`. */
+struct host_deed {
+    void (*function)(void *data);
+    void *data;
+    size_t zeroed_bytes;
+};
+
+/* Whether work on `stream` is captured in place of being done. `*status` is the runtime's error for the caller. */
+int is_captured(void *stream, struct host_deed deed, int *status);
+
+/* The same for work that does nothing to the host. Returns the runtime's error for the caller. */
+int capture_work(void *stream);
+
+/* The runtime's error if a capture forbids this thread what may disturb it, as taking and giving back memory does. */
+int forbidden_by_capture(void);
+
+/* The runtime's error if the host waits for `stream` and it is captured: that would never end. */
+int waits_for_capture(void *stream);
+
+/* Writes what the device holds, zeros, to memory of the host that is still pinned. */
+void deliver_zeros(void *to, size_t bytes);
 
 /* Tells the watcher of a deed that is played, but not as on a real GPU. */
 void notice(const char *deed);

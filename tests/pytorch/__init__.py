@@ -1,0 +1,1 @@
+"""PyTorch's own tests of its memory, run on the virtual GPU."""

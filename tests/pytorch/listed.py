@@ -1,0 +1,155 @@
+"""Which tests of PyTorch's test/test_cuda.py are about memory, and why some of them cannot pass without a GPU.
+
+Names are those of the file's classes and methods; one that is run with several parameters stands for all of them. What
+a copy of the file does not have is told and left out.
+"""
+
+from __future__ import annotations
+
+_TIMES = "waits until the GPU has spun for a measured time, and nothing takes time on a virtual one"
+_NETWORK = "downloads a script from the network"
+_EXTENSION = "builds an extension in CUDA C++, whose cudaMallocManaged is not modelled"
+_BINDINGS = "calls CUDA by the package cuda-bindings, which looks for NVIDIA's driver"
+_ENVIRONMENT = "starts a process with an empty environment, which cannot be told of the virtual GPU"
+
+MEMORY_TESTS: dict[str, dict[str, str | None]] = {
+    "TestCuda": {
+        "test_pinned_memory_with_cudaregister": None,
+        "test_pinned_memory_with_cudaregister_multithread": None,
+        "test_pinned_memory_empty_cache": None,
+        "test_pinned_memory_use_background_threads": None,
+        "test_cudart_register": None,
+        "test_host_memory_stats": None,
+        "test_host_memory_stats_active_after_free_no_events": None,
+        "test_host_memory_stats_active_after_event_drain": None,
+        "test_memory_allocation": None,
+        "test_caching_allocator_alloc_negative_size": None,
+        "test_memory_stats": None,
+        "test_out_of_memory": None,
+        "test_out_of_memory_retry": None,
+        "test_set_per_process_memory_fraction": None,
+        "test_get_per_process_memory_fraction": None,
+        "test_record_stream": _TIMES,
+        "test_record_stream_on_shifted_view": _TIMES,
+        "test_caching_pinned_memory": _TIMES,
+        "test_caching_allocator_record_stream_oom": None,
+        "test_cuda_memory_leak_detection_propagates_errors": None,
+        "test_matmul_memory_use": None,
+        "test_graph_is_current_stream_capturing": None,
+        "test_graph_capture_simple": None,
+        "test_graph_capture_reset_recapture": None,
+        "test_graph_error": None,
+        "test_graph_warn_if_has_zero_nodes": None,
+        "test_graph_capture_oom": None,
+        "test_graph_rng_after_failed_capture": None,
+        "test_memory_stats_of_multiple_generators_and_graphs": None,
+        "test_repeat_graph_capture_cublas_workspace_memory": None,
+        "test_graph_two_successive": None,
+        "test_graph_concurrent_replay": None,
+        "test_graph_three_successive": None,
+        "test_graph_mem_pool_arg_and_nested_use_mem_pool": None,
+        "test_graph_memory_stats_and_use_result_after_destroy_graph": None,
+        "test_graph_record_stream": None,
+        "test_graph_cudnn_dropout": None,
+        "test_graph_make_graphed_callables_same_pool": None,
+        "test_cuda_graph_error_options": None,
+        "test_cuda_graph_allocator_propagates_stream": None,
+    },
+    "TestResizeStorageWithAddr": {
+        "test_resize_storage_with_addr_exact_allocation": None,
+        "test_resize_storage_with_addr_occupied_address_errors": None,
+        "test_resize_storage_with_addr_middle_of_block": None,
+        "test_resize_storage_with_addr_misaligned_address_errors": None,
+        "test_resize_storage_with_addr_recovers_viewed_slices": None,
+        "test_resize_storage_with_addr_requires_zero_sized_source": None,
+        "test_resize_storage_with_size_zero_ignores_addr": None,
+        "test_resize_storage_with_multiple_blocks_in_the_middle": None,
+        "test_resize_storage_with_coalesced_small_prefixes": None,
+    },
+    "TestCudaAllocator": {
+        "test_memory_snapshot": _NETWORK,
+        "test_allocation_traceback": None,
+        "test_allocation_traceback_no_recording": None,
+        "test_direct_traceback": None,
+        "test_memory_snapshot_with_cpp": None,
+        "test_memory_snapshot_forward_trace": None,
+        "test_memory_profiler_viz": None,
+        "test_cycles": None,
+        "test_memory_plots": None,
+        "test_memory_plots_free_stack": None,
+        "test_memory_compile_regions": None,
+        "test_memory_plots_history_context": None,
+        "test_memory_plots_free_segment_stack": None,
+        "test_memory_plots_metadata": None,
+        "test_memory_snapshot_script": None,
+        "test_memory_snapshot_skip_actions": None,
+        "test_max_split_expandable": None,
+        "test_garbage_collect_expandable": None,
+        "test_allocator_settings": None,
+        "test_throw_on_cudamalloc_oom": None,
+        "test_allocator_backend": _ENVIRONMENT,
+        "test_allocator_memory_fraction_setting": None,
+        "test_cachingAllocator_raw_alloc": None,
+        "test_raises_oom": None,
+        "test_cpp_memory_snapshot_pickle": None,
+        "test_notifies_oom": None,
+        "test_allocator_fuzz": None,
+        "test_nvml_get_handler": None,
+        "test_device_memory_used": None,
+    },
+    "TestBlockStateAbsorption": {
+        "test_simple": None,
+        "test_allocated_in_middle_of_segment": None,
+        "test_multiple_middle_allocations": None,
+        "test_middle_allocations_contiguous": None,
+        "test_additional_free_following_checkpoint": None,
+        "test_tensor_dies_after_checkpoint": None,
+        "test_assigning_back_deleter_fns_to_tensor": None,
+        "test_resnet": None,
+        "test_check_pool_live_allocations": None,
+        "test_allocate_in_thread_to_pool": None,
+    },
+    "TestCachingHostAllocatorConfig": {"test_max_round_threshold": None},
+    "TestCachingHostAllocatorCudaGraph": {
+        "test_pin_memory_no_use": None,
+        "test_pin_memory_no_use2": None,
+        "test_pin_memory_use": None,
+        "test_two_graphs": None,
+        "test_unpinned_memory_use": None,
+        "test_unpinned_memory_use_device_to_host": None,
+    },
+    "TestMemPool": {
+        "test_mempool_id": None,
+        "test_pool_id_in_snapshot": None,
+        "test_mempool_empty_cache": None,
+        "test_mempool_empty_cache_inactive": _EXTENSION,
+        "test_mempool_with_allocator": _EXTENSION,
+        "test_tensor_delete_after_allocator_delete": _EXTENSION,
+        "test_mempool_limited_memory_with_allocator": _EXTENSION,
+        "test_mempool_release_cached_blocks_during_diversion": None,
+        "test_mempool_multithread": None,
+        "test_mempool_emptycache_multithread": None,
+        "test_graph_capture_reclaim_2_streams": None,
+        "test_graph_capture_reclaim_4_streams": None,
+        "test_graph_capture_reclaim_shared_pool": None,
+        "test_graph_capture_pre_capture_stream_use": _TIMES,
+        "test_mempool_ctx_multithread": None,
+        "test_snapshot_include_traces": None,
+        "test_snapshot_include_traces_correctness": None,
+        "test_multi_threads_alloc_in_same_order": None,
+        "test_nccl_mem_alloc_addresses_in_random_order": _BINDINGS,
+        "test_mempool_oom_recovery_releases_cached_blocks": None,
+        "test_mempool_block_free_not_deferred": None,
+        "test_reserved_bytes_by_private_pools": None,
+        "test_reserved_bytes_by_private_pools_expandable": None,
+        "test_use_uvm": _BINDINGS,
+    },
+}
+"""By class: each test, with the reason why it cannot pass on a virtual GPU, or None if it must."""
+
+_SAME = {"TestCudaAllocator": "TestCudaMallocAsync"}
+
+
+def older_name(kind: str) -> str:
+    """Return what the class ``kind`` was called in earlier copies of the file."""
+    return _SAME.get(kind, kind)
