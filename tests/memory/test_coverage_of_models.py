@@ -106,9 +106,10 @@ def test_layers(prober: Prober, layer: str) -> None:
 PROGRAM = """
 import json, sys
 from profl.bench.memory.gpu.build import build
-from profl.bench.memory.gpu.driver import Setup, load, unmodelled
+from profl.bench.memory.gpu.driver import Setup, load
 from profl.bench.memory.gpu.installation import find_installation
 from profl.bench.memory.gpu.profile import resolve
+from profl.bench.memory.gpu.unmodelled import unmodelled
 
 load(Setup(resolve("virtual:h100"), build(), find_installation().cudnn))
 from tests.memory import training_steps as steps

@@ -10,6 +10,6 @@ Limits:
 - The reserve and workspace of cuDNN's recurrent layers follow a formula.
 - CUDA graphs, cuSOLVER, cuSPARSE, cuFFT and NCCL are missing; using them raises an error.
 
-`profl.bench.memory.gpu.driver.unmodelled` names recurrent layers, what is missing, reads from the GPU, and choices by
-time.
+`profl.bench.memory.gpu.unmodelled.unmodelled` names recurrent layers, what is missing, reads from the GPU, and
+choices by time.
 """
