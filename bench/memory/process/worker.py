@@ -15,6 +15,7 @@ import torch
 
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.gpu.profile import VirtualGpu
+from profl.bench.memory.gpu.unmodelled import blame, unmodelled
 from profl.bench.memory.process.protocol import Answer, Progress, Request
 from profl.bench.memory.recording import measurement
 
@@ -83,6 +84,7 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
             "define it in a module that can be imported, or at the top of the script that runs, which must start the "
             "measurement behind: if __name__ == '__main__'"
         )
+    unmodelled()  # of earlier jobs
     # Whatever the imports brought stays: not to be searched again by each of the many collections to come.
     gc.collect()
     gc.freeze()
@@ -100,7 +102,10 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
                 f"{workload.key} cannot be compiled here ({reason}): torch.compile needs a C compiler and Triton for "
                 "kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"
             )
-        return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}")
+        if blamed := blame(error):
+            return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")
+        before = "".join(f"before that it {told}\n" for told in unmodelled())
+        return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}{before}")
 
 
 def _cannot_compile(error: Exception) -> bool:

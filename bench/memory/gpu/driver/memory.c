@@ -195,25 +195,30 @@ void *find_memory_function(const char *name) {
 
 /* Memory of the host is real. Reading the device gives zeros, always the same; writing to it does nothing. What the
  * host reads may decide what it does next, a shape or a branch, and then the step is not the real one. */
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
-    if (on_device(to)) return cudaSuccess;
-    if (on_device(from)) {
-        notice("reads");
-        memset(to, 0, bytes);
-    } else
-        memcpy(to, from, bytes);
+static cudaError_t read_device(void *to, size_t pitch, size_t width_bytes, size_t height) {
+    switch (notice("reads")) {
+        case FAIL: return (cudaError_t)fail("what numbers on the GPU decide", cudaErrorNotSupported);
+        case PLAY:
+            for (size_t row = 0; row < height; row++) memset((char *)to + row * pitch, 0, width_bytes);
+    }
     return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    return cudaMemcpy(to, from, bytes, kind);
 }
 
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width_bytes,
                               size_t height, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    for (size_t row = 0; row < height && !on_device(to); row++)
-        cudaMemcpy((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width_bytes, kind);
+    if (on_device(to)) return cudaSuccess;
+    if (on_device(from)) return read_device(to, to_pitch, width_bytes, height);
+    for (size_t row = 0; row < height; row++)
+        memcpy((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width_bytes);
     return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+    return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, NULL);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    return cudaMemcpy(to, from, bytes, kind);
 }
 
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {
