@@ -19,6 +19,9 @@ from profl.bench.memory.gpu.unmodelled import blame, unmodelled
 from profl.bench.memory.process.protocol import Answer, Progress, Request
 from profl.bench.memory.recording import measurement
 
+_NO_OTHER_GPU = ("Invalid device id", "invalid device ordinal")
+"""What PyTorch says of a GPU that is not there."""
+
 Jobs = Mapping[str, Callable[..., object]]
 
 
@@ -101,6 +104,10 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
             return None, MeasurementFailed(
                 f"{workload.key} cannot be compiled here ({reason}): torch.compile needs a C compiler and Triton for "
                 "kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"
+            )
+        if any(said in str(error) for said in _NO_OTHER_GPU):
+            return None, MeasurementFailed(
+                f"{workload.key} asks for a second GPU, and a measurement has one: use device 0 alone"
             )
         if blamed := blame(error):
             return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")

@@ -144,6 +144,7 @@ const char *cudaGetErrorString(cudaError_t error) {
     switch (error) {
         case cudaSuccess: return "no error";
         case cudaErrorMemoryAllocation: return "out of memory";
+        case cudaErrorInvalidDevice: return "invalid device ordinal";
         case cudaErrorNotSupported: return refusal();
         default: return "error of the virtual GPU";
     }
