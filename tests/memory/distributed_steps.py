@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import rpc
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn import functional
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import SGD, Adam, Optimizer
+from torch.utils.data import DataLoader, TensorDataset
 
 Built = tuple[nn.Module, Optimizer, Any, Callable[[], object]]
 
@@ -190,6 +192,11 @@ def one_of_two(device: torch.device, url: str | None) -> Built:
     return training(device, net(device))
 
 
+def calling_remotely(device: torch.device) -> Built:
+    rpc.init_rpc("worker", rank=0, world_size=2)
+    return training(device, net(device))
+
+
 def meshed(device: torch.device) -> Built:
     distributed.init_device_mesh("cuda", (1,))
     return training(device, net(device))
@@ -197,3 +204,13 @@ def meshed(device: torch.device) -> Built:
 
 def elsewhere(device: torch.device) -> Built:
     return training(torch.device("cuda", 1), net(device))
+
+
+def on_the_gpu(samples: list[tuple[Tensor]]) -> Tensor:
+    return torch.stack([sample for (sample,) in samples]).cuda()
+
+
+def collated_elsewhere(device: torch.device) -> Built:
+    """Batches are put onto the GPU by a process that loads them."""
+    next(iter(DataLoader(TensorDataset(torch.zeros(4, WIDE)), num_workers=1, collate_fn=on_the_gpu)))
+    return training(device, net(device))

@@ -80,9 +80,16 @@ def test_nobody_is_waited_for(prober: Prober, url: str | None) -> None:
     assert line.startswith(f"a process group of 2 would wait for its other members; {ALONE}")
 
 
-@pytest.mark.parametrize("step", [distributed_steps.told_by_launcher, distributed_steps.meshed])
-def test_what_only_a_launcher_would_say_is_asked_for(prober: Prober, step: Callable[..., Any]) -> None:
-    assert refusal(prober, step).startswith(f"nothing says what RANK of the process group is; {ALONE}")
+@pytest.mark.parametrize(
+    ("step", "missing"),
+    [
+        (distributed_steps.told_by_launcher, "RANK"),
+        (distributed_steps.meshed, "RANK"),
+        (distributed_steps.calling_remotely, "MASTER_ADDR"),
+    ],
+)
+def test_what_only_a_launcher_would_say_is_asked_for(prober: Prober, step: Callable[..., Any], missing: str) -> None:
+    assert refusal(prober, step).startswith(f"nothing says what {missing} of the process group is; {ALONE}")
 
 
 @pytest.mark.parametrize("name", ["all_reduce", "barrier", "objects"])
@@ -99,6 +106,13 @@ def test_nccl_is_refused_by_name(prober: Prober, name: str) -> None:
 )
 def test_there_is_one_gpu(prober: Prober, step: Callable[..., Any]) -> None:
     assert refusal(prober, step).endswith("asks for a second GPU, and a measurement has one: use device 0 alone")
+
+
+def test_no_other_process_has_the_gpu(prober: Prober) -> None:
+    line = refusal(prober, distributed_steps.collated_elsewhere)
+    assert line.endswith(
+        "uses the GPU in a process of its own, and a measurement is one process: use it in this one alone"
+    )
 
 
 def test_estimates_have_no_group(prober: Prober) -> None:

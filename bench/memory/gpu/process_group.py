@@ -13,7 +13,7 @@ from inspect import signature
 from typing import Any
 from urllib.parse import parse_qsl, urlparse
 
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed import Logger, ProcessGroup, distributed_c10d
 from torch.nn.parallel import distributed as data_parallel
 
@@ -29,7 +29,8 @@ _TOLD_BY_ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 def play_alone() -> None:
     """Let no process group that begins in this process wait for others, or ask itself."""
-    distributed_c10d.rendezvous = _without_others(distributed_c10d.rendezvous)
+    # By the second name for remote calls.
+    distributed_c10d.rendezvous = distributed.rendezvous = _without_others(distributed_c10d.rendezvous)
     distributed_c10d._new_process_group_helper = _of_one(distributed_c10d._new_process_group_helper)
     data_parallel._verify_param_shape_across_processes = _agree
 

@@ -19,8 +19,15 @@ from profl.bench.memory.gpu.unmodelled import blame, unmodelled
 from profl.bench.memory.process.protocol import Answer, Progress, Request
 from profl.bench.memory.recording import measurement
 
-_NO_OTHER_GPU = ("Invalid device id", "invalid device ordinal")
-"""What PyTorch says of a GPU that is not there."""
+_SECOND_GPU = "asks for a second GPU, and a measurement has one: use device 0 alone"
+_SECOND_PROCESS = "uses the GPU in a process of its own, and a measurement is one process: use it in this one alone"
+_NOT_HERE = {
+    "Invalid device id": _SECOND_GPU,
+    "invalid device ordinal": _SECOND_GPU,
+    "Cannot re-initialize CUDA in forked subprocess": _SECOND_PROCESS,
+    "Found no NVIDIA driver on your system": _SECOND_PROCESS,
+}
+"""What PyTorch says of what no measurement has, and what it means."""
 
 Jobs = Mapping[str, Callable[..., object]]
 
@@ -105,10 +112,8 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
                 f"{workload.key} cannot be compiled here ({reason}): torch.compile needs a C compiler and Triton for "
                 "kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"
             )
-        if any(said in str(error) for said in _NO_OTHER_GPU):
-            return None, MeasurementFailed(
-                f"{workload.key} asks for a second GPU, and a measurement has one: use device 0 alone"
-            )
+        if meant := next((meant for said, meant in _NOT_HERE.items() if said in str(error)), None):
+            return None, MeasurementFailed(f"{workload.key} {meant}")
         if blamed := blame(error):
             return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")
         before = "".join(f"before that it {told}\n" for told in unmodelled())
