@@ -31,7 +31,7 @@ gradients
 optimizer state
     What optimizers keep from step to step.
 buffers
-    Of the module, and whatever else preparing leaves on the GPU.
+    Of the module, the buckets in which its gradients are exchanged, and whatever else preparing leaves on the GPU.
 inputs
     One batch, and whatever is allocated between two steps, or after an optimizer's step until the next forward pass.
 activations

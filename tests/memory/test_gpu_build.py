@@ -122,9 +122,10 @@ def test_two_virtual_gpus_at_the_same_time() -> None:
 
 SANITIZED = """
 from profl.bench.memory.gpu.build import build
-from profl.bench.memory.gpu.driver import Setup, load, unmodelled
+from profl.bench.memory.gpu.driver import Setup, load
 from profl.bench.memory.gpu.installation import find_installation
 from profl.bench.memory.gpu.profile import resolve
+from profl.bench.memory.gpu.unmodelled import unmodelled
 
 load(Setup(resolve("virtual:sm_90"), build(), find_installation().cudnn))
 import torch

@@ -294,11 +294,7 @@ READS: dict[str, Callable[[Tensor], Tensor]] = {
     "numpy": lambda outputs: outputs.sum() * float(outputs.detach().cpu().numpy().sum()),
     "strided": lambda outputs: outputs.sum() * float(outputs.detach()[:, ::2, :, ::2].cpu().sum()),
     "pinned": _pinned,
-    "nonzero": lambda outputs: outputs.sum() * outputs.detach().nonzero().sum(),
-    "mask": lambda outputs: outputs[outputs > 0].sum(),
-    "masked select": lambda outputs: outputs.masked_select(outputs > 0).sum(),
-    "unique": lambda outputs: outputs.sum() * outputs.detach().unique().sum(),
-    "bincount": lambda outputs: outputs.sum() * outputs.detach().flatten().long().bincount().sum(),
+    "exponential": lambda outputs: torch.matrix_exp(_matrix(outputs)).sum(),
     "batched solve": lambda outputs: torch.linalg.solve(outputs, outputs).sum(),
 }
 """Steps whose host reads what the GPU has computed."""

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch._functorch import eager_transforms
+from torch.distributed import distributed_c10d
 from torch.nn.modules import rnn
 
 _aten = torch.ops.aten
@@ -30,12 +31,14 @@ def refusing() -> Iterator[None]:
         "it differentiates by torch.func (grad, vjp, jacrev, vmap(grad)): take loss.backward() or torch.autograd.grad, "
         "or measure it on virtual:NAME"
     )
+    groups = _refuse("it begins a process group, and an estimate plays none: measure it on virtual:NAME")
     initialising = _refuse("it asks CUDA for more than tensors: measure it on virtual:NAME")
     replaced: list[tuple[object, str, object]] = [
         *((torch._VF, name, function) for name, function in recurrent.items()),
         *((owner, "make_graphed_callables", graphs) for owner in (torch.cuda, torch.cuda.graphs)),
         (torch.cuda.CUDAGraph, "__new__", graphs),
         (eager_transforms, "_autograd_grad", gradients),
+        *((distributed_c10d, name, groups) for name in ("rendezvous", "_new_process_group_helper")),
         (torch.cuda, "_lazy_init", initialising),
         (torch.cuda, "synchronize", lambda device=None: None),
     ]

@@ -18,6 +18,9 @@ def main() -> None:
 
         if isinstance(setup, Setup):
             load(setup)
+            from profl.bench.memory.gpu.process_group import play_alone
+
+            play_alone()
         from profl.bench.memory.process.worker import serve
 
         serve(connection, setup.gpu if isinstance(setup, Estimate) else None)

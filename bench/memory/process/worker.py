@@ -15,8 +15,19 @@ import torch
 
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.gpu.profile import VirtualGpu
+from profl.bench.memory.gpu.unmodelled import blame, unmodelled
 from profl.bench.memory.process.protocol import Answer, Progress, Request
 from profl.bench.memory.recording import measurement
+
+_SECOND_GPU = "asks for a second GPU, and a measurement has one: use device 0 alone"
+_SECOND_PROCESS = "uses the GPU in a process of its own, and a measurement is one process: use it in this one alone"
+_NOT_HERE = {
+    "Invalid device id": _SECOND_GPU,
+    "invalid device ordinal": _SECOND_GPU,
+    "Cannot re-initialize CUDA in forked subprocess": _SECOND_PROCESS,
+    "Found no NVIDIA driver on your system": _SECOND_PROCESS,
+}
+"""What PyTorch says of what no measurement has, and what it means."""
 
 Jobs = Mapping[str, Callable[..., object]]
 
@@ -83,6 +94,7 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
             "define it in a module that can be imported, or at the top of the script that runs, which must start the "
             "measurement behind: if __name__ == '__main__'"
         )
+    unmodelled()  # of earlier jobs
     # Whatever the imports brought stays: not to be searched again by each of the many collections to come.
     gc.collect()
     gc.freeze()
@@ -100,7 +112,12 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
                 f"{workload.key} cannot be compiled here ({reason}): torch.compile needs a C compiler and Triton for "
                 "kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"
             )
-        return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}")
+        if meant := next((meant for said, meant in _NOT_HERE.items() if said in str(error)), None):
+            return None, MeasurementFailed(f"{workload.key} {meant}")
+        if blamed := blame(error):
+            return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")
+        before = "".join(f"before that it {told}\n" for told in unmodelled())
+        return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}{before}")
 
 
 def _cannot_compile(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from profl.bench.memory.gpu.driver import unmodelled
+from profl.bench.memory.gpu.unmodelled import unmodelled
 from profl.bench.memory.recording.event_log import STEP, LogEntry, changes
 
 

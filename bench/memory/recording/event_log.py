@@ -27,6 +27,8 @@ GRAPH_NODE = "module "
 # A tensor's memory comes from one of these functions, however the tensor is made. What an operator asks of
 # the allocator in any other way is scratch memory, its own or a library's.
 _TENSOR_MEMORY = ("at::detail::empty_", "at::native::resize_bytes_", "c10::make_storage_impl")
+# The buckets in which DistributedDataParallel exchanges gradients: made with it, and once more in the second step.
+_BUCKET_MEMORY = "c10d::Reducer::initialize_buckets"
 _OPERATOR = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)\(")
 _BACKWARD = re.compile(r"torch::autograd::(?:generated::)?(\w+)::apply\(")
 
@@ -194,7 +196,7 @@ def _lives(
             break
         event = events[moment]
         if event["action"] == "alloc":
-            category = "workspace" if _is_scratch(event) else phases[phase].category
+            category = _known_category(event) or phases[phase].category
             origin = _origin(event)
             life = Life(
                 event["size"],
@@ -229,10 +231,17 @@ def _keep(graph: Graph, living: Mapping[int, Life]) -> None:
             life.category, life.in_graph = "activations", True
 
 
-def _is_scratch(event: LogEntry) -> bool:
-    """Whether no tensor owns the block. Where PyTorch cannot unwind the stack nobody knows: False."""
+def _known_category(event: LogEntry) -> str | None:
+    """Return what a block is whatever the phase: scratch memory, if no tensor owns it, or a bucket of gradients.
+
+    Where PyTorch cannot unwind the stack nobody knows: None.
+    """
     names = [frame["name"] for frame in event.get("frames", ())]
-    return any("::" in name for name in names) and not any(name.startswith(_TENSOR_MEMORY) for name in names)
+    if any(name.startswith(_BUCKET_MEMORY) for name in names):
+        return "buffers"
+    if any("::" in name for name in names) and not any(name.startswith(_TENSOR_MEMORY) for name in names):
+        return "workspace"
+    return None
 
 
 def _origin(event: LogEntry) -> str | None:

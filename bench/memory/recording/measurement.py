@@ -163,6 +163,7 @@ def _run_unobserved(workload: Workload, device: torch.device, steps: int) -> Non
 def clean(device: torch.device) -> bool:
     """Give everything back, so that the next measurement starts from nothing; return whether that worked."""
     gc.collect()
+    leave_process_group()
     torch._C._cuda_clearCublasWorkspaces()
     # After an error in backward autograd's own thread holds on to a few tensors until it next gets to run.
     deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -173,6 +174,12 @@ def clean(device: torch.device) -> bool:
         gc.collect()
     torch.cuda.empty_cache()
     return torch.cuda.memory_reserved(device) == 0
+
+
+def leave_process_group() -> None:
+    """End the process group if there is one: the next measurement begins its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def with_caveats(footprint: Footprint, *caveats: str) -> Footprint:

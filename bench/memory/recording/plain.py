@@ -32,7 +32,9 @@ def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
-            yield from plain_tensors(getattr(tensor, name))
+            part = getattr(tensor, name)
+            if isinstance(part, Tensor):  # the mesh of devices of a distributed one is none
+                yield from plain_tensors(part)
         return
     # Of a parameter this is the data: the parts of what autograd watches would be part of its graph.
     data = tensor.detach() if tensor.layout in _PARTS or tensor.is_quantized else tensor

@@ -199,38 +199,42 @@ void *find_memory_function(const char *name) {
 
 /* Memory of the host is real. Reading the device gives zeros, always the same; writing to it does nothing. What the
  * host reads may decide what it does next, a shape or a branch, and then the step is not the real one. */
-static void copy(void *to, const void *from, size_t bytes) {
-    if (on_device(to)) return;
-    if (on_device(from)) {
-        notice("reads");
-        memset(to, 0, bytes);
-    } else
-        memcpy(to, from, bytes);
+static cudaError_t told_of_read(void *to, size_t pitch, size_t width_bytes, size_t height) {
+    switch (notice("reads")) {
+        case FAIL: return (cudaError_t)fail("what numbers on the GPU decide", cudaErrorNotSupported);
+        case PLAY:
+            for (size_t row = 0; row < height; row++) memset((char *)to + row * pitch, 0, width_bytes);
+    }
+    return cudaSuccess;
+}
+
+static cudaError_t copy(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width_bytes,
+                        size_t height) {
+    if (on_device(to)) return cudaSuccess;
+    if (on_device(from)) return told_of_read(to, to_pitch, width_bytes, height);
+    for (size_t row = 0; row < height; row++)
+        memcpy((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width_bytes);
+    return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
     cudaError_t status = (cudaError_t)forbidden_by_capture();
-    if (!status) copy(to, from, bytes);
-    return status;
+    return status ? status : copy(to, bytes, from, bytes, bytes, 1);
 }
 
 /* A copy to the host that is captured is done by every launch, as long as the memory there is pinned. */
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    int is_read = !on_device(to) && on_device(from), status;
-    if (!is_captured(stream, (struct host_deed){.data = to, .zeroed_bytes = is_read ? bytes : 0}, &status))
-        copy(to, from, bytes);
-    else if (is_read)
-        notice("reads");
-    return (cudaError_t)status;
-}
-
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width_bytes,
                               size_t height, enum cudaMemcpyKind kind, cudaStream_t stream) {
-    cudaError_t status = cudaSuccess;
-    for (size_t row = 0; row < height && !status; row++)
-        status = cudaMemcpyAsync((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width_bytes, kind,
-                                 stream);
-    return status;
+    int is_read = !on_device(to) && on_device(from), status = cudaSuccess;
+    for (size_t row = 0; row < height; row++) {
+        struct host_deed deed = {.data = (char *)to + row * to_pitch, .zeroed_bytes = is_read ? width_bytes : 0};
+        if (!is_captured(stream, deed, &status)) return copy(to, to_pitch, from, from_pitch, width_bytes, height);
+    }
+    return status || !is_read ? (cudaError_t)status : told_of_read(to, to_pitch, 0, height);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
 }
 
 cudaError_t cudaMemset(void *to, int value, size_t bytes) {

@@ -14,7 +14,7 @@
  *   cudnn_plans.c      convolution plans, asked of the real cuDNN
  *   known_plans.c      which of them were built before
  *   cudnn_recurrent.c  recurrent layers: sizes by formula
- *   unmodelled.c       what cannot be played, told and refused
+ *   unmodelled.c       what cannot be played, told and refused, and who asked for it
  *   nvml.c             a library of its own: the management library
  *
  * Every other function of these libraries that PyTorch imports is generated when the library is built: it returns
@@ -82,13 +82,18 @@ int waits_for_capture(void *stream);
 /* Writes what the device holds, zeros, to memory of the host that is still pinned. */
 void deliver_zeros(void *to, size_t bytes);
 
-/* Tells the watcher of a deed that is played, but not as on a real GPU. */
-void notice(const char *deed);
+/* Tells the watcher of a deed that is not played as on a real GPU, and returns what is to be done: play it, leave what
+ * the caller holds as it is, or have it fail. */
+enum { PLAY, LEAVE, FAIL };
+int notice(const char *deed);
 
 /* Tells the watcher of a call that cannot be answered, and returns `status`, which says so. */
 int refuse(const char *function, int status);
 
-/* The calling thread's last refusal as a sentence, for error messages. */
+/* The same of what the watcher knows already. */
+int fail(const char *what, int status);
+
+/* The calling thread's last failure as a sentence, for error messages. */
 const char *refusal(void);
 
 #endif
