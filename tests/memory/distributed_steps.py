@@ -175,6 +175,9 @@ STEPS: dict[str, Callable[[torch.device], Built]] = {
     **{name: partial(collective, name=name) for name in COLLECTIVES},
 }
 
+VARYING = {*COLLECTIVES, "half", "bfloat16", "fully sharded"}
+"""Steps that send tensors which are then given up: gloo's own thread lets go of them a little sooner or later."""
+
 
 # --- refused ---
 
