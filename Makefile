@@ -28,8 +28,11 @@ plots: $(READY)  ## draw the plots of the last sweep again
 regress: $(READY)  ## compare every measured footprint with results/reference
 	$(BIN)/profl check
 
-test: $(READY)  ## run all tests, with line coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+# Benchmarks compare times, so nothing runs beside them.
+test: $(READY)  ## run all tests, with line coverage: the benchmarks alone, then the others side by side
+	$(BIN)/python -m pytest tests/benchmarks --cov --cov-report=
+	$(BIN)/python -m pytest --ignore tests/benchmarks --numprocesses $(WORKERS) --dist loadfile \
+		--cov --cov-append --cov-report=term --cov-fail-under=90
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
