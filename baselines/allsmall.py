@@ -20,6 +20,10 @@ class AllSmall(Method):
     Devices that cannot train it sit out: those that could train no width at all.
     """
 
+    deviations = (
+        "The width is the widest that as many devices can train as any; usual is what the weakest device can train.",
+    )
+
     @dataclass(frozen=True)
     class Options:
         """Options of AllSmall.

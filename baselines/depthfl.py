@@ -31,6 +31,11 @@ class DepthFL(Method):
     FedDyn term of Flower's baseline are left out.
     """
 
+    deviations = (
+        "FedDyn's term in the local loss and on the server is left out.",
+        "The distillation's weight rises over 30 % of the rounds; published are 300 rounds of 1000.",
+    )
+
     @dataclass(frozen=True)
     class Options:
         """Options of DepthFL.

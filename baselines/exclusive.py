@@ -10,6 +10,8 @@ from profl.bench.method import FullModel, Method, Task
 class Exclusive(Method):
     """Federated averaging of the full model, the one task offered; what the other devices know is lost."""
 
+    deviations = ("Every device counts the same; FedAvg's published weights are by examples.",)
+
     def all_tasks(self) -> Sequence[Task]:
         return [FullModel(self.model)]
 

@@ -12,6 +12,8 @@ class FedAvg(Method):
 
     ignores_memory = True
 
+    deviations = ("Every device counts the same; published are weights by examples.",)
+
     def all_tasks(self) -> Sequence[Task]:
         return [FullModel(self.model)]
 

@@ -37,6 +37,12 @@ class HeteroFL(Method):
 
     keeps_batchnorm_statistics = False
 
+    deviations = (
+        "The networks have BatchNorm behind their convolutions; the published ResNets have it in front.",
+        "BatchNorm statistics are re-estimated on the sample that all methods share; published is all training data.",
+        "A device is of the widest rate that fits its memory; published are rates drawn or dealt.",
+    )
+
     @dataclass(frozen=True)
     class Options:
         """Options of HeteroFL.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from profl.baselines.depth import MeanLogits, MultiExit, cut, stage_count
+from profl.bench.aggregation import Update, owner_mean
 from profl.bench.method import Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, global_average_head
 from profl.bench.randomness import initialised
@@ -20,14 +21,35 @@ class InclusiveFL(Method):
     """Layer-wise averaging of models of several depths (Liu et al.: *No One Left Behind*, KDD 2022).
 
     A device of depth d trains the stem, the first d stages and its own exit, a global average and a linear
-    layer. The server takes each tensor's plain mean over the devices that hold it. What nobody trains keeps
+    layer [inferred: the paper's models are Transformers]. The server takes each tensor's mean over the devices that
+    hold it, weighted by their examples [code]; exits are shared within a depth alone [code]. What nobody trains keeps
     its value, so stages that no device can hold stay random: the network that is tested is the deepest that any
     device has trained so far (the harness's rule for all; the paper always has devices for the whole model).
 
-    The paper's momentum distillation is left out. It adds the mean update of deeper layers to the last layer
-    of a shallower model, which takes layers of one shape (Transformer encoders there); the stages of a
-    convolutional network have different ones.
+    Three things are left out, as `deviations` say. The last layer of every depth is private there [code], one of 4, 8
+    or 12; a stage is a quarter of a network, and devices of depth 1 would share nothing but the stem. The server there
+    has an AdamW for every depth, fed with one gradient of each device [code]; here all methods train locally by the
+    recipe. Momentum distillation adds the mean update of deeper layers to a shallower model's last layer [paper]; it
+    takes layers of one shape, and the stages of a convolutional network have different ones.
     """
+
+    deviations = (
+        "The last stage of every depth is shared with deeper models, not private.",
+        "The server averages what local training gives; published is a step of AdamW for every depth.",
+        "There is no momentum distillation, as stages differ in shape.",
+    )
+
+    @dataclass(frozen=True)
+    class Options:
+        """Options of InclusiveFL.
+
+        Parameters
+        ----------
+        weighted_by_examples
+            Weigh devices by their numbers of examples [code]; otherwise all count alike, as in the other methods.
+        """
+
+        weighted_by_examples: bool = True
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
@@ -40,6 +62,9 @@ class InclusiveFL(Method):
 
     def tasks(self) -> Sequence[Task]:
         return self.all_tasks()
+
+    def aggregate(self, updates: Sequence[Update]) -> None:
+        owner_mean(self.global_state, updates, by_examples=self.options.weighted_by_examples)
 
     def tested_networks(self) -> Sequence[TestedNetwork]:
         return [

@@ -50,8 +50,8 @@ class Update:
         return sum(value.nbytes for value in self.state.values())
 
 
-def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update]) -> None:
-    """Replace each element of the global tensors, in place, by the plain mean over the updates that hold it.
+def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by_examples: bool = False) -> None:
+    """Replace each element of the global tensors, in place, by the mean over the updates that hold it.
 
     Elements that no update holds keep their value. If every update holds everything this is FedAvg with equal
     weights, as in ProFL's published code; HeteroFL and DepthFL average the same way over their owners. Sums run in
@@ -63,6 +63,8 @@ def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update]) ->
         Server tensors by name; changed in place.
     updates
         Uploaded parts; a tensor may be smaller than the global one (see ``Update.regions``).
+    by_examples
+        Weigh every update by its number of examples, at least 1, instead of counting all alike.
     """
     for name, value in global_state.items():
         owners = [update for update in updates if name in update.state]
@@ -73,8 +75,9 @@ def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update]) ->
         for update in owners:
             uploaded = update.state[name]
             region = _region(uploaded, update.regions.get(name))
-            total[region] += uploaded
-            count[region] += 1
+            weight = update.examples if by_examples else 1
+            total[region] += uploaded.double() * weight
+            count[region] += weight
         mean = (total / count.clamp(min=1)).to(value.dtype)
         value.copy_(torch.where(count > 0, mean, value))
 

@@ -249,6 +249,11 @@ def test_a_local_step_trains_what_it_is_to(subject: Subject) -> None:
 def _assert_belongs(update: Update, method: Method, task: Task, module: nn.Module) -> None:
     where = f"update of task '{task.key}'"
     assert update.examples == EXAMPLES, f"the {where} tells {update.examples} examples: pass local.examples on"
+    trained = {name for name, value in module.named_parameters() if value.requires_grad}
+    assert trained & update.state.keys(), (
+        f"the {where} has nothing of what it trains under the module's own names, so that it counts as untrained: name "
+        "a task's tensors as global_state does"
+    )
     own = {value.data_ptr() for value in module.state_dict().values()}
     for name, value in update.state.items():
         assert name in method.global_state, f"the {where} has '{name}', which global_state has not"
@@ -277,7 +282,7 @@ def _fits(shape: Sequence[int], whole: Sequence[int]) -> bool:
 
 def test_loading_leaves_nothing_of_the_device_before(subject: Subject) -> None:
     for method, task in subject.moments():
-        module, few = loaded(method, task, device()), device([1, 4])
+        module, few = loaded(method, task, device([2, 5])), device([1, 4])
         places = {name: value.data_ptr() for name, value in module.state_dict().items()}
         for value in module.state_dict().values():
             value.fill_(7)

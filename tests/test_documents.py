@@ -37,10 +37,12 @@ from click.testing import CliRunner
 import profl.bench.memory
 from profl.bench.cli import main
 from profl.bench.memory import Prober
+from profl.bench.registry import method_class, methods
 from tests.conftest import plug_in
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
+TESTS = [*ROOT.glob("tests/**/*.py"), ROOT / "bench/conformance.py"]
 MADE_BY_COMMANDS = {"results/run-default"}
 """Paths that documents name and that are not committed."""
 
@@ -323,8 +325,12 @@ def recorders(step: str, recorder: str) -> str:
     return f"{error}, {row['seconds']:.1f} s"
 
 
+def deviations(method: str, _: str) -> str:
+    return " ".join(method_class(method.strip("`")).deviations)
+
+
 FROM_FILES: dict[str, Callable[[str, str], str]] = {
-    function.__name__: function for function in (accuracy, models, estimates, recorders)
+    function.__name__: function for function in (accuracy, models, estimates, recorders, deviations)
 }
 """By the name of a table: what a cell says, given what its row and its column are called."""
 
@@ -360,6 +366,20 @@ def test_the_default_run_is_shown_whole():
     cells = pd.read_csv(ROOT / "results/default/report/cells.csv")
     assert {re.sub(r"\W*(\w+).*", r"\1", row[0]) for row in rows} == set(cells["method"])
     assert {*tiers, "unlimited"} == set(cells["tier"])
+
+
+def test_the_deviations_of_every_method_are_shown_as_the_command_prints_them(cli: Callable[..., str]):
+    (block,) = (block for block in BLOCKS if block.mark == "table: deviations")
+    assert {row[0].strip("`") for row in table_of(block)[1:]} == {
+        name for name, point in methods().items() if point.value.startswith("profl.")
+    }
+    assert set(block.lines) <= set(cli("list", "deviations").splitlines())
+
+
+@each_document
+def test_tests_that_are_named_exist(document: Path):
+    known = {name for file in TESTS for name in re.findall(r"^def (test_\w+)", file.read_text(), flags=re.MULTILINE)}
+    assert set(re.findall(r"`(test_\w+)`", prose(document))) <= known
 
 
 def test_the_memory_that_profl_saves_is_measured_again(cli: Callable[..., str]):

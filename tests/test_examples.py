@@ -44,7 +44,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A desk on which method and network are installed; the method has been trained on the pictures, as one of ours."""
     desk = copied(tmp_path_factory.mktemp("desk"))
     install = ["--no-deps", "--no-build-isolation", "--no-index", "--target", "site"]
-    packages = ["./examples/own_method", "./examples/own_network"]
+    packages = ["./examples/own_method", "./examples/own_network", "./examples/rolling_window"]
     python(desk, "-m", "pip", "install", "--quiet", *install, *packages)
     python(desk, "examples/own_dataset/draw_pictures.py", "pictures")
     methods = ["--method", "exclusive", "--method", "topheavy"]
@@ -69,6 +69,14 @@ def test_a_method_of_ones_own_is_installed_measured_and_trained(swept: Path):
     trained, ours = summary_of(swept, "topheavy"), summary_of(swept, "exclusive")
     assert trained["participation_share"] > ours["participation_share"]
     assert 0 <= trained["final_accuracy"] <= 1
+
+
+def test_the_suite_for_methods_passes_on_those_that_are_installed(swept: Path):
+    quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:cov"]
+    methods = ["--profl-method", "topheavy", "--profl-method", "fedrolex"]
+    # All of it runs on FedRolex in tests/test_conformance.py.
+    printed = python(swept, "-m", "pytest", *quiet, *methods, "-k", "vgg11_bn and (tasks or trains or loading)")
+    assert re.search(r"^1[0-9] passed", printed.splitlines()[-1])
 
 
 def test_a_network_of_ones_own_is_measured_with_every_kind_of_method(swept: Path):

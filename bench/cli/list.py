@@ -11,14 +11,17 @@ if TYPE_CHECKING:
 
 
 @click.command(name="list")
-@click.argument("kind", type=click.Choice(["methods", "models", "datasets", "gpus", "presets"]), required=False)
+@click.argument(
+    "kind", type=click.Choice(["methods", "models", "datasets", "gpus", "presets", "deviations"]), required=False
+)
 def list_names(kind: str | None) -> None:
-    """Show the names that the other commands take.
+    """Show the names that the other commands take; or how methods differ from the published ones.
 
     \b
     Examples:
       profl list
       profl list gpus
+      profl list deviations
     """
     from profl.bench.cli.names import NAMES
 
@@ -32,6 +35,12 @@ def list_names(kind: str | None) -> None:
             click.echo(f"{profile.name:26}{gpu} ({profile.memory_figure}), {profile.board}: {_memory_source(profile)}")
         click.echo("virtual:sm_XX: any supported compute capability; no board's convolution workspaces")
         click.echo("estimate:NAME: any of these virtual GPUs, estimated where nothing can run")
+    elif kind == "deviations":
+        from profl.bench.registry import method_class
+
+        click.echo("| method | differs from what is published |\n|---|---|")
+        for name in NAMES["methods"]():
+            click.echo(f"| `{name}` | {' '.join(method_class(name).deviations) or 'in nothing that is known'} |")
     elif kind:
         click.echo("\n".join(NAMES[kind]()))
     else:

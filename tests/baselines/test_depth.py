@@ -124,6 +124,14 @@ def test_each_tensor_is_averaged_over_the_devices_that_hold_it(name, make):
     assert method.global_state["exits.4.2.bias"].unique().tolist() == [4.0]
 
 
+@pytest.mark.parametrize(("options", "mean"), [({}, 2.5), ({"weighted_by_examples": False}, 2.0)])
+def test_inclusivefl_weighs_devices_by_their_examples(options, mean, make):
+    method = make("inclusivefl", **options)
+    updates = [Update({"exits.4.2.bias": torch.full((10,), value)}, count) for value, count in ((1.0, 10), (3.0, 30))]
+    method.aggregate(updates)
+    assert method.global_state["exits.4.2.bias"].unique().tolist() == [mean]
+
+
 # DepthFL's loss
 
 
