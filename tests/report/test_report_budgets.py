@@ -6,14 +6,12 @@ import math
 from dataclasses import replace
 
 import pytest
-from matplotlib.figure import Figure
 
 from profl.bench.report.axis import AXES
 from profl.bench.report.budgets import budget_of, budgets_frame, budgets_grid, scores_at_budget
-from profl.bench.report.figures import FIGURES
 from profl.bench.report.schedule import schedule
 from profl.bench.report.study import Study
-from profl.bench.report.style import house_style
+from tests.report.drawing import draw
 from tests.report.small_studies import MEGABYTE, ROUNDS, study_of
 
 SCORES = {"base": [0.5, 0.6], "dear": [0.7, 0.8], "idle": [0.1, 0.1]}
@@ -26,14 +24,6 @@ def study() -> Study:
     made = study_of(SCORES, costs=COSTS)
     rounds = made.rounds
     return replace(made, rounds=rounds.assign(test_accuracy=rounds["test_accuracy"] * rounds["round"] / ROUNDS))
-
-
-def draw(name: str, study: Study) -> Figure:
-    (figure,) = (figure for figure in FIGURES if figure.name == name)
-    with house_style():
-        drawn = figure.draw(study)
-        drawn.draw_without_rendering()
-    return drawn
 
 
 def test_the_budget_is_the_least_that_any_run_spent_which_trained(study: Study):

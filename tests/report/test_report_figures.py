@@ -27,25 +27,16 @@ from profl.bench.report.looks import in_order, looks
 from profl.bench.report.schedule import Step, schedule
 from profl.bench.report.score import SCORE
 from profl.bench.report.study import Study, studies
-from profl.bench.report.style import PALE, house_style, mebibytes, page
+from profl.bench.report.style import PALE, mebibytes, page
 from profl.bench.results import Run, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
+from tests.report.drawing import NAMED, draw
 
 
 @pytest.fixture(scope="module")
 def study(run: Run) -> Study:
     (only,) = studies(run)
     return only
-
-
-NAMED = {figure.name: figure for figure in FIGURES}
-
-
-def draw(name: str, study: Study) -> Figure:
-    with house_style():
-        figure = NAMED[name].draw(study)
-        figure.draw_without_rendering()
-    return figure
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from profl.bench.fleet import UNLIMITED
 from profl.bench.registry import methods
 from profl.bench.report import closing_text, write_comparison, write_report
 from profl.bench.report import study as study_module
-from profl.bench.report.figures import FIGURES
 from profl.bench.report.figures.accuracy_by_budget import front_of
 from profl.bench.report.looks import NAMESAKE
 from profl.bench.report.page.grids import summary
@@ -24,10 +23,10 @@ from profl.bench.report.page.reproduce import configurations
 from profl.bench.report.ranking import best_methods, winners
 from profl.bench.report.score import SCORE
 from profl.bench.report.study import Study, studies
-from profl.bench.report.style import house_style
 from profl.bench.report.view import View
 from profl.bench.results import Run, read_run
 from tests.report.conftest import write_cell
+from tests.report.drawing import draw
 
 TIERS = ("50%", "75%")
 RIVALS = ("heterofl", "exclusive", "plugin")
@@ -59,14 +58,6 @@ def run(ideals: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
 def study(run: Run) -> Study:
     (only,) = studies(run)
     return only
-
-
-def draw(name: str, study: Study) -> Figure:
-    (figure,) = (figure for figure in FIGURES if figure.name == name)
-    with house_style():
-        drawn = figure.draw(study)
-        drawn.draw_without_rendering()
-    return drawn
 
 
 def texts(figure: Figure) -> list[str]:

@@ -47,9 +47,9 @@ def _result(study: Study, method: str, tier: str, best: bool) -> Entry:
         return Entry("?", (", ".join(statuses),))
     share = study.spreads("participation_share")[method, tier]
     needed = study.spreads("dearest_trained_budget_bytes")[method, tier]
-    others = (f"{name} {study.spreads(f'{name}_accuracy')[method, tier].percent()}" for name in ("best", "final"))
+    others = [f"{name} {study.spreads(f'{name}_accuracy')[method, tier].percent()}" for name in ("best", "final")]
     able = [f"{share.percent(0)} of devices", f"{mebibytes(needed.mean)} MiB"]
-    more = [accuracy.span, ", ".join(others), *(["nobody can train"] if study.idle(method, tier) else able)]
+    more = [accuracy.span, *others, *(["nobody can train"] if study.idle(method, tier) else able)]
     return Entry(accuracy.percent(), tuple(filter(None, more)), best, accuracy.mean)
 
 
