@@ -19,10 +19,18 @@ from profl.bench.memory.gpu.profile import VirtualGpu
 _aten = torch.ops.aten
 
 _BLAS = frozenset(
-    (_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm, _aten.mv, _aten.addmv, _aten.dot, _aten._addmm_activation)
+    (
+        *(_aten.mm, _aten.addmm, _aten._addmm_activation, _aten.bmm, _aten.baddbmm, _aten.addbmm),
+        *(_aten.mv, _aten.addmv, _aten.dot, _aten.vdot),
+    )
 )
 
 _CONVOLUTIONS = frozenset((_aten.convolution, _aten.convolution_backward))
+
+COMPOSED = frozenset(
+    (_aten._euclidean_dist, _aten.matmul, _aten.binary_cross_entropy_with_logits, _aten.log_sigmoid)
+)
+"""Operators that PyTorch composes of others out of autograd's sight, and what these are again composed of."""
 
 _KIB = 1 << 10
 _AMPERE, _HOPPER = (8, 0), (9, 0)
@@ -50,9 +58,10 @@ def blas_workspace_bytes(capability: tuple[int, int]) -> int:
 def accumulates(operator: torch._ops.OpOverload, arguments: Sequence[Any]) -> bool:
     """Whether autograd adds two gradients here and the first may be overwritten.
 
-    Where gradients meet, autograd's engine adds in place if nobody else holds on to the first. With fake tensors it
-    never does. It calls the operator itself, in the middle of a node's turn, and no formula of PyTorch's for a
-    gradient ends in a plain sum of two.
+    Where gradients meet, autograd's engine adds in place if nobody else holds on to the first, not even a tensor that
+    it is a view of, such as a weight's gradient before it was transposed. With fake tensors it never does. It calls the
+    operator itself, in the middle of a node's turn, and no formula of PyTorch's for a gradient ends in a plain sum of
+    two.
     """
     if operator is not _aten.add.Tensor or torch.is_grad_enabled() or torch._C._current_autograd_node() is None:
         return False
@@ -62,9 +71,10 @@ def accumulates(operator: torch._ops.OpOverload, arguments: Sequence[Any]) -> bo
         and isinstance(new, FakeTensor)
         and old.size() == new.size()
         and old.dtype == new.dtype
+        and not old._is_view()
         # The engine has just handed over the second: its count is that of a tensor which nobody else holds.
         and _tensor_uses(old) <= _tensor_uses(new)
-        and _storage_uses(old) <= _storage_uses(new)
+        and _storage_uses(old) <= _storage_uses(new) - new._is_view()
     )
 
 
