@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend
 
 from profl.bench.memory.estimate.reductions import partial_sums
+from profl.bench.memory.estimate.refusals import NotPlayed
 from profl.bench.memory.gpu.profile import VirtualGpu
 
 _aten = torch.ops.aten
@@ -311,6 +312,11 @@ def attention(capability: tuple[int, int]) -> Callable[..., Tensor]:
                         return kernel(*parts, bias, learns, dropout_p, is_causal, scale=scale)[0]
                 case SDPBackend.MATH if torch.backends.cuda.math_sdp_enabled():
                     break
+        else:
+            raise NotPlayed(
+                f"no kernel of attention that is allowed takes it in {query.dtype} ({_NO_KERNEL}): allow another one in "
+                "sdpa_kernel, or run it in a dtype that the kernel takes"
+            )
         kernel = _aten._scaled_dot_product_attention_math
         return kernel(*parts, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
 
@@ -324,6 +330,9 @@ def _attention_order(capability: tuple[int, int]) -> list[int]:
         return sorted(order, key=lambda choice: choice != SDPBackend.CUDNN_ATTENTION.value)
     return order
 
+
+_NO_KERNEL = "No available kernel. Aborting execution."
+"""What PyTorch says."""
 
 _ORDER: list[int] = torch._C._get_sdp_priority_order()
 
