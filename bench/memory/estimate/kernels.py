@@ -28,9 +28,7 @@ _BLAS = frozenset(
 
 _CONVOLUTIONS = frozenset((_aten.convolution, _aten.convolution_backward))
 
-COMPOSED = frozenset(
-    (_aten._euclidean_dist, _aten.matmul, _aten.binary_cross_entropy_with_logits, _aten.log_sigmoid)
-)
+COMPOSED = frozenset((_aten._euclidean_dist, _aten.matmul, _aten.binary_cross_entropy_with_logits, _aten.log_sigmoid))
 """Operators that PyTorch composes of others out of autograd's sight, and what these are again composed of."""
 
 _KIB = 1 << 10
@@ -314,7 +312,7 @@ def attention(capability: tuple[int, int]) -> Callable[..., Tensor]:
                     break
         else:
             raise NotPlayed(
-                f"no kernel of attention that is allowed takes it in {query.dtype} ({_NO_KERNEL}): allow another one in "
+                f"no kernel of attention that is allowed takes it in {query.dtype} ({_NO_KERNEL}): allow another in "
                 "sdpa_kernel, or run it in a dtype that the kernel takes"
             )
         kernel = _aten._scaled_dot_product_attention_math
