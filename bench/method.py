@@ -167,7 +167,6 @@ class Method(ABC):
     deviations: ClassVar[tuple[str, ...]] = ()
     """What differs from the published method, one short sentence each; shown wherever its results are."""
 
-
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         self.model = model
         self.rounds = rounds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,6 +125,7 @@ def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:
 def _peaks_under(settings: Mapping[str, AllocatorSettings], snapshot: Path) -> dict[str, int]:
     """Return what a recorded task would have reserved under other allocator settings, by the table's row."""
     from profl.bench.memory.replay.allocator import recorded_trace, replay
+    from profl.bench.memory.snapshot.unpickling import read_plain
 
-    trace = recorded_trace(pickle.loads(snapshot.read_bytes())["device_traces"])
+    trace = recorded_trace(read_plain(snapshot).value["device_traces"])
     return {f"reserved if {text}": replay(trace, chosen).peak_reserved_bytes for text, chosen in settings.items()}

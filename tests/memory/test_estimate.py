@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,15 @@ from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared, Workload
 from tests.memory import steps_as_written
 from tests.memory.built_steps import transformer
-from tests.memory.estimated_steps import STEPS
+from tests.memory.estimated_steps import STEPS, attending
 from tests.memory.training_steps import Layer, Recipe, Torchvision
 from tests.memory.workloads import Convolution, Faulty, Linear, ResNet18
 
 WITHOUT_WORKSPACES, WITH_WORKSPACES = "sm_90", "h100"
 
 BOUND = 0.01
+
+NO_KERNEL = r"No available kernel\. Aborting execution\."
 
 
 @dataclass(frozen=True)
@@ -354,6 +357,18 @@ def test_what_needs_a_driver_is_refused_in_a_line(prober: Prober, deed: str) -> 
     assert "\n" not in message
     assert "CUDA error" not in message
     prober.measure(Linear(), "estimate:h100", least_budget=False)  # nothing stays refused
+
+
+@pytest.mark.parametrize("kernel", ["FLASH_ATTENTION", "CUDNN_ATTENTION"])
+def test_attention_by_a_kernel_that_does_not_take_its_numbers_is_refused_as_on_a_gpu(
+    prober: Prober, kernel: str
+) -> None:
+    step = BuiltStep(partial(attending, dtype=torch.float32, kernel=kernel))
+    with pytest.raises(MeasurementFailed, match=NO_KERNEL):
+        prober.measure(step, "virtual:h100")
+    with pytest.raises(MeasurementFailed, match=rf"cannot be estimated: .*torch\.float32 \({NO_KERNEL}\)") as refused:
+        prober.measure(step, "estimate:h100")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_recurrent_network_of_pytorchs_own_is_estimated(prober: Prober) -> None:

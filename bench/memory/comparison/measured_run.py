@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from profl.bench.memory.comparison.side import BlockEvent, Description, Sizes
 from profl.bench.memory.footprint import PEAKS, Environment, Footprint
 from profl.bench.memory.recording.event_log import Phase, changes, read_log
 from profl.bench.memory.snapshot.history import LASTING_WORKSPACE_BYTES
+from profl.bench.memory.snapshot.unpickling import read_plain
 
 if TYPE_CHECKING:
     from profl.bench.memory.process.probe import Prober
@@ -135,7 +135,7 @@ def recorded_run(footprint: Footprint, snapshot: Path, description: Description)
     timeline = footprint.kept_timeline
     end = len(next(iter(timeline.live_bytes.values()))) - 1
     # The log goes on to the end of the recording, where cuBLAS gives its workspaces back: that is no part of the steps.
-    log = changes(pickle.loads(snapshot.read_bytes())["device_traces"][0])[:end]
+    log = changes(read_plain(snapshot).value["device_traces"][0])[:end]
     return MeasuredRun(dict(description), footprint, _events(log, timeline.phases))
 
 

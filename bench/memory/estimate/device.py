@@ -26,6 +26,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.estimate import kernels
+from profl.bench.memory.estimate.engine import numbering_apart
 from profl.bench.memory.estimate.refusals import refuse_operator, refuse_sparse, refusing
 from profl.bench.memory.gpu.profile import VirtualGpu
 from profl.bench.memory.recording.event_log import STEP
@@ -95,6 +96,7 @@ class FakeGpu:
                 (_foreach_utils, "_foreach_supported_types", foreach_types),
                 # Here C++ would ask the GPU.
                 (functional, "scaled_dot_product_attention", kernels.attention(self.gpu.capability)),
+                (torch.autograd, "_engine_run_backward", numbering_apart(_engine_run_backward)),
             ):
                 stack.enter_context(patch.object(owner, name, value, create=True))
             stack.enter_context(refusing())
@@ -265,9 +267,12 @@ class _Dispatch(TorchDispatchMode):
         if not any(_is_fake(leaf) or _is_gpu(leaf) for leaf in leaves):
             with unset_fake_temporarily():
                 return func(*args, **(kwargs or {}))
-        if torch.is_inference_mode_enabled():  # else autograd has taken composed operators apart
+        composed = func.overloadpacket in kernels.COMPOSED
+        if composed or torch.is_inference_mode_enabled():  # else autograd has taken apart what can be
             with self:
                 parts = func.decompose(*args, **(kwargs or {}))
+                if composed and parts is NotImplemented:
+                    parts = func._op_dk(torch.DispatchKey.CompositeExplicitAutograd, *args, **(kwargs or {}))
             if parts is not NotImplemented:
                 return parts
         if func is _aten._local_scalar_dense.default:

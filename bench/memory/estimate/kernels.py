@@ -14,15 +14,22 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend
 
 from profl.bench.memory.estimate.reductions import partial_sums
+from profl.bench.memory.estimate.refusals import NotPlayed
 from profl.bench.memory.gpu.profile import VirtualGpu
 
 _aten = torch.ops.aten
 
 _BLAS = frozenset(
-    (_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm, _aten.mv, _aten.addmv, _aten.dot, _aten._addmm_activation)
+    (
+        *(_aten.mm, _aten.addmm, _aten._addmm_activation, _aten.bmm, _aten.baddbmm, _aten.addbmm),
+        *(_aten.mv, _aten.addmv, _aten.dot, _aten.vdot),
+    )
 )
 
 _CONVOLUTIONS = frozenset((_aten.convolution, _aten.convolution_backward))
+
+COMPOSED = frozenset((_aten._euclidean_dist, _aten.matmul, _aten.binary_cross_entropy_with_logits, _aten.log_sigmoid))
+"""Operators that PyTorch composes of others out of autograd's sight, and what these are again composed of."""
 
 _KIB = 1 << 10
 _AMPERE, _HOPPER = (8, 0), (9, 0)
@@ -50,9 +57,10 @@ def blas_workspace_bytes(capability: tuple[int, int]) -> int:
 def accumulates(operator: torch._ops.OpOverload, arguments: Sequence[Any]) -> bool:
     """Whether autograd adds two gradients here and the first may be overwritten.
 
-    Where gradients meet, autograd's engine adds in place if nobody else holds on to the first. With fake tensors it
-    never does. It calls the operator itself, in the middle of a node's turn, and no formula of PyTorch's for a
-    gradient ends in a plain sum of two.
+    Where gradients meet, autograd's engine adds in place if nobody else holds on to the first, not even a tensor that
+    it is a view of, such as a weight's gradient before it was transposed. With fake tensors it never does. It calls the
+    operator itself, in the middle of a node's turn, and no formula of PyTorch's for a gradient ends in a plain sum of
+    two.
     """
     if operator is not _aten.add.Tensor or torch.is_grad_enabled() or torch._C._current_autograd_node() is None:
         return False
@@ -62,9 +70,10 @@ def accumulates(operator: torch._ops.OpOverload, arguments: Sequence[Any]) -> bo
         and isinstance(new, FakeTensor)
         and old.size() == new.size()
         and old.dtype == new.dtype
+        and not old._is_view()
         # The engine has just handed over the second: its count is that of a tensor which nobody else holds.
         and _tensor_uses(old) <= _tensor_uses(new)
-        and _storage_uses(old) <= _storage_uses(new)
+        and _storage_uses(old) <= _storage_uses(new) - new._is_view()
     )
 
 
@@ -301,6 +310,11 @@ def attention(capability: tuple[int, int]) -> Callable[..., Tensor]:
                         return kernel(*parts, bias, learns, dropout_p, is_causal, scale=scale)[0]
                 case SDPBackend.MATH if torch.backends.cuda.math_sdp_enabled():
                     break
+        else:
+            raise NotPlayed(
+                f"no kernel of attention that is allowed takes it in {query.dtype} ({_NO_KERNEL}): allow another in "
+                "sdpa_kernel, or run it in a dtype that the kernel takes"
+            )
         kernel = _aten._scaled_dot_product_attention_math
         return kernel(*parts, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
 
@@ -314,6 +328,9 @@ def _attention_order(capability: tuple[int, int]) -> list[int]:
         return sorted(order, key=lambda choice: choice != SDPBackend.CUDNN_ATTENTION.value)
     return order
 
+
+_NO_KERNEL = "No available kernel. Aborting execution."
+"""What PyTorch says."""
 
 _ORDER: list[int] = torch._C._get_sdp_priority_order()
 
