@@ -25,9 +25,9 @@ ablation() {
 # Shrinking: as published, left out, and with what might help it.
 ablation published
 ablation no-shrinking           shrinking=false
-ablation map-rate               map_learning_rate=1e-3
-ablation map-rate-and-rounds    map_learning_rate=1e-3 shrink_min_rounds=12 map_min_rounds=12
-ablation shrinking-normalised   stand_in=normalised map_learning_rate=1e-3
+ablation map-rate               map_learning_rate=1e-2
+ablation map-rate-and-rounds    map_learning_rate=1e-2 shrink_min_rounds=12 map_min_rounds=12
+ablation shrinking-normalised   stand_in=normalised map_learning_rate=1e-2
 
 # The rest without shrinking, which would cost them rounds: compare with no-shrinking.
 ablation frozen-eval            shrinking=false frozen_batchnorm=eval
