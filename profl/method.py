@@ -30,6 +30,11 @@ class ProFL(Method):
     that a step that fits no device ends too and the schedule never hangs; it adds nothing to effective
     movement.
 
+    The norm of the gradient that a recipe may ask for is that of the step's own loss, with respect to all that
+    the step trains. While a block grows or is shrunk, this is the cross-entropy, by the block, the basic layers
+    behind it and the head; that it falls while a block grows is what the paper proves. While one is mapped or
+    warmed up, it is the mean squared error, in no way comparable. The round's phase tells them apart.
+
     Raises
     ------
     InputError
@@ -100,12 +105,11 @@ class ProFL(Method):
 
     def finish_round(self, summary: RoundSummary) -> None:
         self.spent += 1
-        planned, flexible = self.step.rounds, self.step.may_end_early
-        converged = flexible and self.spent >= self.options.min_rounds and self.rule.holds(self.movements)
-        if self.position + 1 < len(self.steps) and (
-            converged or self.spent >= planned + (self.left_over if flexible else 0)
-        ):
-            self._enter(self.position + 1, left_over=planned + self.left_over - self.spent)
+        step = self.step
+        allowed = step.rounds + (self.left_over if step.may_end_early else 0)
+        converged = step.may_end_early and self.spent >= self.options.min_rounds and self.rule.holds(self.movements)
+        if self.position + 1 < len(self.steps) and (converged or self.spent >= allowed):
+            self._enter(self.position + 1, left_over=step.rounds + self.left_over - self.spent)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
