@@ -28,6 +28,7 @@ from profl.bench.method import LocalContext, RoundSummary, Task, Update, filled
 from profl.bench.operations import operations_per_example
 from profl.bench.randomness import initialised, numpy_generator, torch_generator
 from profl.bench.results import CellFolder
+from profl.bench.results.score import mean_of_last_tests
 from profl.bench.trained import TrainedParameters
 from profl.bench.training import (
     SAMPLE_EXAMPLES,
@@ -284,9 +285,8 @@ def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int
     best = max(tested, key=lambda row: row["test_accuracy"], default=None)
     peaks = [row["peak_reserved_bytes"] for row in rows if row["peak_reserved_bytes"] is not None]
     trained = {task for row in rows for task in row["tasks"]}
-    last_five = [row["test_accuracy"] for row in tested[-5:]]
     return {
-        "last_five_accuracy": float(np.mean(last_five)) if tested else math.nan,
+        "last_five_accuracy": mean_of_last_tests([row["test_accuracy"] for row in tested]),
         "final_accuracy": tested[-1]["test_accuracy"] if tested else math.nan,
         "raw_final_accuracy": tested[-1]["raw_test_accuracy"] if tested else math.nan,
         "best_accuracy": best["test_accuracy"] if best else math.nan,

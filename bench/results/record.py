@@ -9,6 +9,7 @@ from typing import Any
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError
 from profl.bench.results.folder import CellFolder
+from profl.bench.results.score import mean_of_last_tests
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def _check_summary(record: Record, folder: CellFolder) -> None:
         "final_accuracy": tested[-1] if tested else None,
         **{name: sum(row[name] for row in rows) for name in ("uploaded_bytes", "downloaded_bytes")},
     }
+    if "last_five_accuracy" in record.summary:  # not in that of an earlier version
+        from_rows["last_five_accuracy"] = mean_of_last_tests(tested) if tested else None
     for name, value in from_rows.items():
         if record.summary[name] != value:
             raise InputError(

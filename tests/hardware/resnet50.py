@@ -20,7 +20,8 @@ def build(device: torch.device):
 
     def step() -> None:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(module(pictures), labels)
+        logits = module(pictures)  # which live on through the backward pass
+        loss = nn.functional.cross_entropy(logits, labels)
         loss.backward()
         optimizer.step()
 

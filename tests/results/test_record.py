@@ -26,7 +26,7 @@ def test_a_lost_summary_does_not_start_the_training_again(folder: CellFolder):
         read_record(folder)
 
 
-@pytest.mark.parametrize("name", ["final_accuracy", "uploaded_bytes", "downloaded_bytes"])
+@pytest.mark.parametrize("name", ["final_accuracy", "last_five_accuracy", "uploaded_bytes", "downloaded_bytes"])
 def test_a_summary_of_another_cell_is_noticed(folder: CellFolder, name: str):
     for number in range(1, 11):
         add(folder, number)
