@@ -332,8 +332,8 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
 }
 """By the name of a table: what a cell says, given what its row and its column are called."""
 
-MEASURED = {"reduction", "traces"}
-"""Tables that tests of their own measure, the latter in tests/hardware."""
+MEASURED = {"reduction", "steps", "traces"}
+"""Tables that tests of their own measure, those of traces in tests/hardware, of steps in tests/memory."""
 
 
 def table_of(block: Block) -> list[list[str]]:
