@@ -39,6 +39,7 @@ from profl.bench.cli import main
 from profl.bench.memory import Prober
 from profl.bench.registry import method_class, methods
 from tests.conftest import plug_in
+from tests.pytorch.listed import MEMORY_TESTS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -334,8 +335,8 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
 }
 """By the name of a table: what a cell says, given what its row and its column are called."""
 
-MEASURED = {"reduction", "traces"}
-"""Tables that tests of their own measure, the latter in tests/hardware."""
+MEASURED = {"reduction", "steps", "traces"}
+"""Tables that tests of their own measure, those of traces in tests/hardware, of steps in tests/memory."""
 
 
 def table_of(block: Block) -> list[list[str]]:
@@ -379,6 +380,7 @@ def test_the_deviations_of_every_method_are_shown_as_the_command_prints_them(cli
 @each_document
 def test_tests_that_are_named_exist(document: Path):
     known = {name for file in TESTS for name in re.findall(r"^def (test_\w+)", file.read_text(), flags=re.MULTILINE)}
+    known |= {name for names in MEMORY_TESTS.values() for name in names}  # PyTorch's own
     assert set(re.findall(r"`(test_\w+)`", prose(document))) <= known
 
 

@@ -20,7 +20,7 @@ from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.build import build
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Prepared, Workload
-from tests.memory import steps_as_written
+from tests.memory import steps_as_written, steps_by_field
 from tests.memory.built_steps import transformer
 from tests.memory.estimated_steps import STEPS, attending
 from tests.memory.training_steps import Layer, Recipe, Torchvision
@@ -249,6 +249,13 @@ def test_an_estimate_leaves_out_the_workspaces_of_convolutions(prober: Prober, w
     assert estimated.caveats[0].endswith("the workspaces of cuDNN's convolutions are left out")
 
 
+def test_workspaces_are_all_that_an_estimate_of_small_convolutions_lacks(prober: Prober) -> None:
+    step = BuiltStep(steps_by_field.detection)
+    without, with_them = (errors(*both(prober, step, gpu)) for gpu in (WITHOUT_WORKSPACES, WITH_WORKSPACES))
+    assert without["peak_requested_bytes"] == 0
+    assert with_them["peak_requested_bytes"] == pytest.approx(-0.20, abs=0.005)
+
+
 def test_the_workspace_of_cublas_is_that_of_the_architecture(prober: Prober) -> None:
     estimated = prober.measure(Linear(), "estimate:t4", least_budget=False)
     assert estimated.categories_at_peak["workspace"] == 2 * 8_519_680
@@ -429,7 +436,7 @@ WITHOUT_CUDA = """
 import ctypes, torch
 from profl.bench.memory.estimate import device, estimating
 from profl.bench.memory.gpu.profile import resolve
-from tests.memory import steps_as_written
+from tests.memory import steps_as_written, steps_by_field
 from tests.memory.built_steps import transformer
 from tests.memory.estimated_steps import STEPS
 from profl.bench.memory import BuiltStep

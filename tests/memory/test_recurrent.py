@@ -14,7 +14,7 @@ from torch import nn
 
 from profl.bench.memory import BuiltStep, Prober
 from tests.memory.recurrent_steps import CLASSES, HIDDEN, LENGTHS, STEPS, WIDTH, WORDS, layers
-from tests.memory.test_steps_as_written import PEAKS, Unwatched
+from tests.memory.unwatched import PEAKS, Unwatched
 
 GPU = "virtual:h100"
 TANH, LSTM, GRU = 1, 2, 3
