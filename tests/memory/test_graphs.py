@@ -14,7 +14,7 @@ import torch
 from profl.bench.memory import BuiltStep, MeasurementFailed, OutOfMemory, Prober
 from tests.memory import graphed_steps
 from tests.memory.graphed_steps import STEPS
-from tests.memory.test_steps_as_written import PEAKS, Unwatched
+from tests.memory.unwatched import PEAKS, Unwatched
 
 GPU = "virtual:t4"
 _PAGE_BYTES = 2 << 20

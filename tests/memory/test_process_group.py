@@ -11,7 +11,7 @@ import pytest
 from profl.bench.memory import BuiltStep, Footprint, MeasurementFailed, Prober
 from tests.memory import distributed_steps
 from tests.memory.distributed_steps import BUFFER_BYTES, COLLECTIVES, PARAMETER_BYTES, STEPS, VARYING
-from tests.memory.test_steps_as_written import PEAKS, Unwatched
+from tests.memory.unwatched import PEAKS, Unwatched
 
 GPU = "virtual:t4"
 ALONE = "a virtual GPU is alone: torch.distributed.init_process_group('gloo', rank=0, world_size=1, store="
