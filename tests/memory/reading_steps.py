@@ -201,7 +201,7 @@ SIZED: dict[str, tuple[Deed, str]] = {
 GIVES_UP: dict[str, tuple[Deed, str]] = {
     "check": (checked, "AssertionError: not finite"),
     "distribution": (
-        lambda training: torch.distributions.Normal(training.loss, 1),
+        lambda training: torch.distributions.Normal(training.loss, 1, validate_args=True),
         "ValueError: Expected parameter loc",
     ),
     "pieces": (lambda training: training.outputs.split(training.targets.tolist()), "RuntimeError: split_with_sizes"),

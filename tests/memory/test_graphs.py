@@ -330,7 +330,7 @@ def conditional(device: torch.device) -> graphed_steps.Built:
 def test_a_capture_that_fails_leaves_the_worker_in_order(prober: Prober) -> None:
     with pytest.raises(OutOfMemory, match="needs more than"):
         prober.measure(BuiltStep(too_large), GPU, least_budget=False)
-    with pytest.raises(MeasurementFailed, match="cudaGraphConditionalHandleCreate is not modelled by the virtual GPU"):
+    with pytest.raises(MeasurementFailed, match="cudaGraphConditionalHandleCreate, which the virtual GPU refuses"):
         prober.measure(BuiltStep(conditional), GPU, least_budget=False)
     footprint = prober.measure(BuiltStep(graphed_steps.pool_of_its_own), GPU, least_budget=False)
     assert footprint.caveats == ()

@@ -13,7 +13,7 @@ from unittest import TestCase
 
 import pytest
 
-from profl.bench.memory.gpu.driver import unmodelled
+from profl.bench.memory.gpu.unmodelled import unmodelled
 
 _RAISING = ("assertRaises", "assertWarns", "assertLogs", "assertNoLogs")
 
