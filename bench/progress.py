@@ -45,7 +45,7 @@ def _result(cell: Cell, outcome: Outcome) -> str:
     if outcome.summary is None:
         return outcome.error or "?"
     if not cell.memory_only:
-        return f"accuracy {outcome.summary['final_accuracy']:.1%}"
+        return f"score {outcome.summary['last_five_accuracy']:.1%}"
     peak_bytes = outcome.summary["peak_reserved_bytes"]
     if peak_bytes is None:
         return "nobody could train"
@@ -141,19 +141,19 @@ class SweepProgress:
         self.console.print(verdict.append(line, ""), highlight=False, soft_wrap=True)
 
     def _compare(self, cell: Cell, outcome: Outcome) -> None:
-        accuracy: float | None = outcome.summary["final_accuracy"] if outcome.summary else None
-        if accuracy is None or method_class(cell.method).ignores_memory:
+        score: float | None = outcome.summary["last_five_accuracy"] if outcome.summary else None
+        if score is None or method_class(cell.method).ignores_memory:
             return
-        if self._best is None or accuracy > self._best[0]:
-            self._best = accuracy, cell
+        if self._best is None or score > self._best[0]:
+            self._best = score, cell
 
     def _standing(self) -> str:
         """Say how many cells are running, done and failed, and the best of those that obey memory."""
         counts = f"{len(self._running)} running, {self._done} done, {len(self.failures)} failed"
         if self._best is None:
             return counts
-        accuracy, cell = self._best
-        return f"{counts}; best so far {cell.method} at {cell.tier}, {accuracy:.1%}"
+        score, cell = self._best
+        return f"{counts}; highest score so far {cell.method} at {cell.tier}, {score:.1%}"
 
     def _tell(self, text: str) -> None:
         """Write a line where no bar shows that the sweep is alive, now and then."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 
 from profl.bench.config import Config, override
 from profl.bench.errors import InputError
-from profl.bench.results import Record
+from profl.bench.fleet import UNLIMITED
+from profl.bench.results import Record, read_run
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Choice:
     score
         That mean, 0 to 1.
     end
-        ``"smallest"`` or ``"largest"`` if it is that of the grid, so that a rate beyond may be better; else None.
+        ``"smallest"``, ``"largest"`` or ``"only"`` if it is that of the method's rates, so that another may be better;
+        else None.
     """
 
     rate: float
@@ -80,22 +83,47 @@ def scores(records: Mapping[float, Sequence[Record]]) -> pd.DataFrame:
     )
 
 
+def finished(folder: Path, config: Config, share: float) -> dict[float, list[Record]]:
+    """Return by rate the finished cells of a tuning folder that are of this sweep, whichever command ran them.
+
+    Methods are not looked at: one that was given further rates later is chosen among all of its rates, and others keep
+    theirs.
+    """
+    grid = config.grid
+    records = {}
+    for run in folder.glob("*/cells"):
+        try:
+            rate = float(run.parent.name)
+        except ValueError:
+            continue
+        wanted = override(replace(config, learning_rates={}), {}, learning_rate=rate, held_out_share=share).recipe
+        records[rate] = [
+            record
+            for record in read_run(run.parent).records
+            if record.status == "done"
+            and (cell := record.cell).recipe == wanted
+            and (cell.model in grid.model and cell.width in grid.width and cell.dataset in grid.dataset)
+            and (cell.tier in (*grid.tier, UNLIMITED) and cell.seed in grid.seed)
+        ]
+    return dict(sorted(records.items()))
+
+
 def choose(found: pd.DataFrame) -> dict[str, Choice]:
     """Return the learning rate of every method, from what `scores` returns."""
-    grid = sorted(found["rate"].unique())
-    ends = {grid[0]: "smallest", grid[-1]: "largest"}
     means = found.pivot_table("score", "method", "rate")
     choices = {}
     for method, row in means.iterrows():
-        rate = float(row.idxmax())  # the first of equal ones, which is the smallest
-        choices[str(method)] = Choice(rate, float(row[rate]), ends.get(rate))
+        tried = row.dropna().sort_index()
+        ends = {tried.index[0]: "smallest", tried.index[-1]: "largest" if len(tried) > 1 else "only"}
+        rate = float(tried.idxmax())  # the first of equal ones, which is the smallest
+        choices[str(method)] = Choice(rate, float(tried[rate]), ends.get(rate))
     return choices
 
 
 def table(choices: Mapping[str, Choice]) -> str:
     """Return the choices as the table ``[learning_rates]`` of a sweep's TOML file."""
     lines = [
-        f"{method} = {choice.rate}" + (f"  # the {choice.end} tried: one beyond may be better" if choice.end else "")
+        f"{method} = {choice.rate}" + (f"  # the {choice.end} tried: another may be better" if choice.end else "")
         for method, choice in choices.items()
     ]
     return "\n".join(["[learning_rates]", *lines])

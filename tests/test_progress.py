@@ -1,4 +1,4 @@
-"""How a sweep shows itself: what is running, done and failed, and the best so far."""
+"""How a sweep shows itself: what is running, done and failed, and the highest score so far."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shown(terminal: bool, *events: tuple[str, Cell, object]) -> str:
 
 
 def accuracy(share: float) -> Outcome:
-    return Outcome({"final_accuracy": share})
+    return Outcome({"last_five_accuracy": share})
 
 
 def test_a_terminal_shows_what_is_running_done_and_failed_and_the_best_that_obeys_memory():
@@ -40,8 +40,8 @@ def test_a_terminal_shows_what_is_running_done_and_failed_and_the_best_that_obey
         ("round", NARROW, {"round": 1}),
     ]
     last = shown(True, *events)
-    assert "1 running, 2 done, 0 failed; best so far heterofl at 80%, 50.0%" in last
-    assert "best so far fedavg" not in last
+    assert "1 running, 2 done, 0 failed; highest score so far heterofl at 80%, 50.0%" in last
+    assert "highest score so far fedavg" not in last
     assert "1 running, 1 done, 1 failed" in shown(True, *events[2:], ("finished", IDEAL, Outcome(error="it broke")))
 
 
@@ -66,7 +66,7 @@ def test_a_file_gets_a_line_for_a_cell_that_is_over_and_now_and_then_one_for_a_r
 )
 def test_a_run_for_memory_alone_ends_with_its_memory(peak_bytes: int | None, held: tuple[float | None, ...], told: str):
     cell = small_cell("heterofl", memory_only=True)
-    summary = {"final_accuracy": None, "peak_reserved_bytes": peak_bytes, **dict(zip(HELD, held, strict=True))}
+    summary = {"last_five_accuracy": None, "peak_reserved_bytes": peak_bytes, **dict(zip(HELD, held, strict=True))}
     (line,) = shown(False, ("finished", cell, Outcome(summary))).splitlines()
     assert line.endswith(f": {told}")
 
@@ -89,7 +89,7 @@ def test_events_are_json_lines_in_which_unknown_is_null(capsys: pytest.CaptureFi
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         {"event": "round", "cell": WIDE.folder_name, "round": 1, "train_loss": None},
-        {"event": "finished", "cell": WIDE.folder_name, "final_accuracy": 0.5},
+        {"event": "finished", "cell": WIDE.folder_name, "last_five_accuracy": 0.5},
         {"event": "failed", "cell": NARROW.folder_name, "error": "it broke"},
     ]
     assert events.failures == [(NARROW, "it broke")]

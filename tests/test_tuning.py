@@ -100,7 +100,7 @@ def test_tuning_prints_a_table_for_the_file_and_is_not_repeated(tmp_path: Path):
     assert written.groupby("method")["chosen"].sum().tolist() == [1, 1]
     means = written.set_index(["method", "rate"])["score"]
     assert pasted == {method: float(means[method].idxmax()) for method in pasted}
-    assert done.stdout.count("tried: one beyond may be better") == 2
+    assert done.stdout.count("tried: another may be better") == 2
     lone = {folder.path for rate in ("1e-09", "0.05") for folder in cell_folders(tmp_path / "rates" / rate)}
     before = {file: file.read_bytes() for folder in lone for file in folder.iterdir()}
     assert len(lone) == 4
@@ -108,6 +108,12 @@ def test_tuning_prints_a_table_for_the_file_and_is_not_repeated(tmp_path: Path):
     assert again.stdout == done.stdout
     assert "2 of them done already" in " ".join(again.stderr.split())
     assert {file: file.read_bytes() for folder in lone for file in folder.iterdir()} == before
+    further = profl("tune", *arguments[:4], "--method", "heterofl", "--learning-rate", 0.1, *arguments[8:])
+    assert further.exit_code == 0, further.output
+    every = pd.read_csv(tmp_path / "rates" / "learning_rates.csv")
+    assert sorted(every.loc[every["method"] == "heterofl", "rate"]) == [1e-9, 0.05, 0.1]
+    assert sorted(every.loc[every["method"] == "fedavg", "rate"]) == [1e-9, 0.05]
+    assert every.groupby("method")["chosen"].sum().tolist() == [1, 1]
 
 
 def test_a_rate_inside_the_grid_stands_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def tune(
     Runs the sweep once for each rate, into a folder of that name, with a part of the training data held out. A method
     gets the rate with the highest mean, over tiers and seeds, of its accuracy on that part: the mean of the last five
     tests. Of equal rates it gets the smallest. Writes learning_rates.csv, and prints the table [learning_rates] to
-    paste into the sweep's TOML file; a rate at the end of those tried is marked. The test set is not used.
+    paste into the sweep's TOML file; a rate at the end of those tried is marked: run again with one beyond, into the
+    same folder, and all that was tried counts. The test set is not used.
 
     \b
     Examples:
@@ -51,28 +53,27 @@ def tune(
     from profl.bench.config import experiments
     from profl.bench.files import write_whole
     from profl.bench.memory.process.probe import Prober
-    from profl.bench.results import read_run
-    from profl.bench.tuning import at_each_rate, choose, rates_around, scores, table
+    from profl.bench.tuning import at_each_rate, choose, finished, rates_around, scores, table
 
     folder = output or Path("results") / f"tune-{name}"
     sweeps = at_each_rate(config, learning_rate or rates_around(config.recipe.learning_rate), held_out_share)
     possible = {rate: experiments(sweep) for rate, sweep in sweeps.items()}
-    records = {}
     with Prober() as prober:
         for rate, wanted in possible.items():
             run = folder / str(rate)
             refuse_incomplete(carry_out(wanted, run, workers, prober), len(wanted), run)
-            names = {experiment.cell.folder_name for experiment in wanted}
-            records[rate] = [record for record in read_run(run).records if record.name in names]
-    found = scores(records)
+    found = scores(finished(folder, config, held_out_share))
     choices = choose(found)
     chosen = found["rate"] == found["method"].map(lambda method: choices[method].rate)
     write_whole(folder / "learning_rates.csv", found.assign(chosen=chosen).to_csv(index=False, lineterminator="\n"))
     means = found.pivot_table("score", "method", "rate")
-    shown = Table("method", *map(str, sweeps), title="mean accuracy on the held-out part, last five tests")
+    shown = Table("method", *map(str, means), title="mean accuracy on the held-out part, last five tests")
     for method, row in means.iterrows():
-        best = choices[str(method)].rate
-        shown.add_row(str(method), *(f"{100 * row[rate]:.1f}%" + ("*" if rate == best else " ") for rate in sweeps))
+        marks = {choices[str(method)].rate: "*"}
+        shown.add_row(
+            str(method),
+            *("–" if isnan(score) else f"{100 * score:.1f}%{marks.get(rate, ' ')}" for rate, score in row.items()),
+        )
     console = Console(stderr=True)
     console.print(shown)
     console.print(f"every cell's score is in {folder / 'learning_rates.csv'}", highlight=False)

@@ -33,7 +33,7 @@ def measure(
     *,
     steps: int = 3,
     least_budget: bool = False,
-    snapshot: Path | None = None,
+    snapshot: Path | str | None = None,
 ) -> Footprint:
     """Return the GPU memory that a training step needs, measured in a process of its own.
 
@@ -112,7 +112,14 @@ def measure(
     ...     report()
     1059880 1059880
     """
-    return probe(BuiltStep(build), gpu, steps=steps, least_budget=least_budget, timeline=True, snapshot=snapshot)
+    return probe(
+        BuiltStep(build),
+        gpu,
+        steps=steps,
+        least_budget=least_budget,
+        timeline=True,
+        snapshot=Path(snapshot) if snapshot else None,
+    )
 
 
 @dataclass(frozen=True)

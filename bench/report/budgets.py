@@ -1,7 +1,7 @@
 """Scores at equal budgets: of every method, what it had reached when a number of rounds, operations or bytes was spent.
 
-The budget of a tier is the least that any cell there spent in its whole run, so that no method is judged beyond its
-own. A run is cut where the budget is spent, not planned anew: a schedule that spans the whole run is cut too.
+The budget of a tier and seed is the least that any cell there spent in its whole run, so that no method is judged
+beyond its own. A run is cut where the budget is spent, not planned anew: a schedule that spans the run is cut too.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from profl.bench.report.study import Study, Values
 from profl.bench.results import mean_of_last_tests
 
 
-def budget_of(study: Study, axis: Axis, tier: str) -> float:
-    """Return the least that any finished cell of a tier spent in which a device trained; NaN if that is unknown."""
-    done = study.cells.loc[(study.cells["status"] == "done") & (study.cells["tier"] == tier), "cell"]
+def budgets_of(study: Study, axis: Axis, tier: str) -> pd.Series:
+    """Return by seed the least that any finished cell of a tier spent in which a device trained; if it is known."""
+    done = study.cells.loc[(study.cells["status"] == "done") & (study.cells["tier"] == tier), ["cell", "seed"]]
     trained = study.rounds.groupby("cell")["participants"].sum() > 0
     ends = study.rounds.assign(spent=axis.spent(study.rounds)).drop_duplicates("cell", keep="last")
-    return float(ends.loc[ends["cell"].isin(done) & ends["cell"].map(trained), "spent"].min())
+    counted = done.merge(ends.loc[ends["cell"].map(trained), ["cell", "spent"]], on="cell")
+    return counted.groupby("seed")["spent"].min().dropna().astype(float)
 
 
 def scores_at_budget(study: Study, axis: Axis) -> Values:
-    """Return the score of every finished cell when its tier's budget was spent; without the unknown.
+    """Return the score of every finished cell when the budget of its tier and seed was spent; without the unknown.
 
     Unknown are those whose cost was not counted and those that were not tested before.
     """
@@ -33,14 +34,14 @@ def scores_at_budget(study: Study, axis: Axis) -> Values:
     tested = {str(cell): rows for cell, rows in rounds.groupby("cell")}
     found = {}
     for tier in study.tiers:
-        budget = budget_of(study, axis, tier)
+        budgets = budgets_of(study, axis, tier)
         for method in study.methods:
             cells = study.cells_of(method, tier)
             done = cells.loc[cells["status"] == "done"]
             scores = {
-                seed: mean_of_last_tests(rows.loc[rows["spent"] <= budget, "test_accuracy"].to_list())
+                seed: mean_of_last_tests(rows.loc[rows["spent"] <= budgets[seed], "test_accuracy"].to_list())
                 for seed, cell in zip(done["seed"], done["cell"], strict=True)
-                if (rows := tested.get(cell)) is not None
+                if seed in budgets and (rows := tested.get(cell)) is not None
             }
             found[method, tier] = pd.Series(scores, dtype=float).dropna()
     return found
@@ -53,7 +54,8 @@ def budgets_frame(study: Study) -> pd.DataFrame:
     -------
     DataFrame
         One row per tier, budget and method: ``tier``, ``budget`` (a name of `AXES`), ``amount`` (rounds, floating-point
-        operations or bytes), ``method``, ``seeds``, ``score`` (mean, 0 to 1), ``low``, ``high`` (of its interval).
+        operations or bytes, mean over the seeds), ``method``, ``seeds`` (in which it was tested by then), ``score``
+        (mean over those, 0 to 1), ``low``, ``high`` (of its interval).
     """
     columns = ["tier", "budget", "amount", "method", "seeds", "score", "low", "high"]
     rows = []
@@ -61,7 +63,7 @@ def budgets_frame(study: Study) -> pd.DataFrame:
         scores = scores_at_budget(study, axis)
         for (method, tier), values in scores.items():
             spread = over_seeds(values.to_list(), share=True)
-            rows.append((tier, axis.name, budget_of(study, axis, tier), method, len(values), *spread))
+            rows.append((tier, axis.name, budgets_of(study, axis, tier).mean(), method, len(values), *spread))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -73,16 +75,20 @@ def budgets_grid(study: Study) -> Grid:
         idle = [name for name in study.methods if study.idle(name, tier)]
         rows = []
         for axis in AXES.values():
+            budgets = budgets_of(study, axis, tier)
             known = {study.label(name): scores[axis.name][name, tier] for name in study.methods if name not in idle}
-            untested = [name for name, values in known.items() if values.empty]
-            order, amount = chain(known), axis.told(budget_of(study, axis, tier))
-            more = [f"not tested by then: {', '.join(untested)}"] if untested and order else []
+            # The mean over some of the seeds says nothing beside those over all.
+            untested = [name for name, values in known.items() if len(values) < len(budgets)]
+            order = chain({name: values for name, values in known.items() if name not in untested})
+            amount = axis.told(budgets.mean())
+            more = [f"not tested by then in every seed: {', '.join(untested)}"] if untested and len(budgets) else []
             more += [f"nobody can train: {', '.join(idle)}"] if idle and order else []
             rows.append(GridRow(axis.name, [Entry(amount), Entry(order or "?", tuple(more))]))
         groups[study.tier_label(tier, between=" · ")] = rows
     note = (
-        "Score in percent when the budget is spent, which is the least that any run of the tier spent in the whole. A"
-        " run is cut there, not planned anew: so is a schedule that spans it. > told apart from the next, seed by seed;"
+        "Score in percent when the budget is spent, which is the least that any run of the tier and seed spent in the"
+        " whole (its mean is shown). A run is cut there, not planned anew: so is a schedule that spans it. > told apart"
+        " from the next, seed by seed;"
         f" a comma: not told apart. ? unknown. {study.certainty}"
     )
     columns = ["budget", "methods, the highest mean first"]

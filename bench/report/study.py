@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -291,7 +291,7 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
         If a method that it names was not run, or what its axis counts was not counted.
     """
     stands_out = highlighted(run.cells["method"], view.highlight)
-    versus = chosen_method(run.cells["method"], view.versus, "compared with") or stands_out
+    versus = chosen_method(run.cells["method"], view.versus, "compared with")
     axis = axis_named(view.axis)
     counted = [name for name, other in AXES.items() if other.spent(run.rounds).notna().any()]
     if len(run.rounds) and axis.name not in counted:
@@ -316,11 +316,17 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
             _chance(run_here[0]),
             ideals,
             stands_out,
-            versus,
+            versus or _usual_versus(cells, ideals, stands_out),
             axis,
             run_here[0].measured_scale,
             run_here[0].recipe.held_out_share,
         )
+
+
+def _usual_versus(cells: pd.DataFrame, ideals: Collection[str], highlight: str) -> str:
+    """Return the method that others are compared with if nobody says: the highlight, or the first that is no ideal."""
+    methods = in_order(cells["method"], ideals, highlight)
+    return highlight if highlight in methods else next((name for name in methods if name not in ideals), methods[0])
 
 
 def _mixed(cells: Iterable[Cell]) -> frozenset[str]:

@@ -14,7 +14,7 @@ class View:
     highlight
         The method that stands out; by default `profl.bench.report.looks.NAMESAKE`, if it was run.
     versus
-        The method that every other is compared with, seed by seed; by default the highlighted one.
+        The method that every other is compared with, seed by seed; by default the highlighted one, or the first rival.
     axis
         What curves are drawn over: a name of `profl.bench.report.axis.AXES`.
     """

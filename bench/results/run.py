@@ -60,6 +60,7 @@ def read_run(path: Path) -> Run:
     for record in records:
         identity = {name: value for name, value in asdict(record.cell).items() if name in CELL_COLUMNS}
         identity["measured_as"] = record.cell.measured_scale
+        identity["learning_rate"] = record.cell.recipe.learning_rate
         name, rows = record.name, record.rounds
         figures = {**_score(record), **record.summary}
         cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **figures})

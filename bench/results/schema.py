@@ -56,6 +56,7 @@ CELL_COLUMNS = {
     "gpu": "where memory was measured",
     "memory_only": "whether all training ran on the virtual GPU, for its memory alone",
     "measured_as": "model, width and batch size at which memory was measured; missing if they are those of training",
+    "learning_rate": "learning rate of local training",
     "rounds": "rounds finished",
     "last_five_accuracy": "the score: mean test accuracy of the last five tests, or of all if there were fewer",
     "final_accuracy": "test accuracy after the last round",
@@ -82,7 +83,7 @@ CELL_COLUMNS = {
 
 _IDENTITY = (
     *("cell", "status", "method", "model", "width", "dataset", "tier", "seed"),
-    *("gpu", "memory_only", "measured_as", "rounds"),
+    *("gpu", "memory_only", "measured_as", "learning_rate", "rounds"),
 )
 ADDED_LATER = (
     *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations", "diagnostics"),

@@ -55,6 +55,19 @@ def test_phases_found_by_hooks_are_those_that_a_step_tells(prober: Prober) -> No
     assert [name for _, name in found.timeline.phases] == [name for _, name in told.timeline.phases]
 
 
+def forgetful(device: object) -> built_steps.Built:
+    """Stays on the CPU, whatever it is given."""
+    return linear("cpu")
+
+
+def test_a_step_that_stays_on_the_cpu_is_told(prober: Prober) -> None:
+    footprint = measured(prober, BuiltStep(forgetful))
+    assert footprint.peak_requested_bytes == 0
+    assert footprint.caveats == (
+        "nothing was asked of the GPU: build modules and examples on the device that is given",
+    )
+
+
 def test_a_step_may_end_after_forward(prober: Prober) -> None:
     footprint = measured(prober, BuiltStep(built_steps.forward_only), timeline=True)
     assert footprint.timeline is not None

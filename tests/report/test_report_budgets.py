@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from profl.bench.report.axis import AXES
-from profl.bench.report.budgets import budget_of, budgets_frame, budgets_grid, scores_at_budget
+from profl.bench.report.budgets import budgets_frame, budgets_grid, budgets_of, scores_at_budget
 from profl.bench.report.schedule import schedule
 from profl.bench.report.study import Study
 from tests.report.drawing import draw
@@ -27,8 +27,19 @@ def study() -> Study:
 
 
 def test_the_budget_is_the_least_that_any_run_spent_which_trained(study: Study):
-    spent = {name: budget_of(study, axis, "50%") for name, axis in AXES.items()}
-    assert spent == {"rounds": ROUNDS, "operations": 2e9 * ROUNDS, "bytes": 2 * MEGABYTE * ROUNDS}
+    spent = {name: budgets_of(study, axis, "50%").to_dict() for name, axis in AXES.items()}
+    least = {"rounds": ROUNDS, "operations": 2e9 * ROUNDS, "bytes": 2 * MEGABYTE * ROUNDS}
+    assert spent == {name: {0: amount, 1: amount} for name, amount in least.items()}
+
+
+def test_a_seed_in_which_little_was_spent_does_not_cut_the_others(study: Study):
+    little = study.rounds["cell"].eq("base 50% 0")
+    operations = study.rounds["operations"].mask(little, study.rounds["operations"] / 2)
+    uneven = replace(study, rounds=study.rounds.assign(operations=operations))
+    assert budgets_of(uneven, AXES["operations"], "50%").to_dict() == {0: 1e9 * ROUNDS, 1: 2e9 * ROUNDS}
+    assert scores_at_budget(uneven, AXES["operations"])["dear", "50%"].tolist() == pytest.approx(
+        [0.7 * 0.15, 0.8 * 0.25]
+    )
 
 
 def test_the_score_at_a_budget_is_the_mean_of_the_five_tests_before_it_is_spent(study: Study):
@@ -63,14 +74,24 @@ def test_what_was_not_counted_is_unknown_and_never_free(study: Study):
     partly = replace(study, rounds=study.rounds.assign(operations=study.rounds["operations"].mask(first)))
     spent = AXES["operations"].spent(partly.rounds)
     assert spent.loc[study.rounds["cell"] == "base 50% 0"].notna().tolist() == [True] * 2 + [False] * 8
-    assert budget_of(partly, AXES["operations"], "50%") == 2e9 * ROUNDS  # of its other seed
+    assert budgets_of(partly, AXES["operations"], "50%").to_dict() == {0: 5e9 * ROUNDS, 1: 2e9 * ROUNDS}
 
 
 def test_what_was_not_tested_before_is_said(study: Study):
     late = study.rounds["test_accuracy"].where((study.rounds["method"] != "dear") | (study.rounds["round"] > 4))
     (rows,) = budgets_grid(replace(study, rounds=study.rounds.assign(test_accuracy=late))).groups.values()
     assert rows[1].entries[1].text == "base 44.0"
-    assert rows[1].entries[1].more == ("not tested by then: dear", "nobody can train: idle")
+    assert rows[1].entries[1].more == ("not tested by then in every seed: dear", "nobody can train: idle")
+
+
+def test_a_method_that_was_tested_in_some_seeds_alone_is_in_no_order(study: Study):
+    late = study.rounds["test_accuracy"].where(study.rounds["cell"].ne("dear 50% 1") | (study.rounds["round"] > 4))
+    partly = replace(study, rounds=study.rounds.assign(test_accuracy=late))
+    (rows,) = budgets_grid(partly).groups.values()
+    assert rows[1].entries[1].text == "base 44.0"
+    assert rows[1].entries[1].more[0] == "not tested by then in every seed: dear"
+    frame = budgets_frame(partly).set_index(["budget", "method"])
+    assert frame.loc[("operations", "dear"), "seeds"] == 1
 
 
 @pytest.mark.parametrize(

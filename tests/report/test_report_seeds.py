@@ -194,3 +194,11 @@ def test_what_cannot_be_shown_is_refused_in_one_line(run: Run):
 def test_an_earlier_run_is_shown_by_its_rounds():
     committed = read_run(Path(__file__).parents[2] / "results" / "default")
     assert committed.cells["last_five_accuracy"].notna().all()
+
+
+def test_without_the_highlight_the_first_rival_is_compared_with(make_run: Callable[..., Run]):
+    run = make_run()
+    cells = run.cells.loc[run.cells["method"] != "profl"]
+    records = [record for record in run.records if record.name in set(cells["cell"])]
+    (study,) = studies(replace(run, cells=cells, records=records))
+    assert study.versus == study.rivals[0] != "profl"

@@ -27,7 +27,9 @@ MEASURED = Footprint(
 FOOTPRINT = {"task": "full model", "batch_size": 16, "gpu": "virtual:jetson-orin", **MEASURED.to_dict()}
 CELL = small_cell()
 SUMMARY: dict[str, float] = {
-    name: 0.5 for name in CELL_COLUMNS if name not in {*CELL.to_dict(), "cell", "status", "rounds", "measured_as"}
+    name: 0.5
+    for name in CELL_COLUMNS
+    if name not in {*CELL.to_dict(), "cell", "status", "rounds", "measured_as", "learning_rate"}
 }
 SUMMARY |= {"uploaded_bytes": 0.0, "downloaded_bytes": 0.0}
 

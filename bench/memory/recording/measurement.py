@@ -34,6 +34,8 @@ _VIRTUAL = "virtual "
 _PATIENCE_SECONDS = 2
 NO_SEARCH = "least budget not searched for: what stays on the GPU would be measured with every trial"
 
+NOTHING = "nothing was asked of the GPU: build modules and examples on the device that is given"
+
 TRIAL_STEPS = 10
 """Steps that a workload must run under a limit. Memory that is short fails by the third in most cases, but a few
 tasks went on to the fourth to sixth; whatever ran ten ran thirty."""
@@ -128,7 +130,7 @@ def read_footprint(recorder: Recorder, log: AllocatorLog, key: str, gpu: str, *,
         attribution=attribution.portions(history),
         stages=stages,
         peak_position=attribution.peak_position(history),
-        caveats=(*log.caveats, *growth(history)),
+        caveats=(*log.caveats, *growth(history), *(() if stats["requested_bytes.all.peak"] else (NOTHING,))),
     )
 
 
