@@ -133,10 +133,13 @@ def recalibrate_batchnorm(model: nn.Module, inputs: Tensor, batch_size: int) -> 
     batch_size
         As in training: the variance within small batches is another than that within large ones.
     """
-    with _cumulative(batchnorms(model)):
+    norms = batchnorms(model)
+    with _reset(norms):
         model.train()
         full = len(inputs) // batch_size * batch_size or len(inputs)
-        for examples in inputs[:full].split(batch_size):
+        for number, examples in enumerate(inputs[:full].split(batch_size), start=1):
+            for norm in norms:
+                norm.momentum = 1 / number  # momentum None would do the same, but read the number from the GPU
             model(examples.to(_device(model)))
 
 
@@ -162,11 +165,11 @@ def gradient_norm(task: Task, module: nn.Module, inputs: Tensor, targets: Tensor
 
 
 @contextmanager
-def _cumulative(norms: list[_BatchNorm]) -> Iterator[None]:
+def _reset(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Forget running statistics; give momenta back in the end."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
     yield
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

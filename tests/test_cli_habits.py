@@ -84,7 +84,7 @@ def completed(*words: str) -> list[str]:
         (["list", "me"], ["methods"]),
         (["measure", "--method", "he"], ["heterofl"]),
         (["sweep", "--method", "fedavg", "--method", "depth"], ["depthfl"]),
-        (["fit", "--model", "resnet1"], ["resnet18"]),
+        (["fit", "--model", "resnet3"], ["resnet34"]),
         (["measure", "--dataset", "cifar"], ["cifar10", "cifar100"]),
         (["sweep", "--preset", "sm"], ["smoke"]),
         (["check", "--preset", "paper-s"], ["paper-shards"]),

@@ -193,7 +193,8 @@ def test_every_quantity_has_a_limit_of_its_own_and_the_closest_counts(suite: Sui
     assert "nvml_used memory is unknown" in shown
 
 
-def test_bytes_stand_beside_time_and_are_compared(suite: Suite, prober: Prober):
+def test_bytes_stand_beside_time_and_are_compared(suite: Suite, prober: Prober, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # where tests run side by side nothing is timed
     before, after = footprint_of(prober), footprint_of(prober, passes=2)
     source = """
         def test_step(memory_footprint, benchmark):

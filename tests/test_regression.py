@@ -196,8 +196,8 @@ def test_an_annotation_is_one_line():
 def test_a_command_measures_its_entry_alone():
     config = read_config(presets()["default"])
     cell = next(cell for cell in cells(config) if cell.method == "heterofl")
-    assert _command(cell, "subnetwork 1/2 scaled") == (
-        "profl measure --method heterofl --task 'subnetwork 1/2 scaled' --model resnet18 --width 16 --batch-size 8 "
+    assert _command(cell.as_measured, "subnetwork 1/2 scaled") == (
+        "profl measure --method heterofl --task 'subnetwork 1/2 scaled' --model resnet18 --width 64 --batch-size 64 "
         "--dataset digits --gpu virtual:jetson-orin"
     )
 

@@ -132,6 +132,8 @@ def _entry(steps: list[Piece]) -> Entry:
 
 
 def _shown(study: Study) -> bool:
+    if study.memory_only:  # weights do not move where nothing is computed
+        return False
     known = {name for found in study.rounds["diagnostics"].dropna() for name in found}
     return not known.isdisjoint(DIAGNOSTICS)
 

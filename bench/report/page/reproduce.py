@@ -23,7 +23,9 @@ def configurations(records: Sequence[Record]) -> dict[str, str]:
     """
 
     def shared(cell: Cell) -> str:
-        return json.dumps([cell.gpu, cell.data, asdict(cell.recipe)], sort_keys=True)
+        scale = None if cell.measured_as is None else asdict(cell.measured_as)
+        rated = {**asdict(cell.recipe), "learning_rate": None}  # methods have rates of their own
+        return json.dumps([cell.gpu, cell.data, scale, rated], sort_keys=True)
 
     cells = sorted((record.cell for record in records), key=shared)
     texts = [_configuration(list(alike)) for _, alike in groupby(cells, key=shared)]
@@ -38,9 +40,19 @@ def _configuration(cells: Sequence[Cell]) -> str:
     limited = {cell.method for cell in cells if cell.tier != UNLIMITED}
     grid["tier"] = list(dict.fromkeys(cell.tier for cell in cells if cell.method in limited)) or [UNLIMITED]
     options = {f"options.{cell.method}": cell.options for cell in cells}
+    rates = {cell.method: cell.recipe.learning_rate for cell in cells}
+    apart = {"learning_rates": rates if len(set(rates.values())) > 1 else {}}
+    scale = {} if first.measured_as is None else asdict(first.measured_as)
+    measured_as = {name: value for name, value in scale.items() if value is not None}
     unusual = {"data": first.data, "memory_only": first.memory_only}
     lines = _assignments({"gpu": first.gpu, **{name: value for name, value in unusual.items() if value}})
-    for table, values in {"grid": grid, "recipe": asdict(first.recipe), **options}.items():
+    for table, values in {
+        "measured_as": measured_as,
+        "grid": grid,
+        "recipe": asdict(first.recipe),
+        **apart,
+        **options,
+    }.items():
         if values:
             lines += ["", f"[{table}]", *_assignments(values)]
     return "\n".join(lines) + "\n"
