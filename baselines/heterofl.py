@@ -39,7 +39,7 @@ class HeteroFL(Method):
 
     deviations = (
         "The networks have BatchNorm behind their convolutions; the published ResNets have it in front.",
-        "BatchNorm statistics are re-estimated on the sample that all methods share; published is all training data.",
+        "BatchNorm statistics are re-estimated on 512 examples, as of every method; published is all training data.",
         "A device is of the widest rate that fits its memory; published are rates drawn or dealt.",
     )
 
