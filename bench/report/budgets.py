@@ -19,10 +19,10 @@ from profl.bench.results import mean_of_last_tests
 def budgets_of(study: Study, axis: Axis, tier: str) -> pd.Series:
     """Return by seed the least that any finished cell of a tier spent in which a device trained; if it is known."""
     done = study.cells.loc[(study.cells["status"] == "done") & (study.cells["tier"] == tier), ["cell", "seed"]]
-    trained = study.rounds.groupby("cell")["participants"].sum() > 0
+    trained = set(study.rounds.loc[study.rounds["participants"] > 0, "cell"])
     ends = study.rounds.assign(spent=axis.spent(study.rounds)).drop_duplicates("cell", keep="last")
-    counted = done.merge(ends.loc[ends["cell"].map(trained), ["cell", "spent"]], on="cell")
-    return counted.groupby("seed")["spent"].min().dropna().astype(float)
+    spent = {cell: amount for cell, amount in zip(ends["cell"], ends["spent"], strict=True) if cell in trained}
+    return done.assign(spent=done["cell"].map(spent).astype(float)).groupby("seed")["spent"].min().dropna()
 
 
 def scores_at_budget(study: Study, axis: Axis) -> Values:

@@ -197,8 +197,7 @@ def test_an_earlier_run_is_shown_by_its_rounds():
 
 
 def test_without_the_highlight_the_first_rival_is_compared_with(make_run: Callable[..., Run]):
-    run = make_run()
-    cells = run.cells.loc[run.cells["method"] != "profl"]
-    records = [record for record in run.records if record.name in set(cells["cell"])]
-    (study,) = studies(replace(run, cells=cells, records=records))
-    assert study.versus == study.rivals[0] != "profl"
+    run = make_run(*({"method": method, "tier": "50%", "rounds": 4} for method in ("heterofl", "exclusive")))
+    (study,) = studies(run)
+    assert study.versus == study.rivals[0]
+    assert study.highlight not in study.methods
