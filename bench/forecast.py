@@ -46,7 +46,9 @@ class Forecast:
     participation_share
         Mean over the rounds of the share of devices that an offered task fits.
     operations, uploaded_bytes, downloaded_bytes
-        Of the whole run; bytes are NaN if a task's update cannot be told without training.
+        Of all local training of the run; bytes are NaN if a task's update cannot be told without training.
+    testing_operations
+        Roughly, of its tests: as of the full model, whose forward pass is a third of a training step.
     """
 
     cell: Cell
@@ -57,6 +59,7 @@ class Forecast:
     operations: int
     uploaded_bytes: float
     downloaded_bytes: float
+    testing_operations: int
 
 
 def forecasts(possible: Iterable[Experiment], prober: Prober) -> Iterator[Forecast]:
@@ -110,7 +113,16 @@ def forecast(experiment: Experiment, dataset: Dataset, measured: Measured) -> Fo
         operations,
         uploaded,
         downloaded,
+        _testing_operations(experiment, fleet),
     )
+
+
+def _testing_operations(experiment: Experiment, fleet: Federation) -> int:
+    recipe = experiment.cell.recipe
+    tests = math.ceil(recipe.rounds / recipe.evaluate_every)
+    examples = len(fleet.sample) + 2 * len(fleet.dataset.test_targets)  # statistics, and before and after them
+    forward = operations_per_example(FullModel(experiment.model), experiment.model, recipe) // 3
+    return 0 if experiment.cell.memory_only else tests * examples * forward
 
 
 def _traffic(fleet: Federation, task: Task, device: int) -> tuple[float, float]:

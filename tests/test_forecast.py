@@ -1,12 +1,14 @@
 """What a dry run tells is what the run then takes, and telling it trains and writes nothing."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from profl.bench.cell import Cell
+from profl.bench.cli.sweep_output import in_words
 from profl.bench.config import experiments, override, read_config
 from profl.bench.engine import InProcess
 from profl.bench.experiment import Experiment
@@ -60,11 +62,13 @@ def test_a_dry_run_prints_what_is_to_come_and_writes_nothing(tmp_path: Path, mon
     text = " ".join(done.stdout.split())
     assert "least memory of resnet18 width 4, batch 8 in MiB" in text
     assert "2 cells, " in text
-    assert "hours of one worker" in text
+    assert "of one worker" in text
     lines = [json.loads(line) for line in profl("sweep", "--config", path, "--dry-run", "--json").stdout.splitlines()]
     assert [(line["event"], line["tier"]) for line in lines] == [("planned", "40%"), ("planned", "100%")]
     assert [line["tasks"]["full model"]["eligible_devices"] for line in lines] == [0, 10]
-    assert lines[0]["operations"] == lines[0]["hours"] == 0 < lines[1]["hours"]
+    assert lines[0]["operations"] == 0 < lines[1]["operations"]
+    assert 0 < lines[0]["testing_operations"] < lines[1]["testing_operations"]  # nobody holds a sample at 40 %
+    assert lines[0]["hours"] < lines[1]["hours"]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -101,3 +105,11 @@ class Stopping(Silent):
     def round(self, cell: Cell, row: dict) -> None:
         if row["round"] == 2:
             raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [(1 / 3600, "1 s"), (0.02, "72 s"), (1.5, "90 min"), (2.25, "2.2 h"), (100, "100 h"), (math.nan, "?")],
+)
+def test_a_time_has_a_unit_that_suits_it(hours: float, words: str):
+    assert in_words(hours) == words

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from profl.bench.cli.sweep import tell_untuned
 from profl.bench.config import cells, read_config
 from profl.bench.errors import InputError
 from profl.bench.results import Record
@@ -119,3 +120,13 @@ def test_tuning_prints_a_table_for_the_file_and_is_not_repeated(tmp_path: Path):
 def test_a_rate_inside_the_grid_stands_alone():
     frame = found({("a", "50%", 0): (0.1, 0.3, 0.2)}, (0.01, 0.02, 0.04))
     assert table(choose(frame)) == "[learning_rates]\na = 0.02"
+
+
+def test_methods_without_a_rate_of_their_own_are_named_beside_others_that_have_one(
+    capsys: pytest.CaptureFixture[str],
+):
+    tell_untuned(CONFIG, "mine")
+    tell_untuned(replace(CONFIG, learning_rates=dict.fromkeys(CONFIG.grid.method, 0.1)), "mine")
+    assert capsys.readouterr().err == ""
+    tell_untuned(replace(CONFIG, learning_rates={"heterofl": 0.3}), "mine")
+    assert "fedavg, exclusive will train at the recipe's learning rate, 0.05, others" in capsys.readouterr().err

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from profl.bench.cli.options import chosen_sweep, instructions_option, sweep_options, workers_option
 from profl.bench.cli.running import carry_out, refuse_incomplete
 from profl.bench.cli.sweep_output import print_forecasts
+
+if TYPE_CHECKING:
+    from profl.bench.config import Config
 
 
 @click.command()
@@ -56,6 +59,7 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool
     if dry_run:
         print_forecasts(possible, workers, as_json)
         return
+    tell_untuned(chosen, name)
     run = output or Path("results") / f"run-{name}{'-memory' if chosen.memory_only else ''}"
     with Prober() as prober:
         progress = carry_out(possible, run, workers, prober, as_json)
@@ -65,3 +69,14 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool
         Console().print(closing_table(results))
     Console(stderr=True).print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
     refuse_incomplete(progress, len(possible), run)
+
+
+def tell_untuned(chosen: Config, name: str) -> None:
+    """Warn of methods that were given no learning rate of their own beside others that were."""
+    untuned = [method for method in chosen.grid.method if method not in chosen.learning_rates]
+    if chosen.learning_rates and untuned:
+        click.echo(
+            f"note: {', '.join(untuned)} will train at the recipe's learning rate, {chosen.recipe.learning_rate:g}, "
+            f"others at rates tuned for them ('profl tune' finds one; [learning_rates] of '{name}' keeps it)",
+            err=True,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,7 +34,7 @@ def print_forecasts(possible: Sequence[Experiment], workers: int | None, as_json
     hours = {}
     for one, forecast in zip(possible, found, strict=True):
         speed = per_second.get((one.model, one.cell.recipe.batch_size), math.nan)
-        hours[one.cell.folder_name] = forecast.operations / speed / 3600
+        hours[one.cell.folder_name] = (forecast.operations + forecast.testing_operations) / speed / 3600
     if as_json:
         for forecast in found:
             click.echo(text(as_values(forecast, hours[forecast.cell.folder_name])))
@@ -52,9 +53,9 @@ def _in_all(found: Sequence[Forecast], hours: float, per_second: Sequence[float]
     workers = workers or os.cpu_count() or 1
     speeds = " and ".join(f"{speed / 1e9:.3g}" for speed in per_second)
     return (
-        f"{operations}: roughly {in_hours(hours)} hours of one worker, {in_hours(hours / workers)} with {workers}, at "
+        f"{operations}: roughly {in_words(hours)} of one worker, {in_words(hours / workers)} with {workers}, at "
         f"{speeds} G operations a second, as steps of the full model ran in one thread just now. Small tasks are "
-        "slower by the operation; testing, averaging and measuring come on top. Schedules are taken at full length."
+        "slower by the operation; averaging and measuring come on top. Schedules are taken at full length."
     )
 
 
@@ -78,6 +79,7 @@ def as_values(one: Forecast, hours: float) -> dict[str, Any]:
         },
         "participation_share": one.participation_share,
         "operations": one.operations,
+        "testing_operations": one.testing_operations,
         "uploaded_bytes": one.uploaded_bytes,
         "downloaded_bytes": one.downloaded_bytes,
         "hours": hours,
@@ -105,29 +107,41 @@ def task_table(forecasts: Sequence[Forecast]) -> Table:
 
 
 def cell_table(forecasts: Sequence[Forecast], hours: Mapping[str, float]) -> Table:
-    """Return what every cell will take; ``hours`` of one worker by folder."""
-    from profl.bench.fleet import format_bytes
-
-    title = "devices that take part, billion operations, bytes, and hours of one worker"
-    columns = ["devices", "G ops", "sent", "received", "hours"]
-    table = _table(title, [*_setting_names(forecasts), "method", "tier", "seed"], columns)
+    """Return what a cell will take, by method and tier, in the mean over seeds; ``hours`` of one worker by folder."""
+    title = (
+        "a cell, mean over seeds: devices that take part, billion operations, MiB sent and received, time of one worker"
+    )
+    columns = ["devices", "G ops", "MiB sent", "received", "time"]
+    table = _table(title, [*_setting_names(forecasts), "method", "tier"], columns)
+    cells: dict[tuple[str, ...], list[Forecast]] = {}
     for one in forecasts:
-        cell = one.cell
-        sizes = ["?" if math.isnan(size) else format_bytes(size) for size in (one.uploaded_bytes, one.downloaded_bytes)]
+        cells.setdefault((*_setting(one, forecasts), one.cell.method, one.cell.tier), []).append(one)
+    for row, ones in cells.items():
         table.add_row(
-            *_setting(one, forecasts),
-            *(cell.method, cell.tier, str(cell.seed)),
-            f"{one.participation_share:.0%}",
-            f"{one.operations / 1e9:,.0f}",
-            *sizes,
-            in_hours(hours[cell.folder_name]),
+            *row,
+            f"{fmean(one.participation_share for one in ones):.0%}",
+            f"{fmean(one.operations for one in ones) / 1e9:,.0f}",
+            *(
+                _mebibytes(fmean(sizes))
+                for sizes in zip(*((one.uploaded_bytes, one.downloaded_bytes) for one in ones), strict=True)
+            ),
+            in_words(fmean(hours[one.cell.folder_name] for one in ones)),
         )
     return table
 
 
-def in_hours(hours: float) -> str:
-    """Return a number of hours to about two digits, ``?`` if unknown."""
-    return "?" if math.isnan(hours) else f"{hours:.2g}" if hours < 100 else f"{hours:,.0f}"
+def _mebibytes(size: float) -> str:
+    return "?" if math.isnan(size) else f"{size / 2**20:,.0f}"
+
+
+def in_words(hours: float) -> str:
+    """Return a time to about two digits in a unit that suits it, ``?`` if unknown."""
+    if math.isnan(hours):
+        return "?"
+    for unit, in_an_hour in (("s", 3600), ("min", 60)):
+        if hours * in_an_hour < 100:
+            return f"{hours * in_an_hour:.0f} {unit}"
+    return f"{hours:.0f} h" if hours >= 10 else f"{hours:.1f} h"
 
 
 def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
