@@ -24,9 +24,7 @@ def build(device):
 
 if __name__ == "__main__":
     footprint = measure(build, "virtual:t4")
-    print(f"{footprint.peak_requested_bytes / 2**20:.1f} MiB at the peak, of which:")
-    for category, held_bytes in footprint.categories_at_peak.items():
-        print(f"{held_bytes / 2**20:8.1f} MiB  {category}")
+    print(footprint)  # peaks, what they consist of, and what would help
     print(footprint.frame())  # every byte at the peak by phase, category, module; saved for backward or transient
     footprint.plot("memory.png")
     footprint.write_trace("memory.json")  # for Perfetto or chrome://tracing

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from profl.bench.memory.summary import one_line, summary
 from profl.bench.memory.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -133,9 +135,11 @@ class Environment:
     allocator_settings: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Footprint:
-    """The measured GPU memory of a training step. Peaks are over everything from building to the last step.
+    """The measured GPU memory of a training step; printed, a summary.
+
+    Peaks are over everything from building to the last step.
 
     Parameters
     ----------
@@ -204,6 +208,16 @@ class Footprint:
                 raise ValueError(
                     f"{self.key}: the {name} sum to {accounted} bytes, the peak is {self.peak_requested_bytes}"
                 )
+
+    def __str__(self) -> str:
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f"<pre>{escape(summary(self))}</pre>"
 
     @property
     def kept_timeline(self) -> Timeline:

@@ -20,6 +20,7 @@ from profl.bench.memory.footprint import (
     stage_of,
 )
 from profl.bench.memory.plot import timeline_figure
+from profl.bench.memory.summary import REMEDIES
 from profl.bench.memory.timeline import Timeline
 from profl.bench.memory.workload import CATEGORIES
 
@@ -166,3 +167,21 @@ def test_the_trace_has_slices_for_phases_and_steps_and_a_counter_by_category(tmp
     assert [moment for moment, _ in counters] == [0, 1, 2]
     assert [sum(live.values()) for _, live in counters] == [0, 8 * MIB, 2 * MIB]
     assert list(counters[1][1]) == list(CATEGORIES)
+
+
+def test_printed_it_is_a_summary_and_its_repr_a_line() -> None:
+    assert str(ATTRIBUTED).splitlines() == [
+        "tiny on virtual t4",
+        "peak 8.0 MiB requested, 9.0 MiB allocated, 22.0 MiB reserved; in step 1, forward in body.1 by conv2d",
+        "  activations          6.0 MiB    75%",
+        "  parameters           2.0 MiB    25%",
+        "most of it is activations: less with smaller batches, or torch.utils.checkpoint",
+        "caveat: reads numbers",
+    ]
+    assert "16.0 MiB least budget" in str(replace(FOOTPRINT, least_budget_bytes=16 * MIB))
+    assert repr(ATTRIBUTED) == "<Footprint of tiny on virtual t4: peak 8.0 MiB requested>"
+    assert replace(FOOTPRINT, key="a <b>")._repr_html_().startswith("<pre>a &lt;b&gt; on virtual t4\n")
+
+
+def test_every_category_that_can_dominate_has_a_remedy() -> None:
+    assert set(CATEGORIES) - set(REMEDIES) == {"buffers"}

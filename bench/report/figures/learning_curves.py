@@ -59,6 +59,7 @@ def draw(study: Study) -> Figure:
         for panel in axes:
             draw_chance(panel, study)
     low, high = axes[0].get_ylim()
+    axes[0].set_yticks([tick for tick in axes[0].get_yticks() if max(low, 0) <= tick <= high])  # none by the strips
     axes[0].set_ylim(low - STRIP * len(stepping) * (high - low), high)
     set_axis(axes[0], study)
     for panel, tier in zip(axes, tiers, strict=True):
