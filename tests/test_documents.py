@@ -330,8 +330,46 @@ def deviations(method: str, _: str) -> str:
     return " ".join(method_class(method.strip("`")).deviations)
 
 
+def farthest(table: pd.DataFrame, quantity: str) -> str:
+    """Return the largest relative difference of the virtual GPU from the card, with its sign."""
+    differences = table[f"virtual_{quantity}_bytes"] / table[f"card_{quantity}_bytes"] - 1
+    largest = differences[differences.abs().idxmax()]
+    return percent(largest, "+.2f") if largest else "equal"
+
+
+def card_steps(kind: str, column: str) -> str:
+    table = pd.read_csv(ROOT / "results/card/h100-steps.csv")
+    kinds = table["step"].str.extract(r"^(?:(\w+): )?", expand=False).fillna("in the ways that people write them")
+    steps = table if kind == "all" else table[kinds == kind]
+    peaks = ("requested", "allocated", "reserved")
+    equal = [(steps[f"virtual_{peak}_bytes"] == steps[f"card_{peak}_bytes"]) for peak in peaks]
+    if column.startswith("farthest "):
+        return farthest(steps, column.removeprefix("farthest "))
+    return {
+        "steps": str(len(steps)),
+        "equal in all three peaks": str((equal[0] & equal[1] & equal[2]).sum()),
+        "equal in requested": str(equal[0].sum()),
+        "requested within 1 %": str(
+            (steps["virtual_requested_bytes"] / steps["card_requested_bytes"] - 1).abs().le(0.01).sum()
+        ),
+    }[column]
+
+
+def card_tasks(task: str, column: str) -> str:
+    table = pd.read_csv(ROOT / "results/card/h100-tasks.csv")
+    model, method, key = task.split(", ")
+    row = table[(table["model"] == model) & (table["method"] == method) & (table["task"] == key)].iloc[0]
+    peak, _, shown = column.partition(", ")
+    name = f"peak_{peak}_bytes" if peak != "least budget" else "least_budget_bytes"
+    if shown == "MiB":
+        return mebibytes(row[f"card_{name}"])
+    difference = row[f"virtual_{name}"] / row[f"card_{name}"] - 1
+    return "?" if pd.isna(difference) else percent(difference, "+.1f") if difference else "equal"
+
+
 FROM_FILES: dict[str, Callable[[str, str], str]] = {
-    function.__name__: function for function in (accuracy, models, estimates, recorders, deviations)
+    function.__name__: function
+    for function in (accuracy, models, estimates, recorders, deviations, card_steps, card_tasks)
 }
 """By the name of a table: what a cell says, given what its row and its column are called."""
 
