@@ -166,7 +166,7 @@ def test_a_step_that_depends_on_time_is_told(told: Told, deed: str) -> None:
 def test_a_recurrent_layer_of_cudnn_is_told(told: Told, deed: str) -> None:
     error, sentences = told[deed]
     assert not error
-    start = "runs a recurrent layer of cuDNN, whose reserve and workspace follow a formula on a virtual GPU ("
+    start = "runs a recurrent layer of cuDNN, whose reserve and workspace are known from one H100 with cuDNN 9.19 ("
     assert {sentence.removeprefix(start)[:3] for sentence in sentences} == {"at ", "in "}
 
 

@@ -325,7 +325,7 @@ RECURRENT: dict[str, Callable[[Tensor], Tensor]] = {
     "lstm": lambda outputs: nn.LSTM(14, 8).to(outputs.device)(outputs[0])[0].sum(),
     "gru": lambda outputs: nn.GRU(14, 8).to(outputs.device)(outputs[0])[0].sum(),
 }
-"""Steps whose sizes follow a formula in part."""
+"""Steps whose sizes are known from one card."""
 
 HARMLESS: dict[str, Callable[[Tensor], Tensor]] = {
     "sort": lambda outputs: outputs.sort()[0].sum() + outputs.topk(3)[0].sum() + outputs.flatten().cumsum(0).sum(),

@@ -8,7 +8,7 @@ Limits:
 - There is one device, and one process in a process group, over gloo (`profl.bench.memory.gpu.process_group`).
 - What cuDNN's batch normalisation keeps beside its tensors counts as nothing.
 - The CUDA context is not counted. ``cudnn.benchmark`` chooses by timing, and nothing here takes time.
-- The reserve and workspace of cuDNN's recurrent layers follow a formula.
+- The reserve and workspace of cuDNN's recurrent layers are those that one H100 told, by formula for other GPUs.
 - What the driver itself keeps on the device for a CUDA graph is not counted. A graph with conditional nodes, cuSOLVER,
   cuSPARSE, cuFFT and NCCL are missing; using them raises an error.
 

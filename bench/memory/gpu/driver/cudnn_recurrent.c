@@ -1,9 +1,10 @@
 /* cuDNN's recurrent layers: PyTorch lays all weights out in one buffer, at the places it is told, and allocates a
  * reserve (what forward keeps for backward) and a workspace (scratch) of the sizes it is told.
  *
- * The real libcudnn tells no size without a device, so these are stated here. The weights and the states of dropout
- * are exact. The reserve is that of libcudnn 9.24 but for its rounding of tiny parts; the workspace is an
- * approximation of it. Whoever runs such a layer is told so. */
+ * The real libcudnn tells no size without a device, so these are stated here. All are what cuDNN 9.19 answered on an
+ * H100, to the byte, for whatever PyTorch asks (tests/hardware/recurrent_h100.csv is a sample). What differs on GPUs of
+ * other capability is that of libcudnn 9.24 when it was given such a capability, and seen on no card. Whoever runs such
+ * a layer is told so. */
 #include "virtual_gpu.h"
 
 #include <cudnn.h>
@@ -24,12 +25,11 @@ struct cudnnRNNStruct {
     cudnnRNNMode_t cell;
     cudnnDataType_t type;
     size_t directions, inputs, hidden, outputs, layers; /* outputs: fewer than hidden with a projection */
-    int drops;
+    int drops, padded;
 };
 
 struct cudnnRNNDataStruct {
     size_t batch, longest, steps; /* steps: of all sequences together */
-    int padded;
 };
 
 #define DESCRIBES(name, type)                                                                           \
@@ -56,6 +56,7 @@ static size_t element_bytes(cudnnDataType_t type) {
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static size_t rounded_up(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
 
 /* --- dropout between the layers ------------------------------------------------------------------------------ */
@@ -86,7 +87,8 @@ cudnnStatus_t cudnnSetRNNDescriptor_v8(cudnnRNNDescriptor_t descriptor, cudnnRNN
                                        cudnnMathType_t math, int32_t inputs, int32_t hidden, int32_t outputs,
                                        int32_t layers, cudnnDropoutDescriptor_t dropout, uint32_t flags) {
     /* PyTorch gives every layer two biases, also where its module has none. */
-    if (bias != CUDNN_RNN_DOUBLE_BIAS || input != CUDNN_LINEAR_INPUT || algorithm == CUDNN_RNN_ALGO_PERSIST_DYNAMIC)
+    if (bias != CUDNN_RNN_DOUBLE_BIAS || input != CUDNN_LINEAR_INPUT || algorithm == CUDNN_RNN_ALGO_PERSIST_DYNAMIC ||
+        math == CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION)
         return (cudnnStatus_t)refuse("cudnnSetRNNDescriptor_v8", CUDNN_STATUS_NOT_SUPPORTED);
     *descriptor = (struct cudnnRNNStruct){
         .algorithm = algorithm,
@@ -97,7 +99,8 @@ cudnnStatus_t cudnnSetRNNDescriptor_v8(cudnnRNNDescriptor_t descriptor, cudnnRNN
         .hidden = (size_t)hidden,
         .outputs = (size_t)outputs,
         .layers = (size_t)layers,
-        .drops = dropout && dropout->probability > 0 && layers > 1,
+        .drops = dropout && dropout->probability > 0,
+        .padded = (flags & CUDNN_RNN_PADDED_IO_ENABLED) != 0,
     };
     return CUDNN_STATUS_SUCCESS;
 }
@@ -108,7 +111,6 @@ cudnnStatus_t cudnnSetRNNDataDescriptor(cudnnRNNDataDescriptor_t descriptor, cud
     *descriptor = (struct cudnnRNNDataStruct){
         .batch = (size_t)batch,
         .longest = (size_t)longest,
-        .padded = layout != CUDNN_RNN_DATA_LAYOUT_SEQ_MAJOR_PACKED,
     };
     for (int i = 0; i < batch; i++) descriptor->steps += (size_t)lengths[i];
     return CUDNN_STATUS_SUCCESS;
@@ -194,21 +196,27 @@ cudnnStatus_t cudnnGetTensorNdDescriptor(const cudnnTensorDescriptor_t tensor, i
 
 /* --- reserve and workspace ------------------------------------------------------------------------------------- */
 
-/* What a cell keeps of each step, in multiples of its hidden size: its gates, and the cell's state or what the new
- * gate of a GRU saw of the old state. */
-static size_t kept_by_cell(const struct cudnnRNNStruct *layers) {
-    switch (layers->cell) {
-        case CUDNN_LSTM: return 5;
-        case CUDNN_GRU: return 6;
-        default: return 1;
-    }
+/* Their parts follow each other, each from a multiple of 32 bytes. */
+static size_t part(const struct cudnnRNNStruct *layers, size_t elements) {
+    return rounded_up(elements * element_bytes(layers->type), 32);
+}
+
+static size_t hidden_elements(const struct cudnnRNNStruct *layers, size_t rows) {
+    return rows * layers->directions * layers->hidden;
+}
+
+/* What backward needs of a cell's gates; a GRU's new gate saw the old state in three more. */
+static size_t kept_gates(const struct cudnnRNNStruct *layers) {
+    return layers->cell == CUDNN_GRU ? 6 : gates(layers);
 }
 
 static size_t reserve_bytes(const struct cudnnRNNStruct *layers, const struct cudnnRNNDataStruct *data) {
-    size_t each = layers->directions * data->steps, between = layers->layers - 1;
-    size_t kept = kept_by_cell(layers) * layers->hidden + (projects(layers) ? layers->hidden + layers->outputs : 0);
-    size_t elements = each * (layers->layers * kept + between * layers->hidden);
-    size_t bytes = 256 + rounded_up(elements * element_bytes(layers->type), 32);
+    size_t each = hidden_elements(layers, data->steps), all = layers->layers * each, between = layers->layers - 1;
+    size_t bytes = 256 + part(layers, between * each) + part(layers, kept_gates(layers) * all);
+    if (layers->cell == CUDNN_LSTM) bytes += part(layers, all);
+    if (projects(layers))
+        bytes += part(layers, all) +
+                 part(layers, layers->layers * layers->directions * data->steps * layers->outputs);
     if (layers->drops) { /* bits of what is dropped, padding and all, of either direction for either direction */
         size_t bits = layers->directions * data->longest * data->batch * layers->outputs;
         bytes += between * layers->directions * rounded_up((bits + 7) / 8, 32);
@@ -216,37 +224,95 @@ static size_t reserve_bytes(const struct cudnnRNNStruct *layers, const struct cu
     return bytes;
 }
 
-/* A buffer of cuBLAS for each layer and direction, which run beside each other; a copy of the matrices; the gates or,
- * backward, the operands of the weights' gradients; input and output without their padding; what dropout leaves. The
- * persistent kernels for small hidden sizes need more. On devices of capability 8 layers of one direction need no
- * buffers. */
+/* Persistent kernels, which keep the weights on chip; bfloat16 takes the standard ones whatever is asked. */
+static int persists(const struct cudnnRNNStruct *layers) {
+    return layers->algorithm != CUDNN_RNN_ALGO_STANDARD && layers->type != CUDNN_DATA_BFLOAT16;
+}
+
+/* Both ways: a buffer of cuBLAS for each layer and direction, which run beside each other (on devices of capability 8
+ * layers of one direction do not); a copy of the matrices; the states of an LSTM's cells and of the other direction;
+ * what is projected; a number for each padded sequence. */
+static size_t common_bytes(const struct cudnnRNNStruct *layers, const struct cudnnRNNDataStruct *data) {
+    int in_turn = virtual_gpu.capability_major == 8 && layers->directions == 1 && layers->layers > 1;
+    size_t buffers = in_turn ? 0 : layers->layers * layers->directions;
+    size_t states = hidden_elements(layers, layers->layers * data->batch);
+    size_t bytes = 256 + buffers * 8 * MEBIBYTE + part(layers, all_matrix_elements(layers));
+    if (layers->cell == CUDNN_LSTM) bytes += part(layers, 2 * states);
+    if (layers->directions == 2) bytes += part(layers, 2 * states);
+    if (projects(layers)) bytes += part(layers, hidden_elements(layers, data->steps));
+    if (layers->padded) bytes += rounded_up(data->batch * 8, 32);
+    return bytes;
+}
+
+/* Input, output and states before and after, without padding and by length; backward also their gradients. */
+static size_t unpadded_bytes(const struct cudnnRNNStruct *layers, const struct cudnnRNNDataStruct *data) {
+    if (!layers->padded) return 0;
+    size_t rows = layers->layers * data->batch, outputs = layers->directions * layers->outputs;
+    size_t bytes = part(layers, data->steps * layers->inputs) + part(layers, data->steps * outputs);
+    bytes += 2 * part(layers, rows * outputs);
+    if (layers->cell == CUDNN_LSTM) bytes += 2 * part(layers, hidden_elements(layers, rows));
+    return bytes;
+}
+
+/* The gates, in one direction of 256 steps at most (persistent kernels take all, and four copies of one direction's);
+ * states; the outputs of a layer and the next, or what dropout leaves. */
+static size_t forward_bytes(const struct cudnnRNNStruct *layers, const struct cudnnRNNDataStruct *data) {
+    size_t count = gates(layers), rows = layers->layers * data->batch, steps = data->steps;
+    size_t bytes = common_bytes(layers, data) + unpadded_bytes(layers, data);
+    if (persists(layers)) {
+        bytes += part(layers, 4 * count * steps * layers->hidden) + part(layers, 2 * rows * layers->hidden);
+    } else {
+        if (layers->directions == 1) steps = smaller(steps, 256 * data->batch);
+        bytes += part(layers, count * hidden_elements(layers, rows));
+    }
+    bytes += part(layers, count * hidden_elements(layers, steps));
+    if (layers->directions == 2)
+        bytes += part(layers, 2 * hidden_elements(layers, data->steps));
+    else if (layers->drops)
+        bytes += part(layers, hidden_elements(layers, data->steps));
+    return bytes;
+}
+
+/* Layers of one direction go back as a wave, each some steps behind the one above: the rows that are under way. */
+static size_t rows_in_wave(const struct cudnnRNNStruct *layers, const struct cudnnRNNDataStruct *data) {
+    size_t batch = data->batch;
+    size_t steps = batch <= 1 ? 32 : batch <= 8 ? 16 : batch <= 16 ? 8 : batch <= 96 ? 4 : 2;
+    if (virtual_gpu.capability_major >= 8 && data->longest >= 128) steps = larger(steps, 8);
+    return smaller(data->steps, batch * (layers->layers * steps + larger(steps, 8)));
+}
+
+/* The gradients of outputs, of two layers where there are several; the operands of the weights' gradients; states.
+ * Persistent kernels take the gates and eight more of one direction; those for larger hidden sizes have a least, which
+ * was seen on an H100 alone. */
+static size_t backward_bytes(const struct cudnnRNNStruct *layers, const struct cudnnRNNDataStruct *data) {
+    size_t hidden = layers->hidden, steps = data->steps, states = layers->layers * data->batch;
+    size_t rows = layers->layers > 1 ? 2 * steps : steps;
+    size_t bytes = common_bytes(layers, data) + 2 * unpadded_bytes(layers, data);
+    if (persists(layers)) {
+        size_t eight = part(layers, 8 * steps * hidden);
+        if (layers->algorithm == CUDNN_RNN_ALGO_PERSIST_STATIC)
+            eight = larger(eight, rounded_up((2432 + data->batch) * hidden * 2, 32));
+        bytes += eight + part(layers, kept_gates(layers) * steps * hidden) + part(layers, 2 * states * hidden);
+    } else {
+        if (layers->directions == 1 && layers->layers > 1) rows = rows_in_wave(layers, data);
+        bytes += part(layers, hidden_elements(layers, states));
+    }
+    bytes += part(layers, hidden_elements(layers, rows));
+    size_t operands = layers->directions == 2 ? 4 : 1;
+    return bytes + part(layers, operands * steps * larger(layers->inputs, hidden));
+}
+
 static size_t workspace_bytes(const struct cudnnRNNStruct *layers, const struct cudnnRNNDataStruct *data,
                               cudnnForwardMode_t mode) {
-    size_t hidden = layers->hidden, inputs = layers->inputs, directions = layers->directions;
-    size_t outputs = data->steps * hidden * directions;
-    size_t unpadded = data->padded ? data->steps * inputs + outputs : 0;
-    size_t operand = inputs;
-    if (directions == 2)
-        operand = 2 * larger(inputs, 2 * hidden);
-    else if (layers->layers == 1)
-        operand = larger(inputs, hidden);
-    size_t forward = gates(layers) * outputs + unpadded;
-    size_t backward = outputs + data->steps * operand + 2 * unpadded;
-    if (layers->algorithm == CUDNN_RNN_ALGO_PERSIST_STATIC_SMALL_H && layers->type != CUDNN_DATA_BFLOAT16) {
-        forward += 4 * gates(layers) * data->steps * hidden;
-        backward += (8 + kept_by_cell(layers)) * data->steps * hidden;
-    }
-    size_t steps = mode == CUDNN_FWD_MODE_TRAINING ? larger(forward, backward) : forward;
-    size_t between = directions == 2 ? 2 * outputs : layers->drops ? outputs : 0;
-    size_t states = (layers->cell == CUDNN_LSTM ? 6 : gates(layers)) * data->batch * hidden;
-    size_t elements = all_matrix_elements(layers) + steps + between + states * layers->layers * directions;
-    int in_turn = virtual_gpu.capability_major == 8 && directions == 1 && layers->layers > 1;
-    size_t buffers = in_turn ? 0 : layers->layers * directions;
-    return buffers * 8 * MEBIBYTE + elements * element_bytes(layers->type);
+    size_t forward = forward_bytes(layers, data);
+    return mode == CUDNN_FWD_MODE_TRAINING ? larger(forward, backward_bytes(layers, data)) : forward;
 }
 
 cudnnStatus_t cudnnGetRNNTempSpaceSizes(cudnnHandle_t handle, cudnnRNNDescriptor_t layers, cudnnForwardMode_t mode,
                                         cudnnRNNDataDescriptor_t data, size_t *workspace, size_t *reserve) {
+    /* PyTorch pads nothing of its own: sequences in a padded layout are as long as each other. */
+    if (layers->padded && data->steps != data->longest * data->batch)
+        return (cudnnStatus_t)refuse("cudnnGetRNNTempSpaceSizes", CUDNN_STATUS_NOT_SUPPORTED);
     notice("recurrent");
     if (workspace) *workspace = virtual_gpu.cudnn_workspaces ? workspace_bytes(layers, data, mode) : 0;
     if (reserve) *reserve = mode == CUDNN_FWD_MODE_TRAINING ? reserve_bytes(layers, data) : 0;
