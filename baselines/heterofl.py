@@ -35,6 +35,9 @@ class HeteroFL(Method):
     The networks are the bench's own; the paper's are pre-activation ResNets and count other parameters.
     """
 
+    kind = "width"
+    shrinks = "channels, the leading ones"
+    source = "Diao, Ding and Tarokh, ICLR 2021 (arXiv 2010.01264); diaoenmao/HeteroFL-Computation-and-..."
     keeps_batchnorm_statistics = False
 
     deviations = (

@@ -160,6 +160,9 @@ def test_it_says_what_it_is(subject: Subject) -> None:
     assert isinstance(method.deviations, tuple), (
         f"deviations are {method.deviations!r}: give a tuple of sentences, ('One.',) with a comma if there is one"
     )
+    for name in ("kind", "shrinks", "source"):
+        said = getattr(method, name)
+        assert isinstance(said, str), f"{name} is {said!r}: give a text, empty if there is nothing to say"
     assert isinstance(method.phase, str), f"phase is {method.phase!r}: give a text, for the records"
     for name, figure in method.diagnostics().items():
         assert type(figure) in (int, float), (
