@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from profl.baselines.width import RATES, SubnetworkTask, parse_rates
-from profl.bench.errors import InputError
+from profl.baselines.width import SubnetworkOptions, subnetwork_tasks
 from profl.bench.method import Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec
 
@@ -39,37 +36,11 @@ class HeteroFL(Method):
         "A device is of the widest rate that fits its memory; published are rates drawn or dealt.",
     )
 
-    @dataclass(frozen=True)
-    class Options:
-        """Options of HeteroFL.
-
-        Parameters
-        ----------
-        rates
-            Shares of the channels that are offered, in any order. Default: the paper's.
-        scaler
-            Divide the output of every convolution by the rate, in training only (the paper's Scaler). On by
-            default because it is part of the published method. In networks with BatchNorm behind every
-            convolution, as here, the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
-        max_gradient_norm
-            Clip the gradients of every step to this 2-norm, as the authors' code does to 1; 0 turns it off.
-        """
-
-        rates: tuple[str | float, ...] = RATES
-        scaler: bool = True
-        max_gradient_norm: float = 1.0
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.max_gradient_norm < math.inf:
-                raise InputError(f"max_gradient_norm must be at least 0, not {self.max_gradient_norm}: 0 turns it off")
+    Options = SubnetworkOptions
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
-        _ = model.skeleton().classifier_name  # a model without one is refused here, not in a worker
-        self._tasks = [
-            SubnetworkTask(model.at_rate(rate), options.scaler, options.max_gradient_norm or None)
-            for rate in parse_rates(options.rates)
-        ]
+        self._tasks = subnetwork_tasks(model, options)
 
     def all_tasks(self) -> Sequence[Task]:
         return self._tasks

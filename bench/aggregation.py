@@ -11,6 +11,9 @@ from torch import Tensor
 State = dict[str, Tensor]
 """A model's tensors by name, as in ``nn.Module.state_dict``."""
 
+Region = tuple[Tensor, ...]
+"""A part of a tensor: for each dimension the int64 indices that it covers, each once."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -42,7 +45,7 @@ class Update:
 
     state: State
     examples: int
-    regions: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    regions: Mapping[str, Region] = field(default_factory=dict)
 
     @property
     def uploaded_bytes(self) -> int:
@@ -87,11 +90,19 @@ def leading(global_tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return global_tensor[tuple(slice(size) for size in shape)]
 
 
-def _region(uploaded: Tensor, indices: tuple[Tensor, ...] | None) -> tuple[Tensor | slice, ...]:
-    if indices is None:
-        return tuple(slice(size) for size in uploaded.shape)
-    dimensions = len(indices)
+def taken(global_tensor: Tensor, region: Region) -> Tensor:
+    """Return a copy of the elements of ``global_tensor`` in a region."""
+    return global_tensor[_open(region)].clone()
+
+
+def _region(uploaded: Tensor, region: Region | None) -> tuple[Tensor | slice, ...]:
+    return tuple(slice(size) for size in uploaded.shape) if region is None else _open(region)
+
+
+def _open(region: Region) -> tuple[Tensor, ...]:
+    """Shape the indices of each dimension so that together they index every combination."""
+    dimensions = len(region)
     return tuple(
         index.reshape([-1 if position == dimension else 1 for position in range(dimensions)])
-        for dimension, index in enumerate(indices)
+        for dimension, index in enumerate(region)
     )
