@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from profl.baselines.feddropout import drawn
 from profl.baselines.fedrolex import Window
 from profl.baselines.width import SubnetworkTask, load_leading, make_static, parse_rates
 from profl.bench.aggregation import leading
@@ -15,7 +16,7 @@ from profl.bench.models import ModelSpec
 from tests.conftest import settle, shown
 from tests.oracles import parameter_counts
 
-CHANNELS = {"rolled": Window(2), "alternating": lambda part, whole, local: (2 * torch.arange(part) + 1) % whole}
+CHANNELS = {"rolled": Window(2), "drawn": drawn}
 
 
 @pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
