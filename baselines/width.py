@@ -133,10 +133,9 @@ class SubnetworkTask(Task):
         module = self.model.build()
         owned_classes = torch.ones(self.model.classes, dtype=torch.bool)
         module.register_buffer("owned_classes", owned_classes, persistent=False)
+        make_static(module)
         for part in module.modules():
-            if isinstance(part, _BatchNorm):
-                make_static(part)
-            elif isinstance(part, nn.Conv2d) and self._scaled:
+            if isinstance(part, nn.Conv2d) and self._scaled:
                 # A hook rather than a module around the convolution: the tensors keep their names.
                 part.register_forward_hook(partial(_divide_in_training, rate=float(self.model.rate)))
         return module
@@ -198,10 +197,12 @@ def subnetwork_tasks(model: ModelSpec, options: SubnetworkOptions) -> list[Subne
     ]
 
 
-def make_static(batchnorm: _BatchNorm) -> None:
-    """Normalise by the statistics of the batch alone, and keep no other, in training or evaluation."""
-    batchnorm.track_running_stats = False
-    batchnorm.running_mean = batchnorm.running_var = batchnorm.num_batches_tracked = None
+def make_static(network: nn.Module) -> None:
+    """Let every BatchNorm use the statistics of the batch alone, and keep no other, in training or evaluation."""
+    for part in network.modules():
+        if isinstance(part, _BatchNorm):
+            part.track_running_stats = False
+            part.running_mean = part.running_var = part.num_batches_tracked = None
 
 
 def _divide_in_training(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, rate: float) -> Tensor:

@@ -26,9 +26,9 @@ def test_a_part_computes_what_the_full_model_does_with_its_other_channels_silent
     spec, local = ModelSpec(name, width=6, classes=10), context()
     task = SubnetworkTask(spec.at_rate(Fraction(1, 2)), scaler=False, channels=channels)
     full, part = spec.build(), task.build()
+    make_static(full)
     for norm in full.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            make_static(norm)
             nn.init.uniform_(norm.weight, 0.5, 1.5)
             nn.init.normal_(norm.bias)
     task.load(part, full.state_dict(), local)
