@@ -30,6 +30,8 @@ class Update:
         of every dimension, so that one of the global shape covers all of it. Otherwise the region has one index tensor
         per dimension, int64, of shape (size of the value in that dimension,): element (i, j, ...) of the value belongs
         at (region[0][i], region[1][j], ...) of the global tensor. No index may occur twice in a dimension.
+    masks
+        Which elements of a value are sent at all, bool, of its shape, by name; of a value without a mask all are.
 
     Examples
     --------
@@ -46,11 +48,15 @@ class Update:
     state: State
     examples: int
     regions: Mapping[str, Region] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def uploaded_bytes(self) -> int:
-        """Bytes of the uploaded values; region indices follow from the task and are not sent."""
-        return sum(value.nbytes for value in self.state.values())
+        """Bytes of the uploaded values; region indices and masks follow from the task and are not sent."""
+        return sum(value.element_size() * self._sent(name) for name, value in self.state.items())
+
+    def _sent(self, name: str) -> int:
+        return int(self.masks[name].sum()) if name in self.masks else self.state[name].numel()
 
 
 def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by_examples: bool = False) -> None:
@@ -79,8 +85,9 @@ def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by
             uploaded = update.state[name]
             region = _region(uploaded, update.regions.get(name))
             weight = update.examples if by_examples else 1
-            total[region] += uploaded.double() * weight
-            count[region] += weight
+            sent = update.masks.get(name)
+            total[region] += (uploaded if sent is None else uploaded.where(sent, 0)).double() * weight
+            count[region] += weight if sent is None else sent * weight
         mean = (total / count.clamp(min=1)).to(value.dtype)
         value.copy_(torch.where(count > 0, mean, value))
 
