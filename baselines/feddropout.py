@@ -19,9 +19,10 @@ class FedDropout(Method):
     """Caldas, Konečný, McMahan and Talwalkar: *Expanding the Reach of Federated Learning*, arXiv 1812.07210 (2018).
 
     A device trains a network with a fixed share of every layer's channels, drawn uniformly for this device and round;
-    the server maps it back [paper]. The authors published no code, and their networks have neither BatchNorm nor
-    residual connections, whose ends must agree: here one set is drawn for each number of channels, so that all layers
-    of one width train the same ones [default]. Their devices are of one rate, here of the widest that fits.
+    the server maps it back [paper, of which we know the abstract and what others say; we know of no code by its
+    authors]. The ends of a residual connection must agree: here one set is drawn for each number of channels, so that
+    all layers of one width train the same ones [default]. Published is one rate for all, here a device is of the
+    widest that fits.
 
     Local training and aggregation are those by which FedRolex's repository compares itself with this method, HeteroFL's
     own: static BatchNorm, a cross-entropy of the owned classes, each element's plain mean over the devices that hold

@@ -19,10 +19,10 @@ class FedRolex(Method):
 
     A device trains the networks of HeteroFL, by the same local training [code], but other channels: of a layer with n
     channels those that stand first once all are rolled by the number of rounds so far. Of 64 channels at rate 1/16,
-    round 1 trains 0 to 3, round 2 trains 63, 0, 1 and 2 [code; in the paper the window moves the other way]. In n
-    rounds each has been trained equally often, and devices of every rate have had a part in the whole model [paper].
-    The server takes each element's plain mean over the devices that hold it; of the last layer a device sends only the
-    rows of the classes it has examples of [code]. At rate 1 this is HeteroFL.
+    round 1 trains 0 to 3, round 2 trains 63, 0, 1 and 2 [code]. In n rounds each has been trained equally often, and
+    devices of every rate have had a part in the whole model [paper]. The server takes each element's plain mean over
+    the devices that hold it; of the last layer a device sends only the rows of the classes it has examples of [code].
+    At rate 1 this is HeteroFL.
 
     BatchNorm is *static*, as in HeteroFL: no running statistics are kept or sent.
 
@@ -31,7 +31,7 @@ class FedRolex(Method):
 
     kind = "width"
     shrinks = "channels, a window that rolls"
-    source = "Alam et al., NeurIPS 2022; AIoT-MLSys-Lab/FedRolex"
+    source = "Alam et al., NeurIPS 2022 (arXiv 2212.01548); AIoT-MLSys-Lab/FedRolex"
     keeps_batchnorm_statistics = False
 
     deviations = (

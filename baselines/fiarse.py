@@ -133,7 +133,7 @@ class LargeOnes(torch.autograd.Function):
         return weight.masked_fill(weight.abs() < threshold, 0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Return the gradient with respect to the weight."""
         weight, threshold = ctx.saved_tensors
         size = weight.abs()

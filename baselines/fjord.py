@@ -25,11 +25,10 @@ class FjORD(Method):
     """Horváth et al.: *FjORD*, NeurIPS 2021, and the authors' baseline ``fjord`` in Flower.
 
     Ordered dropout: for every batch a device draws a rate, uniformly among those up to its own, and trains the first
-    ``ceil(rate * channels)`` channels of every layer; the channels behind them get gradients of zero [paper, section
-    3; code]. With self-distillation it also trains its widest network on that batch, and the drawn one learns from the
-    widest's outputs in place of the labels [code; the paper weighs the two and divides logits by a temperature]. A
-    device uploads its widest network. The server takes each element's mean over the devices that hold it, weighted by
-    their examples [code].
+    ``ceil(rate * channels)`` channels of every layer; the channels behind them get gradients of zero [paper;
+    code]. With self-distillation it also trains its widest network on that batch, and the drawn one learns from the
+    widest's outputs in place of the labels [code]. A device uploads its widest network. The server takes each element's
+    mean over the devices that hold it, weighted by their examples [code].
 
     BatchNorm has one weight and bias, and running statistics of its own for every rate [code]. Here it is *static*:
     training normalises by the batch and keeps no statistics, and before a test those of the tested width are estimated.

@@ -1,10 +1,10 @@
-"""FedRolex's window from the paper's two cases, in plain lists."""
+"""FedRolex's window in two cases, in plain lists."""
 
 
 def window(turn, part, whole):
-    """Indices from ``turn`` on if they fit, otherwise those up to the end and from the beginning; counted backwards.
+    """Indices from the window's start on if they fit, otherwise those up to the end and from the beginning.
 
-    The paper's window moves forwards, from channel j to j + part; that of the published code moves backwards.
+    The start moves down by one a round, as in the published code.
     """
     start = -turn % whole
     if start + part <= whole:
