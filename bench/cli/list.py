@@ -12,14 +12,21 @@ if TYPE_CHECKING:
 
 @click.command(name="list")
 @click.argument(
-    "kind", type=click.Choice(["methods", "models", "datasets", "gpus", "presets", "deviations"]), required=False
+    "kind",
+    type=click.Choice(["methods", "models", "datasets", "gpus", "presets", "deviations", "cards"]),
+    required=False,
 )
 def list_names(kind: str | None) -> None:
-    """Show the names that the other commands take; or how methods differ from the published ones.
+    """Show the names that the other commands take, and what they stand for.
+
+    Of methods it shows what each does about memory, what shrinks on a weak device, and its source; "deviations" are
+    how they differ from the published ones, "cards" all that they say of themselves, as Markdown. Without a kind it
+    gives the names alone, at once.
 
     \b
     Examples:
       profl list
+      profl list methods
       profl list gpus
       profl list deviations
     """
@@ -35,6 +42,16 @@ def list_names(kind: str | None) -> None:
             click.echo(f"{profile.name:26}{gpu} ({profile.memory_figure}), {profile.board}: {_memory_source(profile)}")
         click.echo("virtual:sm_XX: any supported compute capability; no board's convolution workspaces")
         click.echo("estimate:NAME: any of these virtual GPUs, estimated where nothing can run")
+    elif kind == "methods":
+        from rich.console import Console
+
+        from profl.bench.cards import method_table
+
+        Console().print(method_table(NAMES["methods"]()), highlight=False)
+    elif kind == "cards":
+        from profl.bench.cards import page
+
+        click.echo(page(NAMES["methods"]()), nl=False)
     elif kind == "deviations":
         from profl.bench.registry import method_class
 
