@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from profl.bench.aggregation import State
 from profl.bench.errors import InputError
-from profl.bench.method import LocalContext, Task, Update
+from profl.bench.method import LocalContext, Task, Update, initial_state
 from profl.bench.models import ModelSpec, StagedModel
+from profl.bench.randomness import initialised
 
 FrozenBatchNorm = Literal["train", "eval"]
 """The mode of frozen blocks: batch statistics, while the running ones move; or the running ones, unmoved."""
@@ -173,6 +174,14 @@ class BlockTask(Task):
         everywhere.
         """
         return Update(changed_state(module), local.examples)
+
+
+def initial_block_state(spec: ModelSpec, seed: int, stand_in: StandIn = "bare") -> State:
+    """Return the initial tensors of the full model and of all basic layers, by their names on the server."""
+    with initialised(seed, "profl", "basic layers"):
+        first = BlockModel(spec, blocks=1, frozen=0, stand_in=stand_in).state_dict()
+    proxies = {name: value for name, value in first.items() if name.startswith("proxies.")}
+    return {**initial_state(spec, seed), **proxies}
 
 
 def changed_state(module: nn.Module) -> State:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import nan
 from typing import Any
 
-from profl.bench.method import Method, RoundSummary, Task, TestedNetwork, Update, initial_state
+from profl.bench.method import Method, RoundSummary, Task, TestedNetwork, Update
 from profl.bench.models import ModelSpec
-from profl.bench.randomness import initialised
-from profl.blocks import BlockModel, BlockTask, block_parameters
-from profl.freezing import FreezingRule, MovementLog, slope
+from profl.blocks import BlockModel, BlockTask, block_parameters, initial_block_state
+from profl.freezing import FreezingRule, MovementLog
 from profl.options import ProFLOptions
 from profl.schedule import schedule
 from profl.shrinking import TEACHER_HEAD, MapTask
@@ -56,10 +54,7 @@ class ProFL(Method):
         super().__init__(model, rounds, seed, options)
         self.course = Course(schedule(model, rounds, options))
         self.rule = FreezingRule(options.slope_window, options.slope_evaluations, options.slope_threshold)
-        self.global_state = dict(initial_state(model, seed))
-        with initialised(seed, "profl", "basic layers"):
-            first = BlockModel(model, blocks=1, frozen=0, stand_in=options.stand_in).state_dict()
-        self.global_state |= {name: value for name, value in first.items() if name.startswith("proxies.")}
+        self.global_state = initial_block_state(model, seed, options.stand_in)
         self._blocks = block_parameters(model)
         self._enter_step()
 
@@ -109,12 +104,7 @@ class ProFL(Method):
 
         The rule is asked whatever the pace. Unknown in the first rounds of a step, and while a block is mapped.
         """
-        values, rule = self.movements, self.rule
-        return {
-            "effective_movement": values[-1] if values else nan,
-            "movement_slope": slope(values[-rule.window :]) if len(values) >= rule.window else nan,
-            "would_freeze": float(rule.holds(values)) if len(values) >= rule.needs else nan,
-        }
+        return self.rule.figures(self.movements)
 
     def finish_round(self, summary: RoundSummary) -> None:
         enough = self.course.spent + 1 >= self.options.min_rounds
