@@ -12,7 +12,7 @@ from tests.conftest import settle, shown
 METHODS = sorted(methods())
 
 # These train another part of the network in every step: their own tests say which.
-PROGRESSIVE = {"neulite", "profl", "progfed", "smartfreeze"}
+PROGRESSIVE = {"neulite", "profl", "progfed", "slt", "smartfreeze"}
 
 each_rival = pytest.mark.parametrize("name", [name for name in METHODS if name not in PROGRESSIVE])
 

@@ -64,3 +64,10 @@ def progfed_logits(model: nn.Module, state, stage, inputs):
     for part in model.stages[:stage]:
         features = part(features)
     return functional.linear(features.mean((2, 3)), state[f"exits.{stage}.2.weight"], state[f"exits.{stage}.2.bias"])
+
+
+def slt_switches(rounds, width, trained):
+    """After which round each step of SLT ends, by the published formula; the first is the narrow network's."""
+    beginning = int(width * rounds)
+    ends = np.cumsum(np.array(trained) / max(trained))
+    return [beginning, *(beginning + int(end) for end in ends / ends[-1] * (rounds - beginning))]
