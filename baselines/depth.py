@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from profl.bench.models import ModelSpec
+from profl.bench.models import ModelSpec, global_average_head
 
 NewExit = Callable[[Sequence[int], int], nn.Module]
 """Makes the exit behind a stage from that stage's channels and those of all later ones, and the classes."""
@@ -61,6 +61,11 @@ def cut(
         for number in exits
     }
     return network(full.stem, full.stages[:depth], classifiers)
+
+
+def plain_exit(channels: Sequence[int], classes: int) -> nn.Module:
+    """Return a global average and one linear layer on the channels of the stage itself, ``channels[0]``."""
+    return global_average_head(channels[0], classes)
 
 
 def stage_count(model: ModelSpec) -> int:

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from profl.baselines.depth import MeanLogits, MultiExit, cut, stage_count
+from profl.baselines.depth import MeanLogits, MultiExit, cut, plain_exit, stage_count
 from profl.bench.aggregation import Update, owner_mean
 from profl.bench.method import Method, Task, TestedNetwork
-from profl.bench.models import ModelSpec, global_average_head
+from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
 
 
@@ -93,8 +93,3 @@ class PrefixTask(Task):
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         (logits,) = module(inputs)
         return functional.cross_entropy(logits, targets)
-
-
-def plain_exit(channels: Sequence[int], classes: int) -> nn.Module:
-    """Return a global average and one linear layer on the channels of the stage itself, ``channels[0]``."""
-    return global_average_head(channels[0], classes)

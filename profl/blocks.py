@@ -18,9 +18,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from profl.bench.aggregation import State
 from profl.bench.errors import InputError
-from profl.bench.method import LocalContext, Task, Update
+from profl.bench.method import LocalContext, Task, Update, initial_state
 from profl.bench.models import ModelSpec, StagedModel
+from profl.bench.randomness import initialised
 
 FrozenBatchNorm = Literal["train", "eval"]
 """The mode of frozen blocks: batch statistics, while the running ones move; or the running ones, unmoved."""
@@ -166,19 +168,30 @@ class BlockTask(Task):
         return self.block
 
     def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
-        """Upload what training changes: trainable parameters, and the buffers of every part in train mode.
+        """Upload what training changes; of frozen blocks in train mode their running statistics.
 
-        The latter are BatchNorm statistics: those of the trained part, and, unless ``frozen_batchnorm`` is
-        ``"eval"``, those of the frozen blocks, whose running statistics move although their weights do not.
         The published code averages full state dicts [code], which comes to the same: all else is equal
         everywhere.
         """
-        changed = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-        changed |= {
-            name for name, _ in module.named_buffers() if module.get_submodule(name.rpartition(".")[0]).training
-        }
-        state = {name: value.detach().clone() for name, value in module.state_dict().items() if name in changed}
-        return Update(state, local.examples)
+        return Update(changed_state(module), local.examples)
+
+
+def initial_block_state(spec: ModelSpec, seed: int, stand_in: StandIn = "bare") -> State:
+    """Return the initial tensors of the full model and of all basic layers, by their names on the server."""
+    with initialised(seed, "profl", "basic layers"):
+        first = BlockModel(spec, blocks=1, frozen=0, stand_in=stand_in).state_dict()
+    proxies = {name: value for name, value in first.items() if name.startswith("proxies.")}
+    return {**initial_state(spec, seed), **proxies}
+
+
+def changed_state(module: nn.Module) -> State:
+    """Return what training changes: trainable parameters, and the buffers of every part in train mode.
+
+    The latter are BatchNorm statistics. Those of a frozen part in train mode move although its weights do not.
+    """
+    changed = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    changed |= {name for name, _ in module.named_buffers() if module.get_submodule(name.rpartition(".")[0]).training}
+    return {name: value.detach().clone() for name, value in module.state_dict().items() if name in changed}
 
 
 def block_parameters(spec: ModelSpec) -> list[dict[str, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,14 @@ class FreezingRule:
         return starts[0] >= 0 and all(
             abs(slope(values[start : start + self.window])) < self.threshold for start in starts
         )
+
+    def figures(self, values: Sequence[float]) -> dict[str, float]:
+        """Return a step's last effective movement, its slope, and whether the rule holds (1 or 0); NaN is unknown."""
+        return {
+            "effective_movement": values[-1] if values else nan,
+            "movement_slope": slope(values[-self.window :]) if len(values) >= self.window else nan,
+            "would_freeze": float(self.holds(values)) if len(values) >= self.needs else nan,
+        }
 
 
 class MovementLog:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import nan
 from typing import Any
 
-from profl.bench.method import Method, RoundSummary, Task, TestedNetwork, Update, initial_state
+from profl.bench.method import Method, RoundSummary, Task, TestedNetwork, Update
 from profl.bench.models import ModelSpec
-from profl.bench.randomness import initialised
-from profl.blocks import BlockModel, block_parameters
-from profl.freezing import FreezingRule, MovementLog, slope
+from profl.blocks import BlockModel, BlockTask, block_parameters, initial_block_state
+from profl.freezing import FreezingRule, MovementLog
 from profl.options import ProFLOptions
-from profl.schedule import Step, schedule
+from profl.schedule import schedule
 from profl.shrinking import TEACHER_HEAD, MapTask
+from profl.steps import Course, Step
 
 
 class ProFL(Method):
@@ -56,19 +55,21 @@ class ProFL(Method):
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: ProFLOptions) -> None:
         super().__init__(model, rounds, seed, options)
-        self.steps = schedule(model, rounds, options)
+        self.course = Course(schedule(model, rounds, options))
         self.rule = FreezingRule(options.slope_window, options.slope_evaluations, options.slope_threshold)
-        self.global_state = dict(initial_state(model, seed))
-        with initialised(seed, "profl", "basic layers"):
-            first = BlockModel(model, blocks=1, frozen=0, stand_in=options.stand_in).state_dict()
-        self.global_state |= {name: value for name, value in first.items() if name.startswith("proxies.")}
+        self.global_state = initial_block_state(model, seed, options.stand_in)
         self._blocks = block_parameters(model)
-        self._enter(0, left_over=0)
+        self._enter_step()
 
     @property
-    def step(self) -> Step:
+    def steps(self) -> Sequence[Step[BlockTask]]:
+        """The whole schedule."""
+        return self.course.steps
+
+    @property
+    def step(self) -> Step[BlockTask]:
         """The step that the coming round belongs to."""
-        return self.steps[self.position]
+        return self.course.step
 
     @property
     def phase(self) -> str:
@@ -106,41 +107,23 @@ class ProFL(Method):
 
         The rule is asked whatever the pace. Unknown in the first rounds of a step, and while a block is mapped.
         """
-        values, rule = self.movements, self.rule
-        return {
-            "effective_movement": values[-1] if values else nan,
-            "movement_slope": slope(values[-rule.window :]) if len(values) >= rule.window else nan,
-            "would_freeze": float(rule.holds(values)) if len(values) >= rule.needs else nan,
-        }
+        return self.rule.figures(self.movements)
 
     def finish_round(self, summary: RoundSummary) -> None:
-        self.spent += 1
-        step = self.step
-        allowed = step.rounds + (self.left_over if step.may_end_early else 0)
-        converged = step.may_end_early and self.spent >= self.options.min_rounds and self.rule.holds(self.movements)
-        if self.position + 1 < len(self.steps) and (converged or self.spent >= allowed):
-            self._enter(self.position + 1, left_over=step.rounds + self.left_over - self.spent)
+        enough = self.course.spent + 1 >= self.options.min_rounds
+        if self.course.finish_round(converged=enough and self.rule.holds(self.movements)):
+            self._enter_step()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {
-            "position": self.position,
-            "spent": self.spent,
-            "left_over": self.left_over,
-            "movement": self.movement.state_dict(),
-        }
+        return super().state_dict() | self.course.state_dict() | {"movement": self.movement.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.position = state["position"]
-        self.spent = state["spent"]
-        self.left_over = state["left_over"]
+        self.course.load_state_dict(state)
         self.movement = self._movement_log()
         self.movement.load_state_dict(state["movement"])
 
-    def _enter(self, position: int, left_over: int) -> None:
-        self.position = position
-        self.spent = 0
-        self.left_over = left_over
+    def _enter_step(self) -> None:
         self.movement = self._movement_log()
         self.movement.observe(self.global_state)
         for name in [name for name in self.global_state if name.startswith(TEACHER_HEAD)]:

@@ -6,54 +6,17 @@ The schedule runs from the last block to the first and back: shrink T, map T, ..
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from profl.bench.errors import InputError
 from profl.bench.models import ModelSpec
 from profl.blocks import BlockTask, block_parameters
 from profl.growing import GrowTask
 from profl.options import ProFLOptions
 from profl.shrinking import MapTask, ShrinkTask
+from profl.steps import Step, apportion
 from profl.warming import WarmUpTask
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of the schedule.
-
-    Parameters
-    ----------
-    task
-        What its devices train.
-    rounds
-        How many rounds it gets.
-    may_end_early
-        Whether the freezing rule may end it before. Such a step also gets the rounds that earlier ones left over.
-    """
-
-    task: BlockTask
-    rounds: int
-    may_end_early: bool = False
-
-
-def apportion(rounds: int, shares: Sequence[int], least: int) -> list[int]:
-    """Divide ``rounds`` in proportion to ``shares``, by largest remainders, with at least ``least`` for each.
-
-    What is missing to ``least`` is taken from the largest parts; ``rounds`` must suffice for all.
-    """
-    whole = sum(shares)
-    parts = [rounds * share // whole for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda part: rounds * shares[part] % whole, reverse=True)
-    for part in by_remainder[: rounds - sum(parts)]:
-        parts[part] += 1
-    while min(parts) < least:
-        parts[parts.index(max(parts))] -= 1
-        parts[parts.index(min(parts))] += 1
-    return parts
-
-
-def schedule(model: ModelSpec, rounds: int, options: ProFLOptions) -> list[Step]:
+def schedule(model: ModelSpec, rounds: int, options: ProFLOptions) -> list[Step[BlockTask]]:
     """Return the steps of a run in their order; their rounds sum to ``rounds``.
 
     Raises
@@ -73,7 +36,7 @@ def schedule(model: ModelSpec, rounds: int, options: ProFLOptions) -> list[Step]
         raise InputError(f"profl cannot train {model.name} in {rounds} rounds: give it at least {least}{remedy}")
 
     kind = (options.frozen_batchnorm, options.stand_in)
-    steps = []
+    steps: list[Step[BlockTask]] = []
     growing = rounds
     if shrunk:
         wanted = int(options.shrink_share * rounds / len(shrunk))

@@ -1,4 +1,4 @@
-"""ProFL restated: the published parameter table, and the formulas written out the long way."""
+"""ProFL and its progressive rivals restated: published parameters, and the formulas written out the long way."""
 
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ STAGES = {
 BASIC_LAYERS = {1: 73_728, 2: 294_912, 3: 1_179_648}  # by the index of the stage that is replaced
 TRAINABLE = (1_703_242, 2_005_258, 3_284_490, 8_398_858)  # resnet18, 10 classes, growing steps 1 to 4
 FULL = 11_173_962
+PROGFED = (150_474, 676_682, 2_777_674, FULL)  # resnet18, 10 classes, stages 1 to 4 with their exits
 
 
 def movement(history):
@@ -44,3 +45,29 @@ def growing_logits(model: nn.Module, state, block, inputs):
     for stage in range(block, len(model.stages)):
         features = functional.conv2d(features, state[f"proxies.{stage}.weight"], stride=2, padding=1)
     return functional.linear(features.mean((2, 3)), model.head[-1].weight, model.head[-1].bias)
+
+
+def progfed_rounds(epochs, cycle, stages, warm_up):
+    """Stage, and whether it is being warmed up, of every round, by the published loop over epochs."""
+    rounds, stage = [], 1
+    for epoch in range(1, epochs + 1):
+        if epoch == stage * cycle + 1 and stage < stages:
+            stage += 1
+            rounds += [(stage, True)] * warm_up
+        rounds.append((stage, False))
+    return rounds
+
+
+def progfed_logits(model: nn.Module, state, stage, inputs):
+    """Logits of ProgFed's step ``stage``: the first stages of a model, and that step's average and linear layer."""
+    features = model.stem(inputs)
+    for part in model.stages[:stage]:
+        features = part(features)
+    return functional.linear(features.mean((2, 3)), state[f"exits.{stage}.2.weight"], state[f"exits.{stage}.2.bias"])
+
+
+def slt_switches(rounds, width, trained):
+    """After which round each step of SLT ends, by the published formula; the first is the narrow network's."""
+    beginning = int(width * rounds)
+    ends = np.cumsum(np.array(trained) / max(trained))
+    return [beginning, *(beginning + int(end) for end in ends / ends[-1] * (rounds - beginning))]
