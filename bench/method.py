@@ -59,6 +59,14 @@ class Task(ABC):
     def key(self) -> str:
         """Stable name, unique within a method and model; tasks with equal keys have equal footprints."""
 
+    @property
+    def segments(self) -> int:
+        """How many parts of the module train one after another in a round, each for all local epochs; mostly one.
+
+        What the task needs is what its dearest segment needs, and its operations are those of all segments together.
+        """
+        return 1
+
     @abstractmethod
     def build(self) -> nn.Module:
         """Return the module in train mode with ``requires_grad`` set. Called by the harness, also on 'meta'."""
@@ -66,6 +74,12 @@ class Task(ABC):
     def load(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> None:
         """Copy the global values into a resident ``module``, in place. Called before local training."""
         module.load_state_dict({name: global_state[name] for name in module.state_dict()})
+
+    def enter(self, module: nn.Module, segment: int) -> None:  # noqa: B027 - most tasks have one segment
+        """Make ``module`` train a segment, counted from 0, from now on. Called before each, with a fresh optimizer.
+
+        ``requires_grad`` says what the task trains in whichever segment, and stays; what gets a gradient may change.
+        """
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar training loss for ``inputs`` (batch, *input_shape) and int64 ``targets`` (batch,)."""
