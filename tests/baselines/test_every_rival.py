@@ -11,6 +11,8 @@ from tests.conftest import settle, shown
 
 METHODS = sorted(methods())
 
+SAME_PARAMETERS = {"fedepth"}
+
 each_rival = pytest.mark.parametrize("name", [name for name in METHODS if name != "profl"])
 
 
@@ -28,7 +30,8 @@ def test_a_rival_trains_all_that_a_device_holds(name, make):
 @each_rival
 def test_the_most_preferred_task_has_the_most_parameters(name, make):
     counts = [sum(value.numel() for value in skeleton(task).parameters()) for task in make(name).all_tasks()]
-    assert counts == sorted(set(counts), reverse=True)
+    # All alike where what trains at a time is less, not what trains.
+    assert counts == sorted(set(counts) if name not in SAME_PARAMETERS else counts, reverse=True)
 
 
 @each_rival
