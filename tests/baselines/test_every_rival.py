@@ -11,7 +11,8 @@ from tests.conftest import settle, shown
 
 METHODS = sorted(methods())
 
-SAME_PARAMETERS = {"fedepth"}
+SAME_PARAMETERS = {"cocofl", "fedepth"}
+FREEZING = {"cocofl"}
 
 each_rival = pytest.mark.parametrize("name", [name for name in METHODS if name != "profl"])
 
@@ -21,7 +22,7 @@ def skeleton(task):
         return task.build()
 
 
-@each_rival
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"profl"} - FREEZING))
 def test_a_rival_trains_all_that_a_device_holds(name, make):
     for task in make(name).all_tasks():
         assert all(parameter.requires_grad for parameter in skeleton(task).parameters())
