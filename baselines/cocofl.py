@@ -209,7 +209,7 @@ def freeze(part: nn.Module, quantised: bool) -> None:
     for name, child in part.named_children():
         if isinstance(child, _BatchNorm) and child.affine and child.track_running_stats:
             part.add_module(name, FixedNorm(child))
-        elif quantised and type(child) is nn.Conv2d and child.padding_mode == "zeros":
+        elif quantised and type(child) is nn.Conv2d and child.padding_mode == "zeros" and child.padding != "same":
             part.add_module(name, RoundedConvolution(child))
         elif quantised and type(child) is nn.Linear:
             part.add_module(name, RoundedLinear(child))
@@ -245,6 +245,9 @@ class RoundedLayer(nn.Module):
         The convolution or linear layer that it stands for.
     """
 
+    step: Tensor
+    """Of the grid that the weight is rounded to, shape ()."""
+
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
         weight = layer.weight
@@ -254,8 +257,8 @@ class RoundedLayer(nn.Module):
 
     def take(self, values: Mapping[str, Tensor]) -> None:
         """Round the weight of the layer that this one stands for; the bias is loaded by its name."""
-        self.get_buffer("step").copy_(grid_step(values["weight"]))
-        self.rounded.copy_((values["weight"] / self.get_buffer("step")).round_())
+        self.step.copy_(grid_step(values["weight"]))
+        self.rounded.copy_((values["weight"] / self.step).round_())
 
     def forward(self, features: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -289,10 +292,12 @@ class RoundedConvolution(RoundedLayer):
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(layer)
-        self.geometry = layer.stride, layer.padding, layer.dilation, layer.groups
+        padding = (0, 0) if isinstance(layer.padding, str) else layer.padding  # "valid", as "same" is left as it is
+        self.geometry = layer.stride, padding, layer.dilation, layer.groups
 
     def apply_to(self, features: Tensor, weight: Tensor) -> Tensor:
-        return functional.conv2d(features, weight, None, *self.geometry)
+        stride, padding, dilation, groups = self.geometry
+        return functional.conv2d(features, weight, None, stride, padding, dilation, groups)
 
     def input_gradient(self, gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
         return conv2d_input(shape, weight, gradient, *self.geometry)
