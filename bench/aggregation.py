@@ -27,6 +27,9 @@ class Update:
         of every dimension, so that one of the global shape covers all of it. Otherwise the region has one index tensor
         per dimension, int64, of shape (size of the value in that dimension,): element (i, j, ...) of the value belongs
         at (region[0][i], region[1][j], ...) of the global tensor. No index may occur twice in a dimension.
+    sent
+        What goes over the wire, by a name of its own, where it is less than ``state``: the server computes ``state``
+        from it and from what it knows. None: ``state`` is sent.
 
     Examples
     --------
@@ -43,11 +46,12 @@ class Update:
     state: State
     examples: int
     regions: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    sent: State | None = None
 
     @property
     def uploaded_bytes(self) -> int:
         """Bytes of the uploaded values; region indices follow from the task and are not sent."""
-        return sum(value.nbytes for value in self.state.values())
+        return sum(value.nbytes for value in (self.state if self.sent is None else self.sent).values())
 
 
 def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by_examples: bool = False) -> None:

@@ -53,6 +53,8 @@ class Task(ABC):
     """Overrides the recipe's learning rate if not None."""
     max_gradient_norm: float | None = None
     """Gradients are clipped to this 2-norm before every step if not None."""
+    forward_only: bool = False
+    """Whether `step` takes the place of a local step's loss, backward pass and optimizer."""
 
     @property
     @abstractmethod
@@ -84,6 +86,13 @@ class Task(ABC):
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar training loss for ``inputs`` (batch, *input_shape) and int64 ``targets`` (batch,)."""
         return functional.cross_entropy(module(inputs), targets)
+
+    def step(self, module: nn.Module, learning_rate: float, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Take a local step without gradients; return the scalar loss. Asked of a ``forward_only`` task, in no_grad.
+
+        Memory that stays from step to step belongs to the module, as momentum belongs to an optimizer.
+        """
+        raise NotImplementedError
 
     def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
         """Return what the device uploads: by default every tensor of the module.

@@ -41,7 +41,7 @@ def train_step(
     targets: Tensor,
     observer: StepObserver | None = None,
 ) -> Tensor:
-    """Run one forward, backward and optimizer step; return the detached scalar loss.
+    """Run one forward, backward and optimizer step, or the task's own in their place; return the detached scalar loss.
 
     Parameters
     ----------
@@ -50,6 +50,12 @@ def train_step(
     """
     if observer:
         observer.forward()
+    if task.forward_only:
+        with torch.no_grad():
+            loss = task.step(module, optimizer.param_groups[0]["lr"], inputs, targets)
+        if observer:
+            observer.end()
+        return loss
     loss = task.loss(module, inputs, targets)
     if observer:
         observer.backward(loss)
