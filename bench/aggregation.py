@@ -32,6 +32,9 @@ class Update:
         at (region[0][i], region[1][j], ...) of the global tensor. No index may occur twice in a dimension.
     masks
         Which elements of a value are sent at all, bool, of its shape, by name; of a value without a mask all are.
+    sent
+        What goes over the wire, by a name of its own, where it is less than ``state``: the server computes ``state``
+        from it and from what it knows. None: ``state`` is sent.
 
     Examples
     --------
@@ -49,14 +52,16 @@ class Update:
     examples: int
     regions: Mapping[str, Region] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    sent: State | None = None
 
     @property
     def uploaded_bytes(self) -> int:
         """Bytes of the uploaded values; region indices and masks follow from the task and are not sent."""
-        return sum(value.element_size() * self._sent(name) for name, value in self.state.items())
+        values = self.state if self.sent is None else self.sent
+        return sum(value.element_size() * self._sent(name, value) for name, value in values.items())
 
-    def _sent(self, name: str) -> int:
-        return int(self.masks[name].sum()) if name in self.masks else self.state[name].numel()
+    def _sent(self, name: str, value: Tensor) -> int:
+        return int(self.masks[name].sum()) if name in self.masks else value.numel()
 
 
 def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by_examples: bool = False) -> None:

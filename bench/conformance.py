@@ -120,10 +120,12 @@ def loaded(method: Method, task: Task, local: LocalContext) -> nn.Module:
 
 
 def train(method: Method, task: Task, seed: int = 0, classes: Sequence[int] = EVERY_CLASS) -> Update:
-    """Take one local step of a task from the method's global state; return the update."""
+    """Take one local step of each segment of a task from the method's global state; return the update."""
     local = device(classes)
     module = loaded(method, task, local)
-    train_step(task, module, local_optimizer(task, module, RECIPE), *batch(method.model, seed, classes))
+    for segment in range(task.segments):
+        task.enter(module, segment)
+        train_step(task, module, local_optimizer(task, module, RECIPE), *batch(method.model, seed, classes))
     return task.update(module, method.global_state, local)
 
 
@@ -232,10 +234,12 @@ def test_a_local_step_trains_what_it_is_to(subject: Subject) -> None:
     for method, task in subject.moments():
         module = loaded(method, task, device())
         inputs, targets = batch(method.model)
-        loss = task.loss(module, inputs, targets)
-        assert loss.shape == (), f"the loss of task '{task.key}' has shape {tuple(loss.shape)}: give a scalar"
-        assert loss.isfinite(), f"the loss of task '{task.key}' is {loss.item()} in its first step"
-        loss.backward()
+        for segment in range(task.segments):
+            task.enter(module, segment)
+            loss = task.loss(module, inputs, targets)
+            assert loss.shape == (), f"the loss of task '{task.key}' has shape {tuple(loss.shape)}: give a scalar"
+            assert loss.isfinite(), f"the loss of task '{task.key}' is {loss.item()} in its first step"
+            loss.backward()
         idle = [name for name, value in module.named_parameters() if value.requires_grad and value.grad is None]
         assert not idle, (
             f"task '{task.key}' has requires_grad where no gradient comes, {idle[:3]}: it counts as trained"

@@ -56,11 +56,21 @@ class Task(ABC):
     """Overrides the recipe's learning rate if not None."""
     max_gradient_norm: float | None = None
     """Gradients are clipped to this 2-norm before every step if not None."""
+    forward_only: bool = False
+    """Whether `step` takes the place of a local step's loss, backward pass and optimizer."""
 
     @property
     @abstractmethod
     def key(self) -> str:
         """Stable name, unique within a method and model; tasks with equal keys have equal footprints."""
+
+    @property
+    def segments(self) -> int:
+        """How many parts of the module train one after another in a round, each for all local epochs; mostly one.
+
+        What the task needs is what its dearest segment needs, and its operations are those of all segments together.
+        """
+        return 1
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -70,9 +80,22 @@ class Task(ABC):
         """Copy the global values into a resident ``module``, in place. Called before local training."""
         module.load_state_dict({name: global_state[name] for name in module.state_dict()})
 
+    def enter(self, module: nn.Module, segment: int) -> None:  # noqa: B027 - most tasks have one segment
+        """Make ``module`` train a segment, counted from 0, from now on. Called before each, with a fresh optimizer.
+
+        ``requires_grad`` says what the task trains in whichever segment, and stays; what gets a gradient may change.
+        """
+
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar training loss for ``inputs`` (batch, *input_shape) and int64 ``targets`` (batch,)."""
         return functional.cross_entropy(module(inputs), targets)
+
+    def step(self, module: nn.Module, learning_rate: float, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Take a local step without gradients; return the scalar loss. Asked of a ``forward_only`` task, in no_grad.
+
+        Memory that stays from step to step belongs to the module, as momentum belongs to an optimizer.
+        """
+        raise NotImplementedError
 
     def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
         """Return what the device uploads: by default every tensor of the module.

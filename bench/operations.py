@@ -18,6 +18,8 @@ _counted: dict[tuple[object, ...], int] = {}
 def operations_per_step(task: Task, model: ModelSpec, recipe: Recipe) -> int:
     """Return the floating-point operations of one local step on a full batch: forward, backward and what they need.
 
+    Of a task of several segments it is the sum of a step of each.
+
     PyTorch's own counter watches the very step that trains, run on 'meta' tensors, so that nothing is computed; a step
     that cannot run there (it reads a value, say) runs on the CPU. Counted are convolutions, matrix products and
     attention, a multiplication and an addition as two operations; left out are normalisation, activations, the
@@ -51,4 +53,4 @@ def _count(workload: TrainingWorkload, device: torch.device) -> int:
     prepared = workload.prepare(device)
     with FlopCounterMode(display=False) as counter:
         prepared.step(Unobserved())
-    return int(counter.get_total_flops())
+    return int(counter.get_total_flops()) // workload.steps_per_segment

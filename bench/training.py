@@ -41,7 +41,7 @@ def train_step(
     targets: Tensor,
     observer: StepObserver | None = None,
 ) -> Tensor:
-    """Run one forward, backward and optimizer step; return the detached scalar loss.
+    """Run one forward, backward and optimizer step, or the task's own in their place; return the detached scalar loss.
 
     Parameters
     ----------
@@ -50,6 +50,12 @@ def train_step(
     """
     if observer:
         observer.forward()
+    if task.forward_only:
+        with torch.no_grad():
+            loss = task.step(module, optimizer.param_groups[0]["lr"], inputs, targets)
+        if observer:
+            observer.end()
+        return loss
     loss = task.loss(module, inputs, targets)
     if observer:
         observer.backward(loss)
@@ -74,7 +80,7 @@ def train_locally(
     generator: torch.Generator,
     augmented: bool,
 ) -> float:
-    """Train a device's task on its examples; return the mean loss per example over all epochs.
+    """Train a device's task on its examples; return the mean loss per example over all epochs of all segments.
 
     Parameters
     ----------
@@ -86,17 +92,19 @@ def train_locally(
     augmented
         Whether pictures are cropped and flipped at random.
     """
-    optimizer = local_optimizer(task, module, recipe)
     device = _device(module)
     total = torch.zeros((), dtype=torch.float64)
-    for _ in range(recipe.local_epochs):
-        order = torch.randperm(len(targets), generator=generator)
-        for batch in order.split(recipe.batch_size):
-            pictures = augment(inputs[batch], generator) if augmented else inputs[batch]
-            # No name for the loss: it would lie on the device throughout the next step.
-            mean = train_step(task, module, optimizer, pictures.to(device), targets[batch].to(device)).cpu()
-            total += mean * len(batch)
-    return float(total) / (recipe.local_epochs * len(targets))
+    for segment in range(task.segments):
+        task.enter(module, segment)
+        optimizer = local_optimizer(task, module, recipe)
+        for _ in range(recipe.local_epochs):
+            order = torch.randperm(len(targets), generator=generator)
+            for batch in order.split(recipe.batch_size):
+                pictures = augment(inputs[batch], generator) if augmented else inputs[batch]
+                # No name for the loss: it would lie on the device throughout the next step.
+                mean = train_step(task, module, optimizer, pictures.to(device), targets[batch].to(device)).cpu()
+                total += mean * len(batch)
+    return float(total) / (task.segments * recipe.local_epochs * len(targets))
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -187,7 +195,8 @@ class TrainingWorkload:
         The full model.
     task, recipe
         What trains, and how. Batches are full ones, but every fifth is half as large, as the last of an epoch is
-        smaller: memory that is cached in other sizes is what a tight budget fails at.
+        smaller: memory that is cached in other sizes is what a tight budget fails at. Of a task of several segments a
+        measured step goes through all of them, each with an optimizer of its own that is gone before the next.
     """
 
     scope: str
@@ -204,6 +213,11 @@ class TrainingWorkload:
             f"batch {recipe.batch_size}, SGD momentum {recipe.momentum:g} weight decay {recipe.weight_decay:g}"
         ) + (", gradients clipped" if self.task.max_gradient_norm is not None else "")
 
+    @property
+    def steps_per_segment(self) -> int:
+        """How many local steps a measured one has of each segment: where others follow two, for the momentum."""
+        return 1 if self.task.segments == 1 else 2
+
     def prepare(self, device: torch.device) -> Prepared:
         """Build module, optimizer and one batch on ``device``; the values do not matter, only their sizes."""
         with torch.device("meta"):
@@ -212,13 +226,18 @@ class TrainingWorkload:
         takes = self.model.skeleton()
         inputs = torch.zeros(self.recipe.batch_size, *takes.input_shape, dtype=takes.input_dtype, device=device)
         targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
-        optimizer = local_optimizer(self.task, module, self.recipe)
+        optimizers = [local_optimizer(self.task, module, self.recipe) for _ in range(self.task.segments)]
 
         part = math.ceil(self.recipe.batch_size / 2)
         sizes = itertools.cycle([self.recipe.batch_size] * 4 + [part])
 
         def step(observer: StepObserver) -> None:
             size = next(sizes)
-            train_step(self.task, module, optimizer, inputs[:size], targets[:size], observer)
+            for segment, optimizer in enumerate(optimizers):
+                self.task.enter(module, segment)
+                for _ in range(self.steps_per_segment):
+                    train_step(self.task, module, optimizer, inputs[:size], targets[:size], observer)
+                if self.task.segments > 1:
+                    optimizer.state.clear()
 
-        return Prepared(module, optimizer, (inputs, targets), step)
+        return Prepared(module, optimizers, (inputs, targets), step)

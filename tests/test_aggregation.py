@@ -125,3 +125,9 @@ def test_uploaded_bytes_are_those_of_the_values():
     rows = torch.arange(2)
     update = upload({"w": (rows, rows)}, w=torch.zeros(2, 2), steps=torch.tensor(7))
     assert update.uploaded_bytes == 4 * 4 + 8
+
+
+def test_the_bytes_of_an_update_are_those_of_what_is_sent():
+    state = {"weight": torch.zeros(10, 10)}
+    assert Update(state, examples=1).uploaded_bytes == 400
+    assert Update(state, examples=1, sent={"numbers": torch.zeros(3)}).uploaded_bytes == 12

@@ -95,6 +95,31 @@ def test_a_step_tells_its_observer_each_phase_in_order():
     assert not loss.requires_grad
 
 
+def test_a_task_may_take_its_own_step_without_gradients():
+    told: list[str] = []
+
+    class Observer:
+        def __getattr__(self, phase: str):
+            return lambda *_: told.append(phase)
+
+    class Shrinking(FullModel):
+        forward_only = True
+
+        def step(self, module: nn.Module, learning_rate: float, inputs: torch.Tensor, targets: torch.Tensor):
+            assert learning_rate == RECIPE.learning_rate
+            for parameter in module.parameters():
+                parameter.mul_(1 - learning_rate)
+            return self.loss(module, inputs, targets)
+
+    task, module = Shrinking(SPEC), SPEC.build()
+    before = module.head[2].weight.detach().clone()
+    loss = train_step(task, module, local_optimizer(task, module, RECIPE), *examples(4), Observer())
+    assert told == ["forward", "end"]
+    assert not loss.requires_grad
+    assert all(parameter.grad is None for parameter in module.parameters())
+    torch.testing.assert_close(module.head[2].weight.detach(), before * (1 - RECIPE.learning_rate))
+
+
 def test_the_optimizer_holds_what_trains_at_the_recipe_or_the_task_learning_rate():
     task, module = FullModel(SPEC), SPEC.build()
     module.stem.requires_grad_(False)
