@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.bench.cell import Recipe
 from profl.bench.data import augment
-from profl.bench.memory.workload import Prepared, StepObserver
+from profl.bench.memory.workload import Prepared, StepObserver, Unobserved
 from profl.bench.method import Task
 from profl.bench.models import ModelSpec
 
@@ -26,43 +26,47 @@ SAMPLE_EXAMPLES = 512
 """How many training examples BatchNorm statistics are re-estimated on: thousands of pixels a channel suffice."""
 
 
-def local_optimizer(task: Task, module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Return a fresh SGD over the parameters that train."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    rate = recipe.learning_rate if task.learning_rate is None else task.learning_rate
-    return torch.optim.SGD(trainable, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-
-
-def train_step(
-    task: Task,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    observer: StepObserver | None = None,
-) -> Tensor:
-    """Run one forward, backward and optimizer step; return the detached scalar loss.
+class LocalStep:
+    """A task's local training step, with what lasts from one to the next: the optimizer.
 
     Parameters
     ----------
-    observer
-        Told as each phase begins, when memory is measured.
+    task
+        What trains.
+    module
+        As the task builds it, on the device where it trains.
+    recipe
+        Decides the optimizer: a fresh SGD over the parameters that train.
     """
-    if observer:
+
+    def __init__(self, task: Task, module: nn.Module, recipe: Recipe) -> None:
+        self.task, self.module = task, module
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        rate = recipe.learning_rate if task.learning_rate is None else task.learning_rate
+        self.optimizer = torch.optim.SGD(trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+    def __call__(self, inputs: Tensor, targets: Tensor, observer: StepObserver | None = None) -> Tensor:
+        """Run one forward, backward and optimizer step; return the detached scalar loss.
+
+        Parameters
+        ----------
+        inputs, targets
+            One batch, on the module's device.
+        observer
+            Told as each phase begins, when memory is measured.
+        """
+        observer = observer or Unobserved()
         observer.forward()
-    loss = task.loss(module, inputs, targets)
-    if observer:
+        loss = self.task.loss(self.module, inputs, targets)
         observer.backward(loss)
-    loss.backward()
-    if observer:
+        loss.backward()
         observer.optimizer()
-    if task.max_gradient_norm is not None:
-        nn.utils.clip_grad_norm_(module.parameters(), task.max_gradient_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    if observer:
+        if self.task.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.task.max_gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         observer.end()
-    return loss.detach()
+        return loss.detach()
 
 
 def train_locally(
@@ -86,7 +90,7 @@ def train_locally(
     augmented
         Whether pictures are cropped and flipped at random.
     """
-    optimizer = local_optimizer(task, module, recipe)
+    step = LocalStep(task, module, recipe)
     device = _device(module)
     total = torch.zeros((), dtype=torch.float64)
     for _ in range(recipe.local_epochs):
@@ -94,7 +98,7 @@ def train_locally(
         for batch in order.split(recipe.batch_size):
             pictures = augment(inputs[batch], generator) if augmented else inputs[batch]
             # No name for the loss: it would lie on the device throughout the next step.
-            mean = train_step(task, module, optimizer, pictures.to(device), targets[batch].to(device)).cpu()
+            mean = step(pictures.to(device), targets[batch].to(device)).cpu()
             total += mean * len(batch)
     return float(total) / (recipe.local_epochs * len(targets))
 
@@ -212,13 +216,13 @@ class TrainingWorkload:
         takes = self.model.skeleton()
         inputs = torch.zeros(self.recipe.batch_size, *takes.input_shape, dtype=takes.input_dtype, device=device)
         targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
-        optimizer = local_optimizer(self.task, module, self.recipe)
+        train = LocalStep(self.task, module, self.recipe)
 
         part = math.ceil(self.recipe.batch_size / 2)
         sizes = itertools.cycle([self.recipe.batch_size] * 4 + [part])
 
         def step(observer: StepObserver) -> None:
             size = next(sizes)
-            train_step(self.task, module, optimizer, inputs[:size], targets[:size], observer)
+            train(inputs[:size], targets[:size], observer)
 
-        return Prepared(module, optimizer, (inputs, targets), step)
+        return Prepared(module, train.optimizer, (inputs, targets), step)
