@@ -104,7 +104,10 @@ def forecast(experiment: Experiment, dataset: Dataset, measured: Measured) -> Fo
     return Forecast(
         cell,
         measured.least_budgets,
-        {task.key: operations_per_example(task, experiment.model, cell.recipe) for task in experiment.tasks},
+        {
+            task.key: operations_per_example(task, experiment.model, cell.recipe, experiment.technique)
+            for task in experiment.tasks
+        },
         {str(key): int(count) for key, count in eligibility(fleet.budgets, measured.least_budgets).sum().items()},
         sum(shares) / len(shares),
         operations,

@@ -18,6 +18,7 @@ from profl.bench.data import augment
 from profl.bench.memory.workload import Prepared, StepObserver, Unobserved
 from profl.bench.method import Task
 from profl.bench.models import ModelSpec
+from profl.bench.technique import PLAIN, Technique
 
 EVALUATION_BATCH = 256
 """Examples per batch when testing: nothing is kept for backward, so this is not what limits a device."""
@@ -27,7 +28,7 @@ SAMPLE_EXAMPLES = 512
 
 
 class LocalStep:
-    """A task's local training step, with what lasts from one to the next: the optimizer.
+    """A task's local training step, with what lasts from one to the next: the optimizer and the scale of the loss.
 
     Parameters
     ----------
@@ -37,13 +38,20 @@ class LocalStep:
         As the task builds it, on the device where it trains.
     recipe
         Decides the optimizer: a fresh SGD over the parameters that train.
+    technique
+        How memory is saved.
     """
 
-    def __init__(self, task: Task, module: nn.Module, recipe: Recipe) -> None:
-        self.task, self.module = task, module
+    def __init__(self, task: Task, module: nn.Module, recipe: Recipe, technique: Technique = PLAIN) -> None:
+        self.task, self.module, self.technique = task, module, technique
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         rate = recipe.learning_rate if task.learning_rate is None else task.learning_rate
-        self.optimizer = torch.optim.SGD(trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        momentum = technique.momentum(recipe.momentum)
+        self.optimizer = torch.optim.SGD(trained, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
+        self._device = _device(module)
+        # Where there are no values, as when operations are counted, none overflows.
+        scaled = technique.scales_loss and self._device.type != "meta"
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=scaled)
 
     def __call__(self, inputs: Tensor, targets: Tensor, observer: StepObserver | None = None) -> Tensor:
         """Run one forward, backward and optimizer step; return the detached scalar loss.
@@ -56,16 +64,30 @@ class LocalStep:
             Told as each phase begins, when memory is measured.
         """
         observer = observer or Unobserved()
-        observer.forward()
-        loss = self.task.loss(self.module, inputs, targets)
-        observer.backward(loss)
-        loss.backward()
+        with self.technique.backward(self.module, self.optimizer):
+            losses = [
+                self._gradients(some, labels, share, observer)
+                for some, labels, share in self.technique.parts(inputs, targets)
+            ]
         observer.optimizer()
         if self.task.max_gradient_norm is not None:
+            self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.module.parameters(), self.task.max_gradient_norm)
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad()
         observer.end()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _gradients(self, inputs: Tensor, targets: Tensor, share: float, observer: StepObserver) -> Tensor:
+        """Add the gradients of a part of a batch to what there is; return its share of the detached loss."""
+        observer.forward()
+        with self.technique.forward(self.module, self._device):
+            loss = self.task.loss(self.module, inputs, targets)
+        if share != 1:
+            loss = loss * share
+        observer.backward(loss)
+        self._scaler.scale(loss).backward()
         return loss.detach()
 
 
@@ -77,6 +99,7 @@ def train_locally(
     recipe: Recipe,
     generator: torch.Generator,
     augmented: bool,
+    technique: Technique = PLAIN,
 ) -> float:
     """Train a device's task on its examples; return the mean loss per example over all epochs.
 
@@ -89,8 +112,10 @@ def train_locally(
         Decides order and augmentation; nothing else does.
     augmented
         Whether pictures are cropped and flipped at random.
+    technique
+        How memory is saved.
     """
-    step = LocalStep(task, module, recipe)
+    step = LocalStep(task, module, recipe, technique)
     device = _device(module)
     total = torch.zeros((), dtype=torch.float64)
     for _ in range(recipe.local_epochs):
@@ -192,21 +217,25 @@ class TrainingWorkload:
     task, recipe
         What trains, and how. Batches are full ones, but every fifth is half as large, as the last of an epoch is
         smaller: memory that is cached in other sizes is what a tight budget fails at.
+    technique
+        How memory is saved.
     """
 
     scope: str
     model: ModelSpec
     task: Task
     recipe: Recipe
+    technique: Technique = PLAIN
 
     @property
     def key(self) -> str:
         """Name of the footprint: everything that decides its bytes."""
         model, recipe = self.model, self.recipe
-        return (
+        plain = (
             f"{self.scope}/{self.task.key} of {model.name} width {model.width}, {model.classes} classes, "
             f"batch {recipe.batch_size}, SGD momentum {recipe.momentum:g} weight decay {recipe.weight_decay:g}"
         ) + (", gradients clipped" if self.task.max_gradient_norm is not None else "")
+        return plain if self.technique == PLAIN else f"{plain}, {self.technique}"
 
     def prepare(self, device: torch.device) -> Prepared:
         """Build module, optimizer and one batch on ``device``; the values do not matter, only their sizes."""
@@ -216,7 +245,7 @@ class TrainingWorkload:
         takes = self.model.skeleton()
         inputs = torch.zeros(self.recipe.batch_size, *takes.input_shape, dtype=takes.input_dtype, device=device)
         targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
-        train = LocalStep(self.task, module, self.recipe)
+        train = LocalStep(self.task, module, self.recipe, self.technique)
 
         part = math.ceil(self.recipe.batch_size / 2)
         sizes = itertools.cycle([self.recipe.batch_size] * 4 + [part])
