@@ -114,11 +114,14 @@ def checkpoint_units(module: nn.Module) -> list[nn.Module]:
         if name.rpartition(".")[2] == "stages" and isinstance(part, nn.ModuleList)
         for stage in part
     ]
-    return [unit for stage in stages for unit in (stage if _is_row_of_blocks(stage) else [stage])]
+    return [unit for stage in stages for unit in _units(stage)]
 
 
-def _is_row_of_blocks(stage: nn.Module) -> bool:
-    return isinstance(stage, nn.Sequential) and all(any(True for _ in block.children()) for block in stage)
+def _units(stage: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a stage that is a row of composite ones, else the stage itself."""
+    row = [*stage] if isinstance(stage, nn.Sequential) else []
+    composite = bool(row) and all(any(True for _ in block.children()) for block in row)
+    return row if composite else [stage]
 
 
 def _norms(unit: nn.Module) -> list[_NormBase]:

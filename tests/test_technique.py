@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,17 +11,24 @@ from torch import Tensor, nn
 
 from profl.bench.cell import Cell, Recipe
 from profl.bench.config import cells
+from profl.bench.engine import InProcess
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
+from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel, Task
 from profl.bench.models import ModelSpec
 from profl.bench.models.registry import models
 from profl.bench.operations import operations_per_step
 from profl.bench.registry import methods
+from profl.bench.report import closing_text
+from profl.bench.report.page.reproduce import configurations
+from profl.bench.report.study import studies
+from profl.bench.results import read_run
+from profl.bench.results.run import check_one_recipe
 from profl.bench.technique import PLAIN, WAYS, Technique, checkpoint_units
 from profl.bench.training import LocalStep, TrainingWorkload
-from tests.conftest import small_cell
-from tests.sweeps import CONFIG
+from tests.conftest import SMALL_RECIPE, small_cell
+from tests.sweeps import CONFIG, Silent, bits, sweep
 
 RECIPE = Recipe(learning_rate=0.1)
 RESNET18 = ModelSpec("resnet18", 2, 3)
@@ -404,3 +412,36 @@ def test_a_footprints_key_names_the_technique_and_a_plain_one_stays():
     saving = replace(plain, technique=Technique.parse("checkpoint"))
     assert saving.key == plain.key + ", checkpoint"
     assert plain.technique == PLAIN
+
+
+def test_a_sweep_trains_measures_and_records_the_technique(prober: Prober, tmp_path: Path):
+    recipe = replace(SMALL_RECIPE, rounds=2, evaluate_every=1)
+    todo = [
+        small_cell("exclusive", "100%", technique=text, recipe=recipe)
+        for text in ("none", "checkpoint", "micro-batch:2+no-momentum")
+    ]
+    sweep(todo, tmp_path, InProcess(), prober, Silent())
+    plain, same, other = bits(todo, tmp_path).values()
+    costs = {row["operations"] for row in plain}, {row["operations"] for row in same}
+    assert max(costs[0]) < min(costs[1]) < 1.5 * min(costs[0])
+    without = [[{**row, "operations": None} for row in rows] for rows in (plain, same, other)]
+    assert without[0] == without[1] != without[2]
+
+    run = read_run(tmp_path)
+    check_one_recipe(tmp_path, [record.cell for record in run.records])
+    assert set(run.cells["technique"]) == {cell.technique for cell in todo}
+    assert set(run.cells["method"]) == {"exclusive"}
+    assert run.cells["full_model_least_budget_bytes"].nunique() == 1  # what 100% refers to is plain training
+    (study,) = studies(run)
+    labels = ["exclusive", "exclusive with checkpoint", "exclusive with micro-batch:2+no-momentum"]
+    assert study.methods == labels
+    assert [method for method, _ in study.tasks] == labels
+    assert study.bare_methods == ["exclusive"]
+    assert "exclusive with checkpoint" in closing_text(run)
+    needs = run.footprints.set_index("technique")
+    assert len(needs) == 3
+    assert needs.loc["checkpoint", "peak_activation_bytes"] < needs.loc["none", "peak_activation_bytes"]
+    again = configurations(run.records)["study.toml"]
+    assert all(f'"{cell.technique}"' in again for cell in todo)
+    plain_alone = configurations([record for record in run.records if record.cell.technique == "none"])
+    assert "technique" not in plain_alone["study.toml"]
