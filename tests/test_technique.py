@@ -231,6 +231,13 @@ def test_units_are_residual_blocks_or_else_stages():
     assert checkpoint_units(nn.Linear(2, 2)) == []
 
 
+@pytest.mark.parametrize("name", ["resnet10_stride2", "resnet18", "resnet34", "vgg11_bn"])
+def test_activations_are_in_place_already_so_that_there_is_no_technique_for_it(name: str):
+    activations = [part for part in ModelSpec(name, 2, 3).skeleton().modules() if hasattr(part, "inplace")]
+    assert activations
+    assert all(part.inplace for part in activations)
+
+
 def test_a_checkpointed_step_computes_its_units_twice_and_leaves_no_trace():
     module, calls = RESNET18.build(), []
     unit = checkpoint_units(module)[3]
