@@ -87,7 +87,8 @@ class Checkpoint(Way):
     """Keep what goes into a stage, not what lies in it, and compute that again on the way back.
 
     A stage that is a row of composite blocks, as of a ResNet, is taken block by block. What runs without autograd keeps
-    nothing anyway and is left alone, and so are stem, head, exits and ProFL's basic layers.
+    nothing anyway and is left alone, and so are stem, head, exits and ProFL's basic layers. What is computed again must
+    not overwrite its input.
     """
 
     name = "checkpoint"
@@ -133,11 +134,11 @@ def _norms(unit: nn.Module) -> list[_NormBase]:
     return [part for part in unit.modules() if isinstance(part, _NormBase) and part.track_running_stats]
 
 
-def _checkpointed(forward: Callable[..., Any], norms: Sequence[_NormBase], *inputs: Any) -> Any:
+def _checkpointed(forward: Callable[..., Any], norms: Sequence[_NormBase], *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs)
+        return forward(*inputs, **named)
     contexts = partial(_first_and_again, norms)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
 
 def _first_and_again(norms: Sequence[_NormBase]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
