@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -23,6 +25,9 @@ from profl.bench.method import Task
 
 NONE = "none"
 """How plain training is written."""
+
+NewOptimizer = Callable[..., torch.optim.Optimizer]
+"""Makes an optimizer: called with the parameters that train, ``lr``, ``momentum`` and ``weight_decay``."""
 
 Part = tuple[Tensor, Tensor, float]
 """Examples, their targets, and their share of the batch."""
@@ -60,9 +65,9 @@ class Way:
     def __str__(self) -> str:
         return self.name
 
-    def momentum(self, momentum: float) -> float:
-        """Return the momentum to train with, given the recipe's."""
-        return momentum
+    def optimizer(self, usual: NewOptimizer) -> NewOptimizer:
+        """Return what makes the optimizer, given what makes it without this way."""
+        return usual
 
     def forward(self, module: nn.Module, device: torch.device) -> AbstractContextManager[None]:
         """Return what to do around a forward pass, the loss included."""
@@ -82,7 +87,8 @@ class Checkpoint(Way):
     """Keep what goes into a stage, not what lies in it, and compute that again on the way back.
 
     A stage that is a row of composite blocks, as of a ResNet, is taken block by block. What runs without autograd keeps
-    nothing anyway and is left alone, and so are stem, head, exits and ProFL's basic layers.
+    nothing anyway and is left alone, and so are stem, head, exits and ProFL's basic layers. What is computed again must
+    not overwrite its input.
     """
 
     name = "checkpoint"
@@ -128,11 +134,11 @@ def _norms(unit: nn.Module) -> list[_NormBase]:
     return [part for part in unit.modules() if isinstance(part, _NormBase) and part.track_running_stats]
 
 
-def _checkpointed(forward: Callable[..., Any], norms: Sequence[_NormBase], *inputs: Any) -> Any:
+def _checkpointed(forward: Callable[..., Any], norms: Sequence[_NormBase], *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs)
+        return forward(*inputs, **named)
     contexts = partial(_first_and_again, norms)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
 
 def _first_and_again(norms: Sequence[_NormBase]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -255,14 +261,44 @@ class NoMomentum(Way):
     name = "no-momentum"
     about = "train without momentum, so that the optimizer keeps nothing"
 
-    def momentum(self, momentum: float) -> float:
-        return 0.0
+    def optimizer(self, usual: NewOptimizer) -> NewOptimizer:
+        return lambda parameters, **settings: usual(parameters, **{**settings, "momentum": 0.0})
 
     def refusal(self, task: Task, momentum: float) -> str | None:
         return None if momentum else "leaves out a momentum that the recipe does not have: leave the technique out"
 
 
-WAYS: dict[str, type[Way]] = {way.name: way for way in (Checkpoint, MicroBatch, Autocast, StepInBackward, NoMomentum)}
+@dataclass(frozen=True)
+class EightBitMomentum(Way):
+    """Keep the momentum in 8 bits, a scale for every 256 values; of tensors below 4096 values in 32 (bitsandbytes)."""
+
+    name = "8-bit-momentum"
+    about = "keep the momentum in 8 bits, with the package bitsandbytes"
+    excludes: ClassVar[Mapping[str, str]] = {"no-momentum": "keeps none"}
+
+    def optimizer(self, usual: NewOptimizer) -> NewOptimizer:
+        def new(parameters: Sequence[Tensor], **settings: float) -> torch.optim.Optimizer:
+            if parameters[0].device.type == "meta":  # where operations are counted, and the optimizer's are not
+                return usual(parameters, **settings)
+            made: torch.optim.Optimizer = import_module(_EIGHT_BIT).optim.SGD8bit(parameters, **settings)
+            return made
+
+        return new
+
+    def refusal(self, task: Task, momentum: float) -> str | None:
+        if not momentum:
+            return "needs a momentum, which the recipe does not have: leave the technique out"
+        if find_spec(_EIGHT_BIT) is None:
+            return f"needs the package {_EIGHT_BIT}: pip install 'profl[eight-bit]', or choose another technique"
+        return None
+
+
+_EIGHT_BIT = "bitsandbytes"
+
+
+WAYS: dict[str, type[Way]] = {
+    way.name: way for way in (Checkpoint, MicroBatch, Autocast, StepInBackward, NoMomentum, EightBitMomentum)
+}
 """Every way by its name, in the order in which several are written."""
 
 
@@ -299,11 +335,12 @@ class Technique:
         """Whether the loss is scaled, lest small gradients vanish."""
         return any(way.scales_loss for way in self.ways)
 
-    def momentum(self, momentum: float) -> float:
-        """Return the momentum to train with, given the recipe's."""
+    def optimizer(self) -> NewOptimizer:
+        """Return what makes the optimizer."""
+        new: NewOptimizer = torch.optim.SGD
         for way in self.ways:
-            momentum = way.momentum(momentum)
-        return momentum
+            new = way.optimizer(new)
+        return new
 
     def parts(self, inputs: Tensor, targets: Tensor) -> list[Part]:
         """Return a batch in the parts that go through the network one after another."""

@@ -46,8 +46,8 @@ class LocalStep:
         self.task, self.module, self.technique = task, module, technique
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         rate = recipe.learning_rate if task.learning_rate is None else task.learning_rate
-        momentum = technique.momentum(recipe.momentum)
-        self.optimizer = torch.optim.SGD(trained, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
+        new = technique.optimizer()
+        self.optimizer = new(trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         self._device = _device(module)
         # Where there are no values, as when operations are counted, none overflows.
         scaled = technique.scales_loss and self._device.type != "meta"

@@ -81,7 +81,7 @@ def test_a_technique_has_one_spelling_whatever_the_order(text: str, written: str
     ("text", "message"),
     [
         ("checkpointing", "unknown technique 'checkpointing': did you mean 'checkpoint'"),
-        ("inplace", "unknown technique 'inplace': choose one of autocast, checkpoint, micro-batch"),
+        ("inplace", "unknown technique 'inplace': choose one of 8-bit-momentum, autocast, checkpoint"),
         ("", "unknown technique ''"),
         ("checkpoint+none", "unknown technique 'none'"),
         ("checkpoint:2", "'checkpoint' takes no setting, so not '2'"),
@@ -94,6 +94,7 @@ def test_a_technique_has_one_spelling_whatever_the_order(text: str, written: str
             "micro-batch:2+step-in-backward",
             "'step-in-backward' cannot go with 'micro-batch:2', which adds gradients up",
         ),
+        ("8-bit-momentum+no-momentum", "'8-bit-momentum' cannot go with 'no-momentum', which keeps none"),
         ("autocast:float16+step-in-backward", "cannot go with 'autocast:float16', which looks for overflow"),
     ],
 )
@@ -220,6 +221,27 @@ def test_without_momentum_training_is_that_of_a_recipe_without_it():
     step = LocalStep(task, task.build(), RECIPE, Technique.parse("no-momentum"))
     step(*batch)
     assert not any(state.get("momentum_buffer") is not None for state in step.optimizer.state.values())
+
+
+def test_momentum_in_eight_bits_takes_a_quarter_and_trains_nearly_alike():
+    pytest.importorskip("bitsandbytes")
+    task, batch = FullModel(ModelSpec("resnet18", 8, 3)), batch_of(4)
+    (_, state), (_, plain) = (trained(task, text, batch) for text in ("8-bit-momentum", "none"))
+    weights = [name for name in plain if name.endswith("conv2.weight")]
+    torch.testing.assert_close([state[name] for name in weights], [plain[name] for name in weights], rtol=0, atol=0.02)
+    assert any(not torch.equal(state[name], plain[name]) for name in weights)
+    kept = []
+    for text in ("8-bit-momentum", "none"):
+        step = LocalStep(task, task.build(), RECIPE, Technique.parse(text))
+        step(*batch)
+        kept.append(sum(v.nbytes for one in step.optimizer.state.values() for v in one.values() if torch.is_tensor(v)))
+    assert 0.25 < kept[0] / kept[1] < 0.35
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("profl.bench.technique.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs the package bitsandbytes: pip install 'profl\[eight-bit\]'"):
+        Experiment.of(small_cell(technique="8-bit-momentum"))
 
 
 # What it does
