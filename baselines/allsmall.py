@@ -20,6 +20,9 @@ class AllSmall(Method):
     Devices that cannot train it sit out: those that could train no width at all.
     """
 
+    kind = "width"
+    shrinks = "channels, the leading ones, on every device"
+    source = "a baseline of ProFL's paper (KDD 2025) and of others"
     deviations = (
         "The width is the widest that as many devices can train as any; usual is what the weakest device can train.",
     )

@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from profl.baselines.heterofl import make_static
+from profl.baselines.width import make_static
 from profl.bench.aggregation import State, Update
 from profl.bench.errors import InputError
 from profl.bench.method import LocalContext, Method, RoundSummary, Task
@@ -140,9 +139,7 @@ class PerturbationTask(Task):
 
     def build(self) -> nn.Module:
         module = self.model.build()
-        for part in module.modules():
-            if isinstance(part, _BatchNorm):
-                make_static(part)
+        make_static(module)
         module.add_module("changes", Changes(self.perturbations))
         return module
 

@@ -31,6 +31,9 @@ class DepthFL(Method):
     FedDyn term of Flower's baseline are left out.
     """
 
+    kind = "depth"
+    shrinks = "stages, the first ones"
+    source = "Kim et al., ICLR 2023; adap/flower, baselines/depthfl"
     deviations = (
         "FedDyn's term in the local loss and on the server is left out.",
         "The distillation's weight rises over 30 % of the rounds; published are 300 rounds of 1000.",

@@ -10,6 +10,9 @@ from profl.bench.method import FullModel, Method, Task
 class FedAvg(Method):
     """Federated averaging (McMahan et al., AISTATS 2017) with equal weights, as if memory were no limit."""
 
+    kind = "reference"
+    shrinks = "nothing (memory is ignored)"
+    source = "McMahan et al., AISTATS 2017 (arXiv 1602.05629)"
     ignores_memory = True
 
     deviations = ("Every device counts the same; published are weights by examples.",)

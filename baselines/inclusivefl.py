@@ -33,6 +33,9 @@ class InclusiveFL(Method):
     takes layers of one shape, and the stages of a convolutional network have different ones.
     """
 
+    kind = "depth"
+    shrinks = "stages, the first ones"
+    source = "Liu et al., KDD 2022; Rachelxuan11/InclusiveFL"
     deviations = (
         "The last stage of every depth is shared with deeper models, not private.",
         "The server averages what local training gives; published is a step of AdamW for every depth.",

@@ -12,11 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.baselines.depth import MeanLogits, cut, stage_count
-from profl.baselines.heterofl import make_static
-from profl.baselines.width import load_leading, parse_rates
+from profl.baselines.width import load_leading, make_static, parse_rates
 from profl.bench.errors import InputError
 from profl.bench.method import LocalContext, Method, RoundSummary, Task, TestedNetwork
 from profl.bench.models import ModelSpec, bare_convolution, global_average_head
@@ -154,9 +152,7 @@ class LevelTask(Task):
 
     def build(self) -> nn.Module:
         module = cut(self.model, self.depth, range(1, self.depth + 1), convolutional_exit)
-        for part in module.modules():
-            if isinstance(part, _BatchNorm):
-                make_static(part)
+        make_static(module)
         return module
 
     def load(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> None:

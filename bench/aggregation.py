@@ -11,6 +11,9 @@ from torch import Tensor
 State = dict[str, Tensor]
 """A model's tensors by name, as in ``nn.Module.state_dict``."""
 
+Region = tuple[Tensor, ...]
+"""A part of a tensor: for each dimension the int64 indices that it covers, each once."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -27,6 +30,8 @@ class Update:
         of every dimension, so that one of the global shape covers all of it. Otherwise the region has one index tensor
         per dimension, int64, of shape (size of the value in that dimension,): element (i, j, ...) of the value belongs
         at (region[0][i], region[1][j], ...) of the global tensor. No index may occur twice in a dimension.
+    masks
+        Which elements of a value are sent at all, bool, of its shape, by name; of a value without a mask all are.
     sent
         What goes over the wire, by a name of its own, where it is less than ``state``: the server computes ``state``
         from it and from what it knows. None: ``state`` is sent.
@@ -45,13 +50,19 @@ class Update:
 
     state: State
     examples: int
-    regions: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    regions: Mapping[str, Region] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
     sent: State | None = None
 
     @property
     def uploaded_bytes(self) -> int:
-        """Bytes of the uploaded values; region indices follow from the task and are not sent."""
-        return sum(value.nbytes for value in (self.state if self.sent is None else self.sent).values())
+        """Bytes of what is sent; region indices and masks follow from the task and are not."""
+        if self.sent is not None:
+            return sum(value.nbytes for value in self.sent.values())
+        return sum(value.element_size() * self._sent(name) for name, value in self.state.items())
+
+    def _sent(self, name: str) -> int:
+        return int(self.masks[name].sum()) if name in self.masks else self.state[name].numel()
 
 
 def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by_examples: bool = False) -> None:
@@ -80,8 +91,9 @@ def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by
             uploaded = update.state[name]
             region = _region(uploaded, update.regions.get(name))
             weight = update.examples if by_examples else 1
-            total[region] += uploaded.double() * weight
-            count[region] += weight
+            sent = update.masks.get(name)
+            total[region] += (uploaded if sent is None else uploaded.where(sent, 0)).double() * weight
+            count[region] += weight if sent is None else sent * weight
         mean = (total / count.clamp(min=1)).to(value.dtype)
         value.copy_(torch.where(count > 0, mean, value))
 
@@ -91,11 +103,19 @@ def leading(global_tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return global_tensor[tuple(slice(size) for size in shape)]
 
 
-def _region(uploaded: Tensor, indices: tuple[Tensor, ...] | None) -> tuple[Tensor | slice, ...]:
-    if indices is None:
-        return tuple(slice(size) for size in uploaded.shape)
-    dimensions = len(indices)
+def taken(global_tensor: Tensor, region: Region) -> Tensor:
+    """Return a copy of the elements of ``global_tensor`` in a region."""
+    return global_tensor[_open(region)].clone()
+
+
+def _region(uploaded: Tensor, region: Region | None) -> tuple[Tensor | slice, ...]:
+    return tuple(slice(size) for size in uploaded.shape) if region is None else _open(region)
+
+
+def _open(region: Region) -> tuple[Tensor, ...]:
+    """Shape the indices of each dimension so that together they index every combination."""
+    dimensions = len(region)
     return tuple(
         index.reshape([-1 if position == dimension else 1 for position in range(dimensions)])
-        for dimension, index in enumerate(indices)
+        for dimension, index in enumerate(region)
     )

@@ -146,10 +146,11 @@ def held(update: Update, name: str, shape: Sequence[int]) -> Tensor:
     elements = torch.zeros(tuple(shape), dtype=torch.bool)
     if name not in update.state:
         return elements
+    sent = update.masks.get(name, torch.ones_like(update.state[name], dtype=torch.bool))
     if region := update.regions.get(name):
-        elements[torch.meshgrid(*region, indexing="ij")] = True
+        elements[torch.meshgrid(*region, indexing="ij")] = sent
     else:
-        leading(elements, update.state[name].shape).fill_(True)
+        leading(elements, sent.shape).copy_(sent)
     return elements
 
 
@@ -162,6 +163,9 @@ def test_it_says_what_it_is(subject: Subject) -> None:
     assert isinstance(method.deviations, tuple), (
         f"deviations are {method.deviations!r}: give a tuple of sentences, ('One.',) with a comma if there is one"
     )
+    for name in ("kind", "shrinks", "source"):
+        said = getattr(method, name)
+        assert isinstance(said, str), f"{name} is {said!r}: give a text, empty if there is nothing to say"
     assert isinstance(method.phase, str), f"phase is {method.phase!r}: give a text, for the records"
     for name, figure in method.diagnostics().items():
         assert type(figure) in (int, float), (
@@ -267,6 +271,10 @@ def _assert_belongs(update: Update, method: Method, task: Task, module: nn.Modul
         whole = method.global_state[name].shape
         assert _fits(value.shape, whole), (
             f"'{name}' of the {where} has shape {tuple(value.shape)}, no part of the global {tuple(whole)}"
+        )
+        mask = update.masks.get(name)
+        assert mask is None or (mask.dtype == torch.bool and mask.shape == value.shape), (
+            f"the mask of '{name}' in the {where} is not bool and of the shape of its value"
         )
         region = update.regions.get(name, [torch.arange(size) for size in value.shape])
         assert tuple(map(len, region)) == value.shape, (

@@ -22,6 +22,9 @@ from profl.bench.randomness import initialised
 
 Network = TypeVar("Network", bound=nn.Module)
 
+KINDS = ("reference", "width", "depth", "progressive", "freezing", "forward only")
+"""What methods do about memory, in the order in which they are shown; a method may say something else."""
+
 
 @dataclass(frozen=True)
 class LocalContext:
@@ -182,6 +185,12 @@ class Method(ABC):
         An instance of the class's ``Options`` dataclass.
     """
 
+    kind: ClassVar[str] = ""
+    """What it does about memory, a word of `KINDS` or one of its own; empty if it does not say."""
+    shrinks: ClassVar[str] = ""
+    """What becomes smaller on a weak device, in a few words; empty if it does not say."""
+    source: ClassVar[str] = ""
+    """Paper, venue and year, and the repository if there is one; empty if it does not say."""
     Options: ClassVar[type] = NoOptions
     ignores_memory: ClassVar[bool] = False
     """True only for an ideal upper bound: every device trains the first task, whatever its memory."""

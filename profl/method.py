@@ -41,6 +41,9 @@ class ProFL(Method):
         If ``rounds`` do not suffice for the schedule.
     """
 
+    kind = "progressive"
+    shrinks = "blocks (one trains, the others are frozen or replaced)"
+    source = "Wu, Li and Xu, KDD 2025 (arXiv 2404.13349), and its published code"
     deviations = (
         "How the middle blocks are shrunk, and that growing goes on from their weights, is inferred.",
         "The rounds of shrinking and mapping are shares of the budget; the published numbers are unknown.",

@@ -1,4 +1,5 @@
 import doctest
+import math
 
 import numpy as np
 import pytest
@@ -84,6 +85,17 @@ def test_overlapping_regions_against_one_element_at_a_time(seed):
     ]
     owner_mean(state, updates)
     np.testing.assert_array_equal(state["w"].numpy(), naive_owner_mean(before, uploads))
+
+
+def test_what_a_mask_leaves_out_is_neither_counted_nor_read():
+    state = {"w": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    masked = Update({"w": torch.tensor([5.0, math.nan, 7.0])}, 3, masks={"w": torch.tensor([True, False, True])})
+    owner_mean(state, [masked, upload(w=torch.tensor([1.0, 8.0]))])
+    assert state["w"].tolist() == [3.0, 8.0, 7.0, 4.0]
+    assert masked.uploaded_bytes == 2 * 4
+    state = {"w": torch.zeros(3)}
+    owner_mean(state, [masked, Update({"w": torch.ones(3)}, 1)], by_examples=True)
+    assert state["w"].tolist() == [4.0, 1.0, 5.5]
 
 
 def test_the_servers_tensors_change_in_place_and_the_uploads_do_not():

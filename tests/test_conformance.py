@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from fractions import Fraction
 
 import pytest
 import torch
@@ -167,8 +168,18 @@ def test_the_window_rolls_as_published():
     shapes = torch.empty(4), torch.empty(64)
     rolled = {turn: windows(*shapes, turn)[0].tolist() for turn in (0, 1, 7, 64)}
     assert rolled == {0: [0, 1, 2, 3], 1: [63, 0, 1, 2], 7: [57, 58, 59, 60], 64: [0, 1, 2, 3]}
-    (everything,) = windows(torch.empty(64), torch.empty(64), 0)
+    (everything,) = windows(torch.empty(64), torch.empty(64), 7)
     assert everything.tolist() == list(range(64))
+
+
+def test_kernels_colours_and_classes_do_not_roll():
+    method = subject_of(FedRolex).method()
+    state, model = method.global_state, method.model
+    task = WindowTask(model.at_rate(Fraction(1, 2)), turn=1)
+    half = conformance.loaded(method, task, conformance.device()).state_dict()
+    assert torch.equal(half["stem.0.weight"], state["stem.0.weight"][[3, 0]])
+    assert torch.equal(half["head.2.weight"], state["head.2.weight"][:, [31, *range(15)]])
+    assert torch.equal(half["head.2.bias"], state["head.2.bias"])
 
 
 def test_pytest_runs_it_instead_of_the_tests_found(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):

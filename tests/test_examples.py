@@ -73,7 +73,7 @@ def test_a_method_of_ones_own_is_installed_measured_and_trained(swept: Path):
 
 def test_the_suite_for_methods_passes_on_those_that_are_installed(swept: Path):
     quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:cov"]
-    methods = ["--profl-method", "topheavy", "--profl-method", "fedrolex"]
+    methods = ["--profl-method", "topheavy", "--profl-method", "rolling"]
     # All of it runs on FedRolex in tests/test_conformance.py.
     printed = python(swept, "-m", "pytest", *quiet, *methods, "-k", "vgg11_bn and (tasks or trains or loading)")
     assert re.search(r"^1[0-9] passed", printed.splitlines()[-1])

@@ -13,15 +13,20 @@ if TYPE_CHECKING:
 @click.command(name="list")
 @click.argument(
     "kind",
-    type=click.Choice(["methods", "models", "datasets", "gpus", "presets", "techniques", "deviations"]),
+    type=click.Choice(["methods", "models", "datasets", "gpus", "presets", "techniques", "deviations", "cards"]),
     required=False,
 )
 def list_names(kind: str | None) -> None:
-    """Show the names that the other commands take; or how methods differ from the published ones.
+    """Show the names that the other commands take, and what they stand for.
+
+    Of methods it shows what each does about memory, what shrinks on a weak device, and its source; "deviations" are
+    how they differ from the published ones, "cards" all that they say of themselves, as Markdown. Without a kind it
+    gives the names alone, at once.
 
     \b
     Examples:
       profl list
+      profl list methods
       profl list gpus
       profl list techniques
       profl list deviations
@@ -44,6 +49,16 @@ def list_names(kind: str | None) -> None:
         click.echo(f"{NONE}: plain training; the others may be joined, as in checkpoint+micro-batch:4")
         for name, way in WAYS.items():
             click.echo(f"{name}{':' * bool(way.setting)}{way.setting}: {way.about}")
+    elif kind == "methods":
+        from rich.console import Console
+
+        from profl.bench.cards import method_table
+
+        Console().print(method_table(NAMES["methods"]()), highlight=False)
+    elif kind == "cards":
+        from profl.bench.cards import page
+
+        click.echo(page(NAMES["methods"]()), nl=False)
     elif kind == "deviations":
         from profl.bench.registry import method_class
 

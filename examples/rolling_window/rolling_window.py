@@ -10,8 +10,11 @@ from profl.bench.losses import owned_cross_entropy
 
 
 def windows(tensor, whole, turn):
-    """Which indices of every dimension of a global tensor a device's smaller one covers."""
-    return tuple(torch.arange(size).roll(turn)[:part] for part, size in zip(tensor.shape, whole.shape, strict=True))
+    """Which indices of every dimension of a global tensor a device's smaller one covers; whole ones do not roll."""
+    return tuple(
+        torch.arange(size).roll(turn if part < size else 0)[:part]
+        for part, size in zip(tensor.shape, whole.shape, strict=True)
+    )
 
 
 @dataclass(frozen=True)

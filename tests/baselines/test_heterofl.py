@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from profl.baselines.heterofl import SubnetworkTask
-from profl.baselines.width import WidthTask
+from profl.baselines.width import SubnetworkTask, WidthTask
 from profl.bench.aggregation import leading
 from profl.bench.cell import Recipe
 from profl.bench.errors import InputError

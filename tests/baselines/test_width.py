@@ -6,13 +6,40 @@ import pytest
 import torch
 from torch import nn
 
-from profl.baselines.width import load_leading, parse_rates
+from profl.baselines.feddropout import drawn
+from profl.baselines.fedrolex import Window
+from profl.baselines.width import SubnetworkTask, load_leading, make_static, parse_rates
 from profl.bench.aggregation import leading
 from profl.bench.errors import InputError
 from profl.bench.method import FullModel, initial_state
 from profl.bench.models import ModelSpec
 from tests.conftest import settle, shown
 from tests.oracles import parameter_counts
+
+CHANNELS = {"rolled": Window(2), "drawn": drawn}
+
+
+@pytest.mark.parametrize("channels", CHANNELS.values(), ids=CHANNELS)
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
+def test_a_part_computes_what_the_full_model_does_with_its_other_channels_silent(channels, name, batch, context):
+    # Holds only if channels stay aligned everywhere, across the residual connections too.
+    spec, local = ModelSpec(name, width=6, classes=10), context()
+    task = SubnetworkTask(spec.at_rate(Fraction(1, 2)), scaler=False, channels=channels)
+    full, part = spec.build(), task.build()
+    make_static(full)
+    for norm in full.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias)
+    task.load(part, full.state_dict(), local)
+    for norm in full.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            silent = torch.ones(len(norm.weight), dtype=torch.bool)
+            silent[channels(len(silent) // 2, len(silent), local)] = False
+            norm.weight.data[silent] = 0
+            norm.bias.data[silent] = 0
+    inputs, _ = batch()
+    torch.testing.assert_close(part(inputs), full(inputs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [Fraction(1, 2), Fraction(1, 3), Fraction(1, 16)])
