@@ -41,8 +41,8 @@ class CoCoFL(Method):
     """
 
     kind: ClassVar[str] = "freezing"
-    shrinks: ClassVar[str] = "what trains: a run of stages; the weights of the others are int8"
-    source: ClassVar[str] = "Pfeiffer, Rapp, Khalili and Henkel, TMLR 2023, github.com/k1l1/CoCoFL"
+    shrinks: ClassVar[str] = "what trains, a run of stages (the weights of the others are int8)"
+    source: ClassVar[str] = "Pfeiffer, Rapp, Khalili and Henkel, TMLR 2023; k1l1/CoCoFL"
 
     deviations = (
         "A window is made of stages; published are residual blocks, the stem and the head one by one.",

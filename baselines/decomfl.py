@@ -40,8 +40,8 @@ class DeComFL(Method):
     """
 
     kind: ClassVar[str] = "forward only"
-    shrinks: ClassVar[str] = "nothing; there is no backward pass"
-    source: ClassVar[str] = "Li et al., ICLR 2025 (arXiv 2405.15861), github.com/ZidongLiu/DeComFL"
+    shrinks: ClassVar[str] = "nothing (there is no backward pass)"
+    source: ClassVar[str] = "Li et al., ICLR 2025 (arXiv 2405.15861); ZidongLiu/DeComFL"
     keeps_batchnorm_statistics = False
 
     deviations = (

@@ -35,8 +35,8 @@ class FeDepth(Method):
     """
 
     kind: ClassVar[str] = "depth"
-    shrinks: ClassVar[str] = "what trains at a time: one segment of the stages after another"
-    source: ClassVar[str] = "Zhang et al., 2023 (arXiv 2303.04887), github.com/taokz/FeDepth"
+    shrinks: ClassVar[str] = "what trains at a time, one segment of stages after another"
+    source: ClassVar[str] = "Zhang et al., 2023 (arXiv 2303.04887); taokz/FeDepth"
 
     deviations = (
         "Segments are made of stages; published are residual blocks of a ResNet20 with BatchNorm in front.",

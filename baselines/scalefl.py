@@ -42,7 +42,7 @@ class ScaleFL(Method):
 
     kind: ClassVar[str] = "depth"
     shrinks: ClassVar[str] = "the last stages, and the channels of those that stay"
-    source: ClassVar[str] = "Ilhan, Su and Liu, CVPR 2023, github.com/git-disl/scale-fl"
+    source: ClassVar[str] = "Ilhan, Su and Liu, CVPR 2023; git-disl/scale-fl"
     keeps_batchnorm_statistics = False
 
     deviations = (
