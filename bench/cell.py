@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as validated
 from profl.bench.errors import InputError
 from profl.bench.fleet import Tier
 from profl.bench.models import ModelSpec
+from profl.bench.technique import NONE, Technique
 from profl.bench.validation import checked
 
 EXACT = ConfigDict(extra="forbid")
@@ -126,6 +127,9 @@ class Cell:
     measured_as
         At which scale footprints are measured; None: at that of training. Who can train what, and what tiers in
         percent refer to, then come from there.
+    technique
+        How local steps save memory, as `profl.bench.technique.Technique` reads it; what tiers in percent refer to stays
+        plain training.
     """
 
     method: str
@@ -141,6 +145,11 @@ class Cell:
     listed_budgets: list[int] | None = None
     memory_only: bool = False
     measured_as: MeasuredAs | None = None
+    technique: str = NONE
+
+    def __post_init__(self) -> None:
+        # However it is written, a cell has one name.
+        object.__setattr__(self, "technique", str(Technique.parse(self.technique)))
 
     @property
     def data_folder(self) -> Path | None:
@@ -168,6 +177,11 @@ class Cell:
         measured = self.as_measured
         return f"{measured.model} width {measured.width}, batch {measured.recipe.batch_size}"
 
+    @property
+    def contender(self) -> str:
+        """The method, and the technique if there is one: what is compared, for people."""
+        return Technique.parse(self.technique).label(self.method)
+
     def budgets(self, full_model_bytes: int) -> list[int]:
         """Return the memory of every device in bytes, given the full model's least budget."""
         if self.listed_budgets is not None:
@@ -178,10 +192,10 @@ class Cell:
         """Return plain values for a JSON file."""
         values = asdict(self)
         # The name of a cell does not depend on there being other kinds, nor on what else could have been recorded.
-        own = [(values, name) for name in ("memory_only", "measured_as")]
+        own = [(values, name) for name in ("memory_only", "measured_as", "technique")]
         own += [(values["recipe"], name) for name in ("held_out_share", "gradient_norm")]
         for table, name in own:
-            if not table[name]:
+            if table[name] in (None, False, 0, NONE):
                 del table[name]
         return values
 
@@ -199,6 +213,7 @@ class Cell:
     @property
     def folder_name(self) -> str:
         """A readable name, made unique by a hash of everything that decides the cell's result."""
-        readable = f"{self.method}-{self.model}w{self.width}-{self.dataset}-{self.tier}-seed{self.seed}"
+        method = self.method if self.technique == NONE else f"{self.method}-{self.technique}"
+        readable = f"{method}-{self.model}w{self.width}-{self.dataset}-{self.tier}-seed{self.seed}"
         digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
         return re.sub(r"[^A-Za-z0-9.]+", "-", readable).strip("-") + "-" + digest

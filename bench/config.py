@@ -21,6 +21,7 @@ from profl.bench.fleet import UNLIMITED, Tier
 from profl.bench.memory.gpu.profile import VIRTUAL, resolve
 from profl.bench.models import ModelSpec
 from profl.bench.registry import method_class, method_options
+from profl.bench.technique import NONE
 from profl.bench.validation import checked
 
 
@@ -34,6 +35,7 @@ class Grid:
     dataset: Annotated[list[str], Field(min_length=1)]
     tier: Annotated[list[str], Field(min_length=1)]
     seed: Annotated[list[Seed], Field(min_length=1)]
+    technique: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: [NONE])
 
 
 GRID = tuple(axis.name for axis in fields(Grid))

@@ -28,7 +28,7 @@ from profl.bench.method import LocalContext, Method, RoundSummary, Task, filled,
 from profl.bench.models import ModelSpec, StagedModel
 from profl.bench.randomness import initialised, torch_generator
 from profl.bench.registry import create_method
-from profl.bench.training import local_optimizer, train_step
+from profl.bench.training import LocalStep
 
 MODELS = ("resnet18", "vgg11_bn")
 CLASSES, EXAMPLES, ROUNDS, SEED = 10, 6, 20, 3
@@ -125,7 +125,7 @@ def train(method: Method, task: Task, seed: int = 0, classes: Sequence[int] = EV
     module = loaded(method, task, local)
     for segment in range(task.segments):
         task.enter(module, segment)
-        train_step(task, module, local_optimizer(task, module, RECIPE), *batch(method.model, seed, classes))
+        LocalStep(task, module, RECIPE)(*batch(method.model, seed, classes))
     return task.update(module, method.global_state, local)
 
 
@@ -246,7 +246,7 @@ def test_a_local_step_trains_what_it_is_to(subject: Subject) -> None:
         )
         module.zero_grad()
         before = copied(dict(module.named_parameters()))
-        train_step(task, module, local_optimizer(task, module, RECIPE), inputs, targets)
+        LocalStep(task, module, RECIPE)(inputs, targets)
         moved = {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
         frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
         assert moved - frozen, f"a step of task '{task.key}' changes no parameter"

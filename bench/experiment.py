@@ -11,6 +11,7 @@ from profl.bench.method import Method, Task
 from profl.bench.models import ModelSpec
 from profl.bench.models.registry import model_builder
 from profl.bench.registry import create_method
+from profl.bench.technique import Technique
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,21 @@ class Experiment:
         Raises
         ------
         InputError
-            If a name is unknown, the dataset's classes cannot be counted, the method refuses a value, or a task has
-            no counterpart at the scale at which memory is measured.
+            If a name is unknown, the dataset's classes cannot be counted, the method refuses a value, the technique
+            has no meaning for a task, or a task has no counterpart at the scale at which memory is measured.
         """
         model_builder(cell.model)  # most tasks are built in a worker: too late for a wrong name
         model = cell.spec(classes_of(cell.dataset, cell.data_folder))
         tasks = tuple(_method(cell, model).all_tasks())
+        technique = Technique.parse(cell.technique)
+        for task in tasks:
+            technique.check(task, cell.recipe.momentum, f"method '{cell.method}'")
         return cls(cell, model, tasks, tasks if cell.measured_as is None else _counterparts(cell, model.classes, tasks))
+
+    @property
+    def technique(self) -> Technique:
+        """How the cell's local steps save memory."""
+        return Technique.parse(self.cell.technique)
 
     @property
     def measured_model(self) -> ModelSpec:

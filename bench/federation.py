@@ -63,6 +63,7 @@ class Federation:
         cell, recipe = experiment.cell, experiment.cell.recipe
         self.cell, self.recipe, self.dataset = cell, recipe, dataset
         self.method = experiment.method()
+        self.technique = experiment.technique
         self.least_budgets = dict(least_budgets)
         self.budgets = cell.budgets(full_model_bytes)
         self.partition = partition(
@@ -158,7 +159,9 @@ class Federation:
         module = self._loaded(task, local)
         with memory_limit(self.device, self.budgets[device]), memory_usage(self.device) as usage:
             module.to(self.device)
-            loss = train_locally(task, module, inputs, targets, self.recipe, local.generator, self.dataset.augment)
+            loss = train_locally(
+                task, module, inputs, targets, self.recipe, local.generator, self.dataset.augment, self.technique
+            )
             module.to("cpu")
         received = sum(value.nbytes for value in module.state_dict().values())
         update = task.update(module, self.method.global_state, local)
@@ -177,7 +180,7 @@ class Federation:
     def operations(self, task: Task, device: int) -> int:
         """Return the floating-point operations of a device's training in one round."""
         examples = len(self.partition[device]) * self.recipe.local_epochs
-        return operations_per_example(task, self.method.model, self.recipe) * examples
+        return operations_per_example(task, self.method.model, self.recipe, self.technique) * examples
 
     def _loaded(self, task: Task, local: LocalContext) -> nn.Module:
         """Return the task's resident module with the global values in it, on the CPU."""

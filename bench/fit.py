@@ -16,6 +16,7 @@ from profl.bench.fleet import format_bytes, parse_bytes
 from profl.bench.memory.errors import OutOfMemory
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
+from profl.bench.technique import PLAIN, Technique
 from profl.bench.training import TrainingWorkload
 
 LOOKAHEAD = 8
@@ -80,17 +81,21 @@ class Fit:
         Pictures by budget in bytes, as `largest_batch` finds them; None where nothing fits.
     least_budget_bytes
         What a batch of one picture needs; None if the whole GPU is too small.
+    technique
+        How its steps save memory.
     """
 
     method: str
     task: str
     largest_batches: Mapping[int, int | None]
     least_budget_bytes: int | None
+    technique: Technique = PLAIN
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
             "method": self.method,
+            "technique": str(self.technique),
             "task": self.task,
             "least_budget_bytes": self.least_budget_bytes,
             "fits": [
@@ -149,7 +154,8 @@ def fit(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Pr
         least_budget_bytes = prober.measure(at(1), gpu).least_budget_bytes
     except OutOfMemory:
         least_budget_bytes = None
-    return Fit(workload.scope, workload.task.key, {budget: largest(budget) for budget in budgets}, least_budget_bytes)
+    batches = {budget: largest(budget) for budget in budgets}
+    return Fit(workload.scope, workload.task.key, batches, least_budget_bytes, workload.technique)
 
 
 def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Table:
@@ -160,7 +166,7 @@ def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Tab
     for text in budgets.values():
         table.add_column(text, justify="right")
     table.add_column("batch 1 needs", justify="right")
-    for method, group in groupby(fits, key=lambda fit: fit.method):
+    for method, group in groupby(fits, key=lambda fit: fit.technique.label(fit.method)):
         tasks = list(group)
         for row, task in enumerate(tasks):
             batches = [_batch(task.largest_batches[budget], most) for budget in budgets]

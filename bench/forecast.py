@@ -23,7 +23,7 @@ from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel, RoundSummary, Task
 from profl.bench.operations import operations_per_example, operations_per_step
 from profl.bench.randomness import initialised
-from profl.bench.training import local_optimizer, train_step
+from profl.bench.training import LocalStep
 
 TIMED_SECONDS = 1.0
 """How long steps are run to learn how fast this machine is."""
@@ -107,7 +107,10 @@ def forecast(experiment: Experiment, dataset: Dataset, measured: Measured) -> Fo
     return Forecast(
         cell,
         measured.least_budgets,
-        {task.key: operations_per_example(task, experiment.model, cell.recipe) for task in experiment.tasks},
+        {
+            task.key: operations_per_example(task, experiment.model, cell.recipe, experiment.technique)
+            for task in experiment.tasks
+        },
         {str(key): int(count) for key, count in eligibility(fleet.budgets, measured.least_budgets).sum().items()},
         sum(shares) / len(shares),
         operations,
@@ -153,12 +156,12 @@ def operations_per_second(experiment: Experiment) -> float:
         takes = experiment.model.skeleton()
         inputs = torch.zeros(recipe.batch_size, *takes.input_shape, dtype=takes.input_dtype, device=device)
     targets = torch.zeros(recipe.batch_size, dtype=torch.int64, device=device)
-    optimizer = local_optimizer(task, module, recipe)
+    step = LocalStep(task, module, recipe)
     steps, seconds = 0, 0.0
     with one_torch_thread():
-        float(train_step(task, module, optimizer, inputs, targets))  # the first one chooses kernels
+        float(step(inputs, targets))  # the first one chooses kernels
         began = time.perf_counter()
         while seconds < TIMED_SECONDS:
-            float(train_step(task, module, optimizer, inputs, targets))
+            float(step(inputs, targets))
             steps, seconds = steps + 1, time.perf_counter() - began
     return steps * operations_per_step(task, experiment.model, recipe) / seconds

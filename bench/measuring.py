@@ -72,16 +72,20 @@ def _least(footprint: Footprint) -> int:
 def workloads(experiment: Experiment) -> dict[str, TrainingWorkload]:
     """Return the steps to measure for a cell, by task key: every task its method may offer, as it is measured."""
     cell, model = experiment.cell.as_measured, experiment.measured_model
-    return {task.key: TrainingWorkload(cell.method, model, task, cell.recipe) for task in experiment.measured_tasks}
+    technique = experiment.technique
+    return {
+        task.key: TrainingWorkload(cell.method, model, task, cell.recipe, technique)
+        for task in experiment.measured_tasks
+    }
 
 
 def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
-    """Measure every task of a cell's method, and the full model, at the scale that the cell is measured as."""
+    """Measure every task of a cell's method, and plain training of the full model, at the scale it is measured as."""
     cell, model = experiment.cell.as_measured, experiment.measured_model
     steps = workloads(experiment)
     full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
     return Measured(
         {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in steps.items()},
-        {key: operations_per_step(step.task, step.model, step.recipe) for key, step in steps.items()},
+        {key: operations_per_step(step.task, step.model, step.recipe, step.technique) for key, step in steps.items()},
         _least(prober.measure(full, cell.gpu)),
     )

@@ -35,7 +35,7 @@ SILENCE_SECONDS = 30
 
 
 def _name(cell: Cell) -> str:
-    return f"{cell.method} on {cell.dataset}, {cell.model} width {cell.width}, tier {cell.tier}, seed {cell.seed}"
+    return f"{cell.contender} on {cell.dataset}, {cell.model} width {cell.width}, tier {cell.tier}, seed {cell.seed}"
 
 
 def _result(cell: Cell, outcome: Outcome) -> str:
@@ -153,7 +153,7 @@ class SweepProgress:
         if self._best is None:
             return counts
         score, cell = self._best
-        return f"{counts}; highest score so far {cell.method} at {cell.tier}, {score:.1%}"
+        return f"{counts}; highest score so far {cell.contender} at {cell.tier}, {score:.1%}"
 
     def _tell(self, text: str) -> None:
         """Write a line where no bar shows that the sweep is alive, now and then."""

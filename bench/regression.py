@@ -21,6 +21,7 @@ from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.recording.budget import GRANULE_BYTES
 from profl.bench.results.schema import category_columns
+from profl.bench.technique import NONE
 
 PEAK = "peak_requested_bytes"
 
@@ -117,6 +118,7 @@ def _command(cell: Cell, task: str) -> str:
     words = ["profl", "measure", "--method", cell.method, "--task", task, "--model", cell.model]
     words += ["--width", str(cell.width), "--batch-size", str(cell.recipe.batch_size), "--dataset", cell.dataset]
     words += ["--gpu", cell.gpu] + (["--data", cell.data] if cell.data else [])
+    words += [] if cell.technique == NONE else ["--technique", cell.technique]
     return shlex.join(words)
 
 

@@ -15,9 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.bench.cell import Recipe
 from profl.bench.data import augment
-from profl.bench.memory.workload import Prepared, StepObserver
+from profl.bench.memory.workload import Prepared, StepObserver, Unobserved
 from profl.bench.method import Task
 from profl.bench.models import ModelSpec
+from profl.bench.technique import PLAIN, Technique
 
 EVALUATION_BATCH = 256
 """Examples per batch when testing: nothing is kept for backward, so this is not what limits a device."""
@@ -26,49 +27,74 @@ SAMPLE_EXAMPLES = 512
 """How many training examples BatchNorm statistics are re-estimated on: thousands of pixels a channel suffice."""
 
 
-def local_optimizer(task: Task, module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Return a fresh SGD over the parameters that train."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    rate = recipe.learning_rate if task.learning_rate is None else task.learning_rate
-    return torch.optim.SGD(trainable, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-
-
-def train_step(
-    task: Task,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    observer: StepObserver | None = None,
-) -> Tensor:
-    """Run one forward, backward and optimizer step, or the task's own in their place; return the detached scalar loss.
+class LocalStep:
+    """A task's local training step, with what lasts from one to the next: the optimizer and the scale of the loss.
 
     Parameters
     ----------
-    observer
-        Told as each phase begins, when memory is measured.
+    task
+        What trains.
+    module
+        As the task builds it, on the device where it trains.
+    recipe
+        Decides the optimizer: a fresh SGD over the parameters that train.
+    technique
+        How memory is saved.
     """
-    if observer:
-        observer.forward()
-    if task.forward_only:
-        with torch.no_grad():
-            loss = task.step(module, optimizer.param_groups[0]["lr"], inputs, targets)
-        if observer:
+
+    def __init__(self, task: Task, module: nn.Module, recipe: Recipe, technique: Technique = PLAIN) -> None:
+        self.task, self.module, self.technique = task, module, technique
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        rate = recipe.learning_rate if task.learning_rate is None else task.learning_rate
+        new = technique.optimizer()
+        self.optimizer = new(trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        self._device = _device(module)
+        # Where there are no values, as when operations are counted, none overflows.
+        scaled = technique.scales_loss and self._device.type != "meta"
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=scaled)
+
+    def __call__(self, inputs: Tensor, targets: Tensor, observer: StepObserver | None = None) -> Tensor:
+        """Run one forward, backward and optimizer step, or the task's own instead; return the detached scalar loss.
+
+        Parameters
+        ----------
+        inputs, targets
+            One batch, on the module's device.
+        observer
+            Told as each phase begins, when memory is measured.
+        """
+        observer = observer or Unobserved()
+        if self.task.forward_only:
+            observer.forward()
+            with torch.no_grad():
+                loss = self.task.step(self.module, self.optimizer.param_groups[0]["lr"], inputs, targets)
             observer.end()
-        return loss
-    loss = task.loss(module, inputs, targets)
-    if observer:
-        observer.backward(loss)
-    loss.backward()
-    if observer:
+            return loss
+        with self.technique.backward(self.module, self.optimizer):
+            losses = [
+                self._gradients(some, labels, share, observer)
+                for some, labels, share in self.technique.parts(inputs, targets)
+            ]
         observer.optimizer()
-    if task.max_gradient_norm is not None:
-        nn.utils.clip_grad_norm_(module.parameters(), task.max_gradient_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    if observer:
+        if self.task.max_gradient_norm is not None:
+            self._scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.task.max_gradient_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad()
         observer.end()
-    return loss.detach()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _gradients(self, inputs: Tensor, targets: Tensor, share: float, observer: StepObserver) -> Tensor:
+        """Add the gradients of a part of a batch to what there is; return its share of the detached loss."""
+        observer.forward()
+        with self.technique.forward(self.module, self._device):
+            loss = self.task.loss(self.module, inputs, targets)
+        if share != 1:
+            loss = loss * share
+        observer.backward(loss)
+        self._scaler.scale(loss).backward()
+        return loss.detach()
 
 
 def train_locally(
@@ -79,6 +105,7 @@ def train_locally(
     recipe: Recipe,
     generator: torch.Generator,
     augmented: bool,
+    technique: Technique = PLAIN,
 ) -> float:
     """Train a device's task on its examples; return the mean loss per example over all epochs of all segments.
 
@@ -91,18 +118,20 @@ def train_locally(
         Decides order and augmentation; nothing else does.
     augmented
         Whether pictures are cropped and flipped at random.
+    technique
+        How memory is saved.
     """
     device = _device(module)
     total = torch.zeros((), dtype=torch.float64)
     for segment in range(task.segments):
         task.enter(module, segment)
-        optimizer = local_optimizer(task, module, recipe)
+        step = LocalStep(task, module, recipe, technique)
         for _ in range(recipe.local_epochs):
             order = torch.randperm(len(targets), generator=generator)
             for batch in order.split(recipe.batch_size):
                 pictures = augment(inputs[batch], generator) if augmented else inputs[batch]
                 # No name for the loss: it would lie on the device throughout the next step.
-                mean = train_step(task, module, optimizer, pictures.to(device), targets[batch].to(device)).cpu()
+                mean = step(pictures.to(device), targets[batch].to(device)).cpu()
                 total += mean * len(batch)
     return float(total) / (task.segments * recipe.local_epochs * len(targets))
 
@@ -197,21 +226,25 @@ class TrainingWorkload:
         What trains, and how. Batches are full ones, but every fifth is half as large, as the last of an epoch is
         smaller: memory that is cached in other sizes is what a tight budget fails at. Of a task of several segments a
         measured step goes through all of them, each with an optimizer of its own that is gone before the next.
+    technique
+        How memory is saved.
     """
 
     scope: str
     model: ModelSpec
     task: Task
     recipe: Recipe
+    technique: Technique = PLAIN
 
     @property
     def key(self) -> str:
         """Name of the footprint: everything that decides its bytes."""
         model, recipe = self.model, self.recipe
-        return (
+        plain = (
             f"{self.scope}/{self.task.key} of {model.name} width {model.width}, {model.classes} classes, "
             f"batch {recipe.batch_size}, SGD momentum {recipe.momentum:g} weight decay {recipe.weight_decay:g}"
         ) + (", gradients clipped" if self.task.max_gradient_norm is not None else "")
+        return plain if self.technique == PLAIN else f"{plain}, {self.technique}"
 
     @property
     def steps_per_segment(self) -> int:
@@ -226,18 +259,18 @@ class TrainingWorkload:
         takes = self.model.skeleton()
         inputs = torch.zeros(self.recipe.batch_size, *takes.input_shape, dtype=takes.input_dtype, device=device)
         targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
-        optimizers = [local_optimizer(self.task, module, self.recipe) for _ in range(self.task.segments)]
+        steps = [LocalStep(self.task, module, self.recipe, self.technique) for _ in range(self.task.segments)]
 
         part = math.ceil(self.recipe.batch_size / 2)
         sizes = itertools.cycle([self.recipe.batch_size] * 4 + [part])
 
         def step(observer: StepObserver) -> None:
             size = next(sizes)
-            for segment, optimizer in enumerate(optimizers):
+            for segment, train in enumerate(steps):
                 self.task.enter(module, segment)
                 for _ in range(self.steps_per_segment):
-                    train_step(self.task, module, optimizer, inputs[:size], targets[:size], observer)
+                    train(inputs[:size], targets[:size], observer)
                 if self.task.segments > 1:
-                    optimizer.state.clear()
+                    train.optimizer.state.clear()
 
-        return Prepared(module, optimizers, (inputs, targets), step)
+        return Prepared(module, [train.optimizer for train in steps], (inputs, targets), step)

@@ -12,6 +12,7 @@ from profl.bench.config import Config, override
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.results import Record, read_run
+from profl.bench.technique import Technique
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ def scores(records: Mapping[float, Sequence[Record]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``method``, ``model``, ``width``, ``dataset``, ``tier``, ``seed``, ``rate`` and ``score``: the cell's
-        ``last_five_accuracy``, here on held-out data.
+        ``method``, ``model``, ``width``, ``dataset``, ``tier``, ``seed``, ``technique``, ``rate`` and ``score``: the
+        cell's ``last_five_accuracy``, here on held-out data.
     """
-    place = ("method", "model", "width", "dataset", "tier", "seed")
+    place = ("method", "model", "width", "dataset", "tier", "seed", "technique")
     return pd.DataFrame(
         {
             **{name: getattr(record.cell, name) for name in place},
@@ -90,6 +91,7 @@ def finished(folder: Path, config: Config, share: float) -> dict[float, list[Rec
     theirs.
     """
     grid = config.grid
+    techniques = [str(Technique.parse(text)) for text in grid.technique]
     records = {}
     for run in folder.glob("*/cells"):
         try:
@@ -104,6 +106,7 @@ def finished(folder: Path, config: Config, share: float) -> dict[float, list[Rec
             and (cell := record.cell).recipe == wanted
             and (cell.model in grid.model and cell.width in grid.width and cell.dataset in grid.dataset)
             and (cell.tier in (*grid.tier, UNLIMITED) and cell.seed in grid.seed)
+            and cell.technique in techniques
         ]
     return dict(sorted(records.items()))
 

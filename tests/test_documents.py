@@ -35,9 +35,16 @@ import pytest
 from click.testing import CliRunner
 
 import profl.bench.memory
+from profl.bench.cell import Recipe
 from profl.bench.cli import main
 from profl.bench.memory import Prober
+from profl.bench.method import FullModel, Task
+from profl.bench.models import ModelSpec
+from profl.bench.operations import operations_per_step
 from profl.bench.registry import method_class, methods
+from profl.bench.technique import PLAIN, Technique
+from profl.bench.training import TrainingWorkload
+from profl.growing import GrowTask
 from tests.conftest import plug_in
 from tests.pytorch.listed import MEMORY_TESTS
 
@@ -373,7 +380,7 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
 }
 """By the name of a table: what a cell says, given what its row and its column are called."""
 
-MEASURED = {"reduction", "steps", "traces"}
+MEASURED = {"reduction", "steps", "techniques", "traces"}
 """Tables that tests of their own measure, those of traces in tests/hardware, of steps in tests/memory."""
 
 
@@ -413,6 +420,30 @@ def test_the_deviations_of_every_method_are_shown_as_the_command_prints_them(cli
         name for name, point in methods().items() if point.value.startswith("profl.")
     }
     assert set(block.lines) <= set(cli("list", "deviations").splitlines())
+
+
+def test_what_techniques_save_is_measured_again(prober: Prober):
+    """Every number of operations, and peaks of the first rows; plain steps are those of the reference."""
+    (block,) = (block for block in BLOCKS if block.mark == "table: techniques")
+    _, *shown = table_of(block)
+    model, recipe = ModelSpec("resnet18", 64, 10), Recipe(batch_size=64)
+    tasks: dict[str, Task] = {"full model": FullModel(model), "ProFL's `grow 1`": GrowTask(model, 1)}
+    committed = json.loads((ROOT / "results/reference/default.json").read_text())["metrics"]
+    for row, (what, peak, least, operations) in enumerate(shown):
+        task, technique = what.rsplit(", ", 1)
+        technique = Technique.parse(technique.strip("`"))
+        assert f"{operations_per_step(tasks[task], model, recipe, technique) / 1e9:.1f} G" == operations
+        scope = "fedavg" if task == "full model" else "profl"
+        workload = TrainingWorkload(scope, model, tasks[task], recipe, technique)
+        if technique == PLAIN:
+            known = committed[workload.key]
+            found = known["peak_requested_bytes"]
+            assert f"{known['least_budget_bytes'] / 2**20:.0f} MiB" == least
+        elif row < 3:
+            found = prober.measure(workload, "virtual:jetson-orin", least_budget=False).peak_requested_bytes
+        else:
+            continue
+        assert f"{found / 2**20:.1f} MiB" == peak
 
 
 @each_document

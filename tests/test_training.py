@@ -11,13 +11,12 @@ from profl.bench.cell import Recipe
 from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
 from profl.bench.training import (
+    LocalStep,
     TrainingWorkload,
     evaluate,
     gradient_norm,
-    local_optimizer,
     recalibrate_batchnorm,
     train_locally,
-    train_step,
 )
 
 SPEC = ModelSpec("resnet18", width=2, classes=3)
@@ -90,7 +89,7 @@ def test_a_step_tells_its_observer_each_phase_in_order():
             told.append("end")
 
     task, module = FullModel(SPEC), SPEC.build()
-    loss = train_step(task, module, local_optimizer(task, module, RECIPE), *examples(4), Observer())
+    loss = LocalStep(task, module, RECIPE)(*examples(4), Observer())
     assert told == ["forward", "backward", "optimizer", "end"]
     assert not loss.requires_grad
 
@@ -113,7 +112,7 @@ def test_a_task_may_take_its_own_step_without_gradients():
 
     task, module = Shrinking(SPEC), SPEC.build()
     before = module.head[2].weight.detach().clone()
-    loss = train_step(task, module, local_optimizer(task, module, RECIPE), *examples(4), Observer())
+    loss = LocalStep(task, module, RECIPE)(*examples(4), Observer())
     assert told == ["forward", "end"]
     assert not loss.requires_grad
     assert all(parameter.grad is None for parameter in module.parameters())
@@ -123,7 +122,7 @@ def test_a_task_may_take_its_own_step_without_gradients():
 def test_the_optimizer_holds_what_trains_at_the_recipe_or_the_task_learning_rate():
     task, module = FullModel(SPEC), SPEC.build()
     module.stem.requires_grad_(False)
-    optimizer = local_optimizer(task, module, RECIPE)
+    optimizer = LocalStep(task, module, RECIPE).optimizer
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert held == {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
     assert optimizer.param_groups[0]["lr"] == RECIPE.learning_rate
@@ -131,7 +130,7 @@ def test_the_optimizer_holds_what_trains_at_the_recipe_or_the_task_learning_rate
     class Slow(FullModel):
         learning_rate = 1e-5
 
-    assert local_optimizer(Slow(SPEC), module, RECIPE).param_groups[0]["lr"] == 1e-5
+    assert LocalStep(Slow(SPEC), module, RECIPE).optimizer.param_groups[0]["lr"] == 1e-5
 
 
 class Fixed(nn.Module):
@@ -208,12 +207,12 @@ def test_gradients_are_clipped_where_the_task_asks_for_it():
     class Clipped(Halved):
         max_gradient_norm = 1e-3
 
-    moved = []
+    plain, moved = Recipe(learning_rate=1.0, momentum=0.0, weight_decay=0.0), []
     for task in (Halved(SPEC), Clipped(SPEC)):
         torch.manual_seed(0)
         module, inputs, targets = task.build(), torch.randn(7, 4), torch.randint(3, (7,))
         before = module.weight.detach().clone()
-        train_step(task, module, torch.optim.SGD([module.weight], lr=1.0), inputs, targets)
+        LocalStep(task, module, plain)(inputs, targets)
         moved.append(float((module.weight.detach() - before).norm()))
     assert moved[1] == pytest.approx(1e-3, rel=1e-3)
     assert moved[0] > 10 * moved[1]

@@ -16,6 +16,7 @@ from profl.bench.memory.comparison.side import Description, Side
 from profl.bench.memory.comparison.snapshot_side import is_snapshot, snapshot_side
 from profl.bench.memory.comparison.tables import comparison_tables
 from profl.bench.memory.gpu.profile import resolve
+from profl.bench.technique import PLAIN
 
 if TYPE_CHECKING:
     from profl.bench.memory.process.probe import Prober
@@ -38,6 +39,7 @@ def described(workload: TrainingWorkload, model: str, dataset: str, rounds: int)
         "rounds": rounds,
         "momentum": recipe.momentum,
         "weight_decay": recipe.weight_decay,
+        **({} if workload.technique == PLAIN else {"technique": str(workload.technique)}),
     }
 
 

@@ -24,6 +24,7 @@ def fit(
     data: str | None,
     rounds: int,
     option: tuple[str, ...],
+    technique: tuple[str, ...],
     gpu: str,
     as_json: bool,
 ) -> None:
@@ -36,6 +37,7 @@ def fit(
     Examples:
       profl fit --budget 256MiB --gpu virtual:jetson-orin
       profl fit --budget 64MiB --budget 256MiB --method profl --method heterofl --model resnet34
+      profl fit --budget 256MiB --method fedavg --technique none --technique checkpoint
       profl fit --budget 2GiB --batch-size 1024 --json > fit.json
     """
     from rich.console import Console
@@ -47,9 +49,9 @@ def fit(
     gpu = available(gpu)
     budgets = read_budgets(budget, gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
-    wanted = chosen_workloads(method, option, rounds, batch_size, data=data, **shape)
+    wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
     with Prober() as prober:
-        fits = [fit_task(workload, gpu, budgets, prober) for workload in tracked(wanted.values(), "trying batches")]
+        fits = [fit_task(workload, gpu, budgets, prober) for workload in tracked(wanted, "trying batches")]
     if as_json:
         click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": [task.to_dict() for task in fits]}))
         return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @click.command(name="list")
 @click.argument(
     "kind",
-    type=click.Choice(["methods", "models", "datasets", "gpus", "presets", "deviations", "cards"]),
+    type=click.Choice(["methods", "models", "datasets", "gpus", "presets", "techniques", "deviations", "cards"]),
     required=False,
 )
 def list_names(kind: str | None) -> None:
@@ -28,6 +28,7 @@ def list_names(kind: str | None) -> None:
       profl list
       profl list methods
       profl list gpus
+      profl list techniques
       profl list deviations
     """
     from profl.bench.cli.names import NAMES
@@ -42,6 +43,12 @@ def list_names(kind: str | None) -> None:
             click.echo(f"{profile.name:26}{gpu} ({profile.memory_figure}), {profile.board}: {_memory_source(profile)}")
         click.echo("virtual:sm_XX: any supported compute capability; no board's convolution workspaces")
         click.echo("estimate:NAME: any of these virtual GPUs, estimated where nothing can run")
+    elif kind == "techniques":
+        from profl.bench.technique import NONE, WAYS
+
+        click.echo(f"{NONE}: plain training; the others may be joined, as in checkpoint+micro-batch:4")
+        for name, way in WAYS.items():
+            click.echo(f"{name}{':' * bool(way.setting)}{way.setting}: {way.about}")
     elif kind == "methods":
         from rich.console import Console
 

@@ -38,6 +38,7 @@ def measure_command(
     data: str | None,
     rounds: int,
     option: tuple[str, ...],
+    technique: tuple[str, ...],
     gpu: str,
     task: tuple[str, ...],
     plot: Path | None,
@@ -48,7 +49,7 @@ def measure_command(
     save: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure the memory of every task of a method: one local training step, byte for byte.
+    """Measure the memory of every task of a method: one local training step, byte for byte, and its operations.
 
     \b
     Examples:
@@ -61,6 +62,7 @@ def measure_command(
       profl measure --method profl --gpu cuda --save my-card.json.gz
       profl measure --method profl --gpu virtual:h100 --against my-card.json.gz
       profl measure --method fedavg --gpu virtual:t4 --against snapshot.pickle
+      profl measure --method fedavg --technique none --technique checkpoint+micro-batch:4
       profl measure --method profl --json > footprints.json
     """
     from profl.bench.cli.against import described, other_run
@@ -75,11 +77,11 @@ def measure_command(
 
     gpu = available(gpu)
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
-    wanted = chosen_workloads(method, option, rounds, batch_size, data=data, **shape)
+    wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
     for key in task:
-        if key not in {known for _, known in wanted}:
-            unknown("task", key, {known for _, known in wanted})
-    wanted = {pair: workload for pair, workload in wanted.items() if not task or pair[1] in task}
+        if key not in (known := {step.task.key for step in wanted}):
+            unknown("task", key, known)
+    wanted = [step for step in wanted if not task or step.task.key in task]
     settings = {text: AllocatorSettings.parse(text) for text in what_if}
     if save:
         check_writable(save)
@@ -87,7 +89,8 @@ def measure_command(
     results = []
     with Prober() as prober, TemporaryDirectory() as scratch:
         other = other_run(against, gpu, prober) if against else None
-        for (name, key), workload in tracked(wanted.items(), "measuring"):
+        for workload in tracked(wanted, "measuring"):
+            name, key = workload.technique.label(workload.scope), workload.task.key
             description = described(workload, model, dataset, rounds)
             expected = other and other(workload, description)
             folder = snapshot or (Path(scratch) if settings or with_events else None)
@@ -96,7 +99,7 @@ def measure_command(
             run = recorded_run(footprint, shot, description) if shot and with_events else None
             replayed = _peaks_under(settings, shot) if shot else {}
             comparison = Comparison(run, expected) if run and expected else None
-            results.append(Result(name, key, footprint, replayed, run, comparison))
+            results.append(Result(workload, footprint, replayed, run, comparison))
             if plot:
                 footprint.plot(_task_file(plot, name, key, ".png"))
             if trace:

@@ -14,10 +14,12 @@ from rich.table import Table
 from profl.bench.cli.against import print_comparison
 from profl.bench.memory.footprint import PEAKS, Footprint
 from profl.bench.memory.workload import CATEGORIES
+from profl.bench.operations import operations_per_step
 
 if TYPE_CHECKING:
     from profl.bench.memory.comparison.against import Comparison
     from profl.bench.memory.comparison.measured_run import MeasuredRun
+    from profl.bench.training import TrainingWorkload
 
 T = TypeVar("T")
 TASKS_PER_TABLE = 5
@@ -29,14 +31,15 @@ class Result:
 
     Parameters
     ----------
+    workload
+        What was measured.
     replayed
         Bytes under other allocator settings, by the table's row.
     run, comparison
         With its events, and against another run; None where nobody asked for them.
     """
 
-    method: str
-    task: str
+    workload: TrainingWorkload
     footprint: Footprint
     replayed: Mapping[str, int]
     run: MeasuredRun | None
@@ -46,7 +49,24 @@ class Result:
         """Return what ``--json`` prints of the task."""
         against = {"against": self.comparison.to_dict()} if self.comparison else {}
         footprint = self.footprint.to_dict(attribution=True)
-        return {"method": self.method, "task": self.task, **footprint, **self.replayed, **against}
+        named = {"method": self.workload.scope, "technique": str(self.workload.technique), "task": self.task}
+        return {**named, "operations_per_step": self.operations, **footprint, **self.replayed, **against}
+
+    @property
+    def method(self) -> str:
+        """Name of the method, with its technique if there is one."""
+        return self.workload.technique.label(self.workload.scope)
+
+    @property
+    def task(self) -> str:
+        """Key of the task."""
+        return self.workload.task.key
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of the step that was measured."""
+        step = self.workload
+        return operations_per_step(step.task, step.model, step.recipe, step.technique)
 
 
 def print_results(heading: str, results: list[Result]) -> None:
@@ -87,6 +107,8 @@ def _footprint_tables(results: list[Result]) -> Iterator[Table]:
                 cells = ["?" if size is None else f"{size / 2**20:.1f}" for size in row]
                 style = None if name in CATEGORIES else "bold"
                 table.add_row(name, *cells, style=style, end_section=name == CATEGORIES[-1])
+            table.add_section()
+            table.add_row("G operations", *(f"{result.operations / 1e9:,.2f}" for result in part))
             yield table
 
 

@@ -47,6 +47,11 @@ def named(kind: str) -> dict[str, Any]:
     return {"shell_complete": complete, **({} if kind == "gpus" else {"callback": check})}
 
 
+techniques = several(
+    "--technique", "How steps save memory: none, checkpoint+micro-batch:4, ...: 'profl list techniques'."
+)
+"""Option for the techniques by which local steps save memory."""
+
 knobs = several("--option", "A method's option: METHOD.NAME=VALUE, as in profl.pace=equal.", metavar="ASSIGNMENT")
 """Option for the options of methods."""
 
@@ -68,6 +73,7 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
         click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder."),
         click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see."),
         knobs,
+        techniques,
         click.option(
             "--gpu",
             default="virtual:h100",
@@ -105,6 +111,7 @@ sweep_options = _with(
         several("--dataset", "Datasets.", **named("datasets")),
         several("--tier", "Memory tiers: 512MiB, 50%, 100..900MB, 20%..120% or a file."),
         several("--seed", "Seeds.", int),
+        techniques,
         click.option("--rounds", type=int, help="Round budget of every run."),
         knobs,
         click.option("--batch-size", type=int, help="Largest local batch."),
@@ -153,31 +160,34 @@ def chosen_sweep(preset: str | None, config: Path | None, **given: Any) -> tuple
 
 
 def chosen_workloads(
-    method: tuple[str, ...], option: tuple[str, ...], rounds: int, batch_size: int, **shape: Any
-) -> dict[tuple[str, str], TrainingWorkload]:
-    """Return the steps that `task_options` chose, by method and task."""
+    method: tuple[str, ...],
+    option: tuple[str, ...],
+    technique: tuple[str, ...],
+    rounds: int,
+    batch_size: int,
+    **shape: Any,
+) -> list[TrainingWorkload]:
+    """Return the steps that `task_options` chose, technique by technique of every method; none is none of them."""
     from profl.bench.cell import Cell, Recipe
     from profl.bench.config import read_options
     from profl.bench.experiment import Experiment
     from profl.bench.fleet import UNLIMITED
     from profl.bench.measuring import workloads
     from profl.bench.registry import method_class, method_options, methods
+    from profl.bench.technique import NONE
 
     for name in method:
         method_class(name)  # a wrong name is told before what another method refuses
     options = read_options(option)
     for name, values in options.items():
         method_options(name, values)  # also of a method that is not among those chosen
-    recipe = Recipe(rounds=rounds, batch_size=batch_size)
-    return {
-        (name, task): workload
+    shape |= {"tier": UNLIMITED, "seed": 0, "recipe": Recipe(rounds=rounds, batch_size=batch_size)}
+    cells = [
+        Cell(method=name, options=options.get(name, {}), technique=text, **shape)
         for name in method or sorted(methods())
-        for task, workload in workloads(
-            Experiment.of(
-                Cell(method=name, tier=UNLIMITED, seed=0, recipe=recipe, options=options.get(name, {}), **shape)
-            )
-        ).items()
-    }
+        for text in technique or (NONE,)
+    ]
+    return [step for cell in cells for step in workloads(Experiment.of(cell)).values()]
 
 
 def available(gpu: str) -> str:

@@ -68,6 +68,7 @@ def as_values(one: Forecast, hours: float) -> dict[str, Any]:
         "method": cell.method,
         "tier": cell.tier,
         "seed": cell.seed,
+        "technique": cell.technique,
         "measured_as": cell.measured_scale,
         "tasks": {
             key: {
@@ -156,8 +157,8 @@ def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
 
 
 def _setting_names(forecasts: Sequence[Forecast]) -> list[str]:
-    """Return what of model, width and dataset the sweep varies."""
-    names = ("model", "width", "dataset")
+    """Return what of model, width, dataset and technique the sweep varies."""
+    names = ("model", "width", "dataset", "technique")
     return [name for name in names if len({getattr(one.cell, name) for one in forecasts}) > 1]
 
 

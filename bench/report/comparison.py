@@ -24,7 +24,7 @@ from profl.bench.results import FOOTPRINT_KEY, Run, peak_column
 QUANTITIES = {"peak requested": "peak_requested_bytes", "least budget": "least_budget_bytes"}
 """What is compared of a footprint, and its column."""
 
-_PLACE = ["model", "width", "dataset", "gpu"]
+_PLACE = ["model", "width", "dataset", "gpu", "technique"]
 
 
 def write_comparison(runs: Sequence[Run], path: Path, highlight: str | None = None) -> Path:
@@ -159,7 +159,7 @@ def accuracy_differences(runs: Sequence[Run]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per method and tier (and model, width, dataset; GPU if a run has several): as
+        One row per method and tier (and model, width, dataset, technique; GPU if a run has several): as
         `footprint_differences`, accuracies from 0 to 1, the largest difference first.
     """
     names = run_names(runs)

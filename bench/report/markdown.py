@@ -53,7 +53,7 @@ def _section(study: Study) -> Iterator[str]:
     for grid in (accuracy_grid(study), differences_grid(study), budgets_grid(study)):
         if grid.groups:
             yield from (f"{grid.caption}:", "", *markdown(grid), "", grid.note, "")
-    said = deviations(study.methods)
+    said = deviations(study.bare_methods)
     if said:
         yield "What differs from the published methods:"
         yield ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,11 @@ class Study:
     def methods(self) -> list[str]:
         """Methods, in display order."""
         return in_order(self.cells["method"], self.ideals, self.highlight)
+
+    @property
+    def bare_methods(self) -> list[str]:
+        """The methods alone, without the techniques that some were run with."""
+        return sorted(set(self.cells["bare_method"]))
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -290,6 +295,7 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
     InputError
         If a method that it names was not run, or what its axis counts was not counted.
     """
+    run = _by_contender(run)
     stands_out = highlighted(run.cells["method"], view.highlight)
     versus = chosen_method(run.cells["method"], view.versus, "compared with")
     axis = axis_named(view.axis)
@@ -321,6 +327,22 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
             run_here[0].measured_scale,
             run_here[0].recipe.held_out_share,
         )
+
+
+def _by_contender(run: Run) -> Run:
+    """Return a run in which a method with a technique is a method of its own: everything that a study shows."""
+    names = {record.name: record.cell.contender for record in run.records}
+    of_footprint = {
+        (record.cell.method, record.cell.technique): record.cell.contender for record in run.records
+    }  # footprints are shared by cells
+    cells, prints = run.cells, run.footprints
+    pairs = zip(prints["method"], prints["technique"], strict=True)
+    return replace(
+        run,
+        cells=cells.assign(bare_method=cells["method"], method=cells["cell"].map(names)),
+        rounds=run.rounds.assign(method=run.rounds["cell"].map(names)),
+        footprints=prints.assign(method=[of_footprint[pair] for pair in pairs]),
+    )
 
 
 def _usual_versus(cells: pd.DataFrame, ideals: Collection[str], highlight: str) -> str:

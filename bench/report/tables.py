@@ -120,7 +120,7 @@ def _comparisons(study: Study) -> list[Table | Text]:
     if study.memory_only:
         return []
     grids = [grid for grid in (differences_grid(study), budgets_grid(study)) if grid.groups]
-    said = deviations(study.methods)
+    said = deviations(study.bare_methods)
     lines = [f"{method}: {' '.join(sentences)}" for method, sentences in said.items()]
     listed = [Text("\n".join(["What differs from the published methods:", *lines, ""]))] if lines else []
     shown = [(Text(grid.caption, style="bold"), _printed(grid), Text(grid.note + "\n")) for grid in grids]

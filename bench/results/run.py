@@ -65,7 +65,7 @@ def read_run(path: Path) -> Run:
         figures = {**_score(record), **record.summary}
         cells.append({"cell": name, "status": record.status, **identity, "rounds": len(rows), **figures})
         rounds.extend({"cell": name, "method": identity["method"], "tier": identity["tier"], **row} for row in rows)
-        shape = {name: identity[name] for name in ("method", "model", "width", "dataset")}
+        shape = {name: identity[name] for name in ("method", "model", "width", "dataset", "technique")}
         shape |= {"measured_model": record.cell.model, "measured_width": record.cell.width}
         footprints.extend({**shape, **_flat(entry)} for entry in record.footprints)
     return Run(

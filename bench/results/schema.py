@@ -56,6 +56,7 @@ CELL_COLUMNS = {
     "gpu": "where memory was measured",
     "memory_only": "whether all training ran on the virtual GPU, for its memory alone",
     "measured_as": "model, width and batch size at which memory was measured; missing if they are those of training",
+    "technique": "how local steps save memory: ways such as checkpoint, or none",
     "learning_rate": "learning rate of local training",
     "rounds": "rounds finished",
     "last_five_accuracy": "the score: mean test accuracy of the last five tests, or of all if there were fewer",
@@ -83,7 +84,7 @@ CELL_COLUMNS = {
 
 _IDENTITY = (
     *("cell", "status", "method", "model", "width", "dataset", "tier", "seed"),
-    *("gpu", "memory_only", "measured_as", "learning_rate", "rounds"),
+    *("gpu", "memory_only", "measured_as", "technique", "learning_rate", "rounds"),
 )
 ADDED_LATER = (
     *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations", "diagnostics"),
@@ -127,7 +128,7 @@ floating-point operations of that step. An earlier version's entries lack it: th
 
 FOOTPRINT_KEY = [
     *("method", "model", "width", "dataset", "task"),
-    *("measured_model", "measured_width", "batch_size", "gpu"),
+    *("measured_model", "measured_width", "batch_size", "gpu", "technique"),
 ]
 """Columns that tell the rows of the footprints frame apart; ``model`` and ``width`` are those of training."""
 

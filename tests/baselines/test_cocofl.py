@@ -8,7 +8,7 @@ from profl.baselines.cocofl import FixedNorm, RoundedConvolution, RoundedLinear,
 from profl.bench.conformance import RECIPE, loaded
 from profl.bench.method import FullModel, RoundSummary
 from profl.bench.models import ModelSpec
-from profl.bench.training import TrainingWorkload, local_optimizer, train_step
+from profl.bench.training import LocalStep, TrainingWorkload
 from tests.oracles.cocofl import partial_mean, rounded
 
 
@@ -137,7 +137,7 @@ def test_running_statistics_in_the_window_become_those_of_the_last_batch(make, b
     inputs, targets = batch()
     norm, seen = module.stages[0][0].bn1, []
     norm.register_forward_pre_hook(lambda _, features: seen.append(features[0].detach()))
-    train_step(task, module, local_optimizer(task, module, RECIPE), inputs, targets)
+    LocalStep(task, module, RECIPE)(inputs, targets)
     torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3)))
 
 

@@ -14,6 +14,7 @@ from profl.bench.cell import Cell
 from profl.bench.config import GRID
 from profl.bench.fleet import UNLIMITED
 from profl.bench.results import Record
+from profl.bench.technique import NONE
 
 
 def configurations(records: Sequence[Record]) -> dict[str, str]:
@@ -39,6 +40,8 @@ def _configuration(cells: Sequence[Cell]) -> str:
     # What ignores memory runs in no tier of the grid.
     limited = {cell.method for cell in cells if cell.tier != UNLIMITED}
     grid["tier"] = list(dict.fromkeys(cell.tier for cell in cells if cell.method in limited)) or [UNLIMITED]
+    if grid["technique"] == [NONE]:
+        del grid["technique"]
     options = {f"options.{cell.method}": cell.options for cell in cells}
     rates = {cell.method: cell.recipe.learning_rate for cell in cells}
     apart = {"learning_rates": rates if len(set(rates.values())) > 1 else {}}

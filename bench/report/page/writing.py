@@ -91,12 +91,12 @@ def _part(study: Study, records: Sequence[Record], folder: Path, alone: bool) ->
         "study": study,
         "id": "study" + suffix,
         "summary": summary(study),
-        "deviations": deviations(study.methods),
+        "deviations": deviations(study.bare_methods),
         "comparisons": [] if study.memory_only else [differences_grid(study), budgets_grid(study)],
         "figures": figures,
         "matrix": matrix(study, fleets(records, study.cells)),
         "timelines": _timelines(study, here),
-        "blocks": largest_blocks(_once((r.cell.method, entry) for r in here for entry in r.footprints)),
+        "blocks": largest_blocks(_once((r.cell.contender, entry) for r in here for entry in r.footprints)),
     }
 
 
@@ -114,7 +114,7 @@ def _timelines(study: Study, records: Sequence[Record]) -> dict[str, Any]:
     packed: dict[tuple[str, str], Any] = {}
     for record in records:
         for task, timeline in record.timelines.items():
-            packed.setdefault((record.cell.method, task), timeline)
+            packed.setdefault((record.cell.contender, task), timeline)
     tasks = []
     for method, entries in study.tasks:
         for name, entry in entries:
