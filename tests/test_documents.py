@@ -427,7 +427,8 @@ def test_what_techniques_save_is_measured_again(prober: Prober):
     (block,) = (block for block in BLOCKS if block.mark == "table: techniques")
     _, *shown = table_of(block)
     model, recipe = ModelSpec("resnet18", 64, 10), Recipe(batch_size=64)
-    tasks: dict[str, Task] = {"full model": FullModel(model), "ProFL's `grow 1`": GrowTask(model, 1)}
+    steps = {f"ProFL's `grow {block}`": GrowTask(model, block) for block in (1, 4)}
+    tasks: dict[str, Task] = {"full model": FullModel(model), **steps}
     committed = json.loads((ROOT / "results/reference/default.json").read_text())["metrics"]
     for row, (what, peak, least, operations) in enumerate(shown):
         task, technique = what.rsplit(", ", 1)

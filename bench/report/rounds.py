@@ -13,12 +13,20 @@ from profl.bench.report.study import Study
 from profl.bench.report.style import page, panels
 
 LEGEND_COLUMNS = 7
+"""The most that a legend has."""
+LEGEND_CHARACTERS = 100
+"""How many characters of names, each with its mark, fit in one line of a legend."""
+
+
+def legend_columns(study: Study) -> int:
+    """Return in how many columns a legend of the methods fits."""
+    return max(1, min(LEGEND_COLUMNS, LEGEND_CHARACTERS // study.longest_label))
 
 
 def round_panels(
     study: Study, title: str, quantity: str, notes: Sequence[str], across: str = "round"
 ) -> tuple[Figure, list[Axes]]:
-    """Return a page with a panel per tier, and room for a legend of the methods in `LEGEND_COLUMNS`.
+    """Return a page with a panel per tier, and room for a legend of the methods.
 
     Parameters
     ----------
@@ -34,7 +42,7 @@ def round_panels(
         Over what they show it.
     """
     height = 0.2 + 2.1 * math.ceil(len(study.tiers) / 2)
-    legend = 0.05 + 0.2 * math.ceil(len(study.methods) / LEGEND_COLUMNS)
+    legend = 0.05 + 0.2 * math.ceil(len(study.methods) / legend_columns(study))
     figure = page(height, title, study.training_setting, notes, legend, (across, quantity))
     axes = panels(figure, len(study.tiers))
     for panel, tier in zip(axes, study.tiers, strict=True):

@@ -104,8 +104,9 @@ class Study:
 
     @property
     def bare_methods(self) -> list[str]:
-        """The methods alone, without the techniques that some were run with."""
-        return sorted(set(self.cells["bare_method"]))
+        """The methods alone, in display order, without the techniques that some were run with."""
+        names = dict(zip(self.cells["method"], self.cells["bare_method"], strict=True))
+        return list(dict.fromkeys(names[method] for method in self.methods))
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -120,6 +121,11 @@ class Study:
     def label(self, method: str, between: str = " ") -> str:
         """Return a method's name, and whether it is an ideal."""
         return f"{method}{between}(ideal)" if method in self.ideals else method
+
+    @property
+    def longest_label(self) -> int:
+        """Characters of the longest name of a method, as `label` gives it."""
+        return max(len(self.label(method)) for method in self.methods)
 
     def aside(self, form: str) -> str:
         """Return ``form`` with the ideals in place of its ``{}``, as in ``fedavg aside``; nothing without ideals."""

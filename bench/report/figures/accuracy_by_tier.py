@@ -22,6 +22,9 @@ DODGE = 0.035
 KINDS_GAP = 0.35
 """What sets mixed fleets and uniform tiers apart, in places of a tier."""
 
+NAME_SHARE = 0.0085
+"""Share of the figure's width that a character of a name takes."""
+
 
 def draw(study: Study) -> Figure:
     """Draw the score against tier: a line per method over the uniform tiers, mixed fleets beside it."""
@@ -55,7 +58,10 @@ def draw(study: Study) -> Figure:
     last = len(tiers) - 1 + gap
     column = last + DODGE * len(styles) / 2 + 0.03 * len(tiers)
     axes.set_xticks(list(places.values()), study.tier_labels)
-    axes.set_xlim(-0.3, column + 0.19 * len(tiers))  # with room for the labels
+    names = min(NAME_SHARE * study.longest_label, 0.6)
+    axes.set_xlim(
+        -0.3, column + max(0.19 * len(tiers), (column + 0.3) * names / (1 - names))
+    )  # with room for the labels
     axes.set_xlabel("memory tier, with the memory of its devices")
     axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="x", visible=False)

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
-from profl.bench.report.rounds import LEGEND_COLUMNS, round_panels, set_axis
+from profl.bench.report.rounds import legend_columns, round_panels, set_axis
 from profl.bench.report.schedule import STRIP, draw_schedules, stepping_methods, strips_note
 from profl.bench.report.study import Study
 from profl.bench.report.style import legend_above, say_empty
@@ -76,7 +76,7 @@ def draw(study: Study) -> Figure:
         for method, look in styles.items()
         if method in shown
     ]
-    legend_above(figure, handles, columns=LEGEND_COLUMNS)
+    legend_above(figure, handles, columns=legend_columns(study))
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
-from profl.bench.report.rounds import LEGEND_COLUMNS
+from profl.bench.report.rounds import legend_columns
 from profl.bench.report.study import Study
 from profl.bench.report.style import GREY, legend_above, page, say_empty
 
@@ -67,7 +67,9 @@ def draw(study: Study) -> Figure:
     ]
     height = 0.2 + 1.7 * len(tiers)
     title = "Effective movement and its slope over the rounds"
-    figure = page(height, title, study.training_setting, notes, legend=0.25, axis_names=("round", ""))
+    moving = [method for method in study.methods if any(shown == method for shown, _ in found)]
+    legend = 0.05 + 0.2 * math.ceil((len(moving) + 1) / legend_columns(study))
+    figure = page(height, title, study.training_setting, notes, legend, axis_names=("round", ""))
     axes = figure.subplots(len(tiers), len(DIAGNOSTICS), sharex=True, sharey="col", squeeze=False)
     for row, tier in zip(axes, tiers, strict=True):
         for panel, (name, called) in zip(row, DIAGNOSTICS.items(), strict=True):
@@ -85,10 +87,9 @@ def draw(study: Study) -> Figure:
     for panel in axes[:, 1]:
         panel.axhline(0, color=GREY, lw=0.8, zorder=0.9)
     axes[0, 0].set_xlim(0, 1.02 * max(1, study.cells["rounds"].max()))
-    methods = [method for method in study.methods if any(shown == method for shown, _ in found)]
-    handles = [Line2D([], [], color=study.looks[name].colour, lw=1.2, label=study.label(name)) for name in methods]
+    handles = [Line2D([], [], color=study.looks[name].colour, lw=1.2, label=study.label(name)) for name in moving]
     would = Line2D([], [], color=GREY, ls="", marker="v", ms=7, mec="white", mew=0.6, label="would freeze")
-    legend_above(figure, [*handles, would], columns=LEGEND_COLUMNS)
+    legend_above(figure, [*handles, would], columns=legend_columns(study))
     return figure
 
 

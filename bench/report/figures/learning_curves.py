@@ -14,7 +14,7 @@ from profl.bench.report.coincidence import coincident, line_width, striped
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, over_rounds
 from profl.bench.report.ranking import winners
-from profl.bench.report.rounds import LEGEND_COLUMNS, round_panels, set_axis
+from profl.bench.report.rounds import legend_columns, round_panels, set_axis
 from profl.bench.report.schedule import STRIP, draw_schedules, stepping_methods, strips_note
 from profl.bench.report.spread import Spread, over_seeds
 from profl.bench.report.study import Study
@@ -68,7 +68,7 @@ def draw(study: Study) -> Figure:
         Line2D([], [], color=look.colour, ls=look.dashes, lw=1.6, label=study.label(method), **look.small_dot)
         for method, look in styles.items()
     ]
-    legend_above(figure, handles, columns=LEGEND_COLUMNS)
+    legend_above(figure, handles, columns=legend_columns(study))
     return figure
 
 

@@ -12,7 +12,7 @@ from profl.bench.report.coincidence import coincident, line_width, striped
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, over_rounds
 from profl.bench.report.held import what_stayed
-from profl.bench.report.rounds import LEGEND_COLUMNS, round_panels
+from profl.bench.report.rounds import legend_columns, round_panels
 from profl.bench.report.spread import Spread
 from profl.bench.report.study import Study
 from profl.bench.report.style import GREY, legend_above, mebibytes, say_empty
@@ -62,7 +62,7 @@ def draw(study: Study) -> Figure:
     ]
     if holding:
         handles.append(Line2D([], [], color=GREY, ls=":", lw=1.4, label="still held"))
-    legend_above(figure, handles, columns=LEGEND_COLUMNS)
+    legend_above(figure, handles, columns=legend_columns(study))
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -19,7 +20,10 @@ def draw(study: Study) -> Figure:
     tiers, methods = study.tiers, study.methods
     notes = ["Mean over the rounds of the share of devices that an offered task fits. ?: no result."]
     title = "Share of devices that can take part (%)"
-    height = (1.2 if len(methods) > 8 else 0.55) + 0.5 * len(tiers)
+    slanted = len(methods) > 8
+    names = [_folded(study.label(name), 24 if slanted else 112 // len(methods)) for name in methods]
+    lines = max(name.count("\n") + 1 for name in names)
+    height = (1.2 if slanted else 0.55) + 0.16 * (lines - 1) + 0.5 * len(tiers)
     figure = page(height, title, study.training_setting, notes + study.notes)
     axes = figure.subplots()
     means = [[shares[method, tier].mean for method in methods] for tier in tiers]
@@ -42,8 +46,7 @@ def draw(study: Study) -> Figure:
             elif share.has_interval and round(share.high) != round(share.low):
                 text += f"\n{share.low:.0f} to {share.high:.0f}"
             axes.text(across, down, text, ha="center", va="center", **style)
-    names = [study.label(name) for name in methods]
-    slant: dict[str, Any] = {"rotation": 30, "ha": "left"} if len(methods) > 8 else {}
+    slant: dict[str, Any] = {"rotation": 30, "ha": "left"} if slanted else {}
     axes.set_xticks(range(len(methods)), names, **slant)
     axes.set_yticks(range(len(tiers)), study.tier_labels)
     axes.set_ylabel("memory tier")
@@ -55,6 +58,13 @@ def draw(study: Study) -> Figure:
     for edge in range(1, len(tiers)):
         axes.axhline(edge - 0.5, color="white", lw=2)
     return figure
+
+
+def _folded(name: str, characters: int) -> str:
+    """Return a name in lines of so many characters, where it has blanks or joins ways by ``+``."""
+    words = name.replace("+", "+ ")
+    lines = textwrap.wrap(words, characters, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("+ ", "+")
 
 
 def sentence(study: Study) -> str:
