@@ -4,7 +4,8 @@ from fractions import Fraction
 import pytest
 import torch
 from torch import nn
-from torchvision.models import vgg11_bn
+from torchvision.models import mobilenet_v2, vgg11_bn, vgg16_bn
+from torchvision.models.mobilenetv2 import InvertedResidual
 
 from profl.bench.errors import InputError
 from profl.bench.models import ModelSpec
@@ -12,6 +13,7 @@ from profl.bench.models.registry import models
 from tests.oracles import parameter_counts
 
 BLOCKS = {"resnet10_stride2": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+CONVOLUTIONS = {"vgg11_bn": (1, 1, 2, 4), "vgg16_bn": (2, 2, 3, 6)}
 MODELS = sorted(models())
 RATES = [Fraction(1, 2**power) for power in range(5)]
 
@@ -23,8 +25,10 @@ def built(name="resnet18", width=64, classes=10, rate=Fraction(1), device="meta"
 
 def counted(name, width, classes, rate):
     """Parameters by arithmetic."""
-    if name == "vgg11_bn":
-        return parameter_counts.vgg11(width, classes, rate)
+    if name in CONVOLUTIONS:
+        return parameter_counts.vgg(CONVOLUTIONS[name], width, classes, rate)
+    if name == "mobilenet_v2":
+        return parameter_counts.mobilenet_v2(width, classes, rate)
     return parameter_counts.resnet(BLOCKS[name], width, classes, rate)
 
 
@@ -46,19 +50,22 @@ def test_the_arithmetic_gives_heterofls_published_numbers(blocks, published):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "width", "expected"),
     [
-        ("resnet10_stride2", (4_903_242, 1_228_970, 308_826, 78_002, 19_902)),
+        ("resnet10_stride2", 64, (4_903_242, 1_228_970, 308_826, 78_002, 19_902)),
         # At rate 1 the first is ProFL's published ResNet18.
-        ("resnet18", (11_173_962, 2_797_610, 701_466, 176_402, 44_622)),
-        ("resnet34", (21_282_122, 5_326_506, 1_334_618, 335_154, 84_542)),
+        ("resnet18", 64, (11_173_962, 2_797_610, 701_466, 176_402, 44_622)),
+        ("resnet34", 64, (21_282_122, 5_326_506, 1_334_618, 335_154, 84_542)),
         # At rate 1 the first is torchvision's 9,225,984 in front of its classifier, and 5,130.
-        ("vgg11_bn", (9_231_114, 2_311_562, 579_786, 145_898, 36_954)),
+        ("vgg11_bn", 64, (9_231_114, 2_311_562, 579_786, 145_898, 36_954)),
+        ("vgg16_bn", 64, (14_728_266, 3_686_954, 924_186, 232_274, 58_686)),
+        # At rate 1 the first is torchvision's with ten classes.
+        ("mobilenet_v2", 32, (2_236_682, 587_178, 160_802, 47_208, 15_430)),
     ],
 )
-def test_parameters_at_every_rate(name, expected):
-    assert tuple(count(built(name, rate=rate)) for rate in RATES) == expected
-    assert tuple(counted(name, 64, 10, rate) for rate in RATES) == expected
+def test_parameters_at_every_rate(name, width, expected):
+    assert tuple(count(built(name, width, rate=rate)) for rate in RATES) == expected
+    assert tuple(counted(name, width, 10, rate) for rate in RATES) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -70,27 +77,57 @@ def test_parameters_of_other_shapes(name, width, classes):
 
 
 @pytest.mark.parametrize(
-    ("name", "stem", "stages"),
+    ("name", "width", "stem", "stages", "head"),
     [
-        ("resnet10_stride2", 1_856, [73_984, 230_144, 919_040, 3_673_088]),
-        ("resnet18", 1_856, [147_968, 525_568, 2_099_712, 8_393_728]),
-        ("resnet34", 1_856, [221_952, 1_116_416, 6_822_400, 13_114_368]),
-        ("vgg11_bn", 1_920, [74_112, 886_272, 8_263_680]),
+        ("resnet10_stride2", 64, 1_856, [73_984, 230_144, 919_040, 3_673_088], 5_130),
+        ("resnet18", 64, 1_856, [147_968, 525_568, 2_099_712, 8_393_728], 5_130),
+        ("resnet34", 64, 1_856, [221_952, 1_116_416, 6_822_400, 13_114_368], 5_130),
+        ("vgg11_bn", 64, 1_920, [74_112, 886_272, 8_263_680], 5_130),
+        ("vgg16_bn", 64, 38_976, [221_952, 1_476_864, 12_985_344], 5_130),
+        ("mobilenet_v2", 32, 928, [14_864, 39_696, 487_040, 1_681_344], 12_810),
     ],
 )
-def test_parameters_of_the_parts(name, stem, stages):
-    model = built(name)
-    assert (count(model.stem), [count(stage) for stage in model.stages], count(model.head)) == (stem, stages, 5_130)
+def test_parameters_of_the_parts(name, width, stem, stages, head):
+    model = built(name, width)
+    assert (count(model.stem), [count(stage) for stage in model.stages], count(model.head)) == (stem, stages, head)
 
 
-def test_vgg_is_torchvisions_up_to_the_classifier():
-    model, published = built("vgg11_bn", device="cpu").eval(), vgg11_bn().features.eval()
-    features = nn.Sequential(model.stem, *model.stages)
-    values = features.state_dict().values()
-    published.load_state_dict(dict(zip(published.state_dict(), values, strict=True)))
+@pytest.mark.parametrize(("name", "published"), [("vgg11_bn", vgg11_bn), ("vgg16_bn", vgg16_bn)])
+def test_vgg_is_torchvisions_up_to_the_classifier(name, published):
     pictures = torch.randn(2, 3, 32, 32)
-    assert torch.equal(features(pictures), published(pictures))
-    assert features(pictures).shape == (2, 512, 1, 1)
+    with torch.device("meta"):
+        features = published().features
+    given = assert_same_features(built(name, device="cpu"), features, pictures)
+    assert given.shape == (2, 512, 1, 1)
+
+
+def test_mobilenet_is_torchvisions_but_for_two_strides_and_the_dropout():
+    with torch.device("meta"):
+        features = mobilenet_v2().features
+    features[0][0].stride = features[2].conv[1][0].stride = (1, 1)
+    given = assert_same_features(built("mobilenet_v2", 32, device="cpu"), features, torch.randn(2, 3, 32, 32))
+    assert given.shape == (2, 1280, 4, 4)
+
+
+def assert_same_features(model, published, pictures):
+    """Returns what a network gives in front of its head, which is what ``published`` gives with the same values."""
+    features = nn.Sequential(model.stem, *model.stages).eval()
+    values = features.state_dict().values()
+    published.to_empty(device="cpu").eval()
+    published.load_state_dict(dict(zip(published.state_dict(), values, strict=True)))
+    with torch.inference_mode():
+        given = features(pictures)
+        assert torch.equal(given, published(pictures))
+    return given
+
+
+def test_a_depthwise_convolution_has_a_group_for_every_channel_at_every_rate():
+    for rate in RATES:
+        parts = built("mobilenet_v2", 8, rate=rate).modules()
+        residuals = [part for part in parts if isinstance(part, InvertedResidual)]
+        assert len(residuals) == 17
+        for depthwise in (residual.conv[-3][0] for residual in residuals):
+            assert depthwise.groups == depthwise.in_channels == depthwise.out_channels
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -107,7 +144,7 @@ def test_convolutions_start_as_kaiming_has_them(name):
 def test_channels_and_strides_are_those_of_the_features(name):
     model = built(name, width=6, rate=Fraction(1, 4), device="cpu").eval()
     features = model.stem(torch.zeros(2, *model.input_shape))
-    side = 32 if name in ("resnet18", "resnet34") else 16
+    side = 32 if name in ("resnet18", "resnet34", "mobilenet_v2") else 16
     assert features.shape == (2, model.stage_channels[0], side, side)
     for stage, channels, stride in zip(model.stages, model.stage_channels[1:], model.stage_strides, strict=True):
         size = features.shape[-1]
@@ -140,5 +177,5 @@ def test_channels_are_rounded_up(rate, multiple, channels):
 
 
 def test_an_unknown_model_names_the_known_ones():
-    with pytest.raises(InputError, match="resnet10_stride2, resnet18, resnet34, vgg11_bn"):
+    with pytest.raises(InputError, match="resnet10_stride2, resnet18, resnet34, "):
         ModelSpec("resnet50", 64, 10).build()

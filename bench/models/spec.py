@@ -34,7 +34,7 @@ class ModelSpec:
     classes: int
     rate: Fraction = Fraction(1)
 
-    def channels(self, multiple: int) -> int:
+    def channels(self, multiple: int | Fraction) -> int:
         """Channels of a layer that has ``multiple * width`` in the full model: ``ceil(rate * multiple * width)``.
 
         The rounding is HeteroFL's (``diaoenmao/HeteroFL-Computation-and-Communication-Efficient-Federated-Learning``).

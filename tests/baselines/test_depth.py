@@ -47,7 +47,7 @@ def shape(name, width):
     """Parameters of stem and stages, and the channels that leave the stages."""
     channels = parameter_counts.widths(width, 1)
     if name == "vgg11_bn":
-        return parameter_counts.vgg11_parts(width), channels[1:]
+        return parameter_counts.vgg_parts((1, 1, 2, 4), width), channels[1:]
     blocks = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}[name]
     return parameter_counts.resnet_parts(blocks, width), channels
 
