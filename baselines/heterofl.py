@@ -41,6 +41,7 @@ class HeteroFL(Method):
         "The networks have BatchNorm behind their convolutions; the published ResNets have it in front.",
         "BatchNorm statistics are re-estimated on 512 examples, as of every method; published is all training data.",
         "A device is of the widest rate that fits its memory; published are rates drawn or dealt.",
+        "Of a Transformer whole heads are left out; published are as many heads, each narrower.",
     )
 
     @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class HeteroFL(Method):
         rates
             Shares of the channels that are offered, in any order. Default: the paper's.
         scaler
-            Divide the output of every convolution by the rate, in training only (the paper's Scaler). On by
-            default because it is part of the published method. In networks with BatchNorm behind every
-            convolution, as here, the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
+            Divide the output of every convolution and linear layer but the classifier by the rate, in training only
+            (the paper's Scaler). On by default because it is part of the published method. In networks with BatchNorm
+            behind every convolution the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
         max_gradient_norm
             Clip the gradients of every step to this 2-norm, as the authors' code does to 1; 0 turns it off.
         """
@@ -94,7 +95,7 @@ class SubnetworkTask(Task):
     model
         The network at this device's rate.
     scaler
-        Whether the outputs of convolutions are divided by the rate.
+        Whether the outputs of all layers but the classifier are divided by the rate.
     max_gradient_norm
         As in the contract.
     """
@@ -115,11 +116,11 @@ class SubnetworkTask(Task):
         module = self.model.build()
         owned_classes = torch.ones(self.model.classes, dtype=torch.bool)
         module.register_buffer("owned_classes", owned_classes, persistent=False)
-        for part in module.modules():
+        for name, part in module.named_modules():
             if isinstance(part, _BatchNorm):
                 make_static(part)
-            elif isinstance(part, nn.Conv2d) and self._scaled:
-                # A hook rather than a module around the convolution: the tensors keep their names.
+            elif isinstance(part, nn.Conv2d | nn.Linear) and self._scaled and name != module.classifier_name:
+                # A hook rather than a module around the layer: the tensors keep their names.
                 part.register_forward_hook(partial(_divide_in_training, rate=float(self.model.rate)))
         return module
 
@@ -150,5 +151,5 @@ def make_static(batchnorm: _BatchNorm) -> None:
 
 
 def _divide_in_training(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, rate: float) -> Tensor:
-    # In place: a convolution's backward does not read its output, so the Scaler needs no second activation.
+    # In place: the layer's backward does not read its output, so the Scaler needs no second activation.
     return output.div_(rate) if module.training else output

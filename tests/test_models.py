@@ -4,12 +4,15 @@ from fractions import Fraction
 import pytest
 import torch
 from torch import nn
-from torchvision.models import mobilenet_v2, vgg11_bn, vgg16_bn
+from torch.nn import functional
+from torchvision.models import VisionTransformer, mobilenet_v2, vgg11_bn, vgg16_bn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
+from profl.bench.aggregation import leading
 from profl.bench.errors import InputError
 from profl.bench.models import ModelSpec
 from profl.bench.models.registry import models
+from profl.bench.models.vit import Attention
 from tests.oracles import parameter_counts
 
 BLOCKS = {"resnet10_stride2": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -27,8 +30,8 @@ def counted(name, width, classes, rate):
     """Parameters by arithmetic."""
     if name in CONVOLUTIONS:
         return parameter_counts.vgg(CONVOLUTIONS[name], width, classes, rate)
-    if name == "mobilenet_v2":
-        return parameter_counts.mobilenet_v2(width, classes, rate)
+    if name in ("mobilenet_v2", "vit"):
+        return getattr(parameter_counts, name)(width, classes, rate)
     return parameter_counts.resnet(BLOCKS[name], width, classes, rate)
 
 
@@ -61,6 +64,8 @@ def test_the_arithmetic_gives_heterofls_published_numbers(blocks, published):
         ("vgg16_bn", 64, (14_728_266, 3_686_954, 924_186, 232_274, 58_686)),
         # At rate 1 the first is torchvision's with ten classes.
         ("mobilenet_v2", 32, (2_236_682, 587_178, 160_802, 47_208, 15_430)),
+        # 12, 6, 3, 2 and 1 heads.
+        ("vit", 192, (2_692_042, 682_474, 175_354, 80_042, 21_594)),
     ],
 )
 def test_parameters_at_every_rate(name, width, expected):
@@ -85,6 +90,7 @@ def test_parameters_of_other_shapes(name, width, classes):
         ("vgg11_bn", 64, 1_920, [74_112, 886_272, 8_263_680], 5_130),
         ("vgg16_bn", 64, 38_976, [221_952, 1_476_864, 12_985_344], 5_130),
         ("mobilenet_v2", 32, 928, [14_864, 39_696, 487_040, 1_681_344], 12_810),
+        ("vit", 192, 21_696, [889_344, 889_344, 889_344], 2_314),
     ],
 )
 def test_parameters_of_the_parts(name, width, stem, stages, head):
@@ -130,7 +136,44 @@ def test_a_depthwise_convolution_has_a_group_for_every_channel_at_every_rate():
             assert depthwise.groups == depthwise.in_channels == depthwise.out_channels
 
 
-@pytest.mark.parametrize("name", MODELS)
+def test_a_vit_is_torchvisions_but_for_the_class_token_and_three_biases():
+    model = built("vit", 48, device="cpu").eval()
+    published = VisionTransformer(32, 4, 9, 3, 48, 96, num_classes=10, norm_layer=nn.LayerNorm).eval()
+    assert count(published) == count(model) + 9 * 3 * 48 + 2 * 48
+    layers = [layer for stage in model.stages for layer in stage]
+    for layer, theirs in zip(layers, published.encoder.layers, strict=True):
+        attention = layer.attention
+        in_projection = torch.cat([part.weight for part in (attention.query, attention.key, attention.value)])
+        attention_values = [in_projection, torch.zeros(3 * 48), *attention.output.state_dict().values()]
+        values = [layer.attention_norm, attention_values, layer.perceptron_norm, layer.perceptron]
+        flat = [value for part in values for value in (part if isinstance(part, list) else part.state_dict().values())]
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), flat, strict=True)))
+    tokens = torch.randn(2, 64, 48)
+    with torch.inference_mode():
+        picture = tokens.transpose(1, 2).unflatten(2, (8, 8))
+        given = nn.Sequential(*model.stages)(picture).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(given, published.encoder.layers(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_a_narrower_attention_has_the_leading_heads():
+    wide, narrow = Attention(48), Attention(16)
+    values = wide.state_dict()
+    narrow.load_state_dict({name: leading(values[name], value.shape) for name, value in narrow.state_dict().items()})
+    tokens = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        wide.value.weight[16:] = 0  # what other heads see is silent
+        padded = functional.pad(tokens, (0, 32))
+        torch.testing.assert_close(narrow(tokens), wide(padded)[..., :16])
+
+
+@pytest.mark.parametrize(
+    ("width", "rate", "channels"), [(192, Fraction(1, 8), 32), (20, Fraction(1), 32), (4, Fraction(1, 2), 16)]
+)
+def test_a_vit_has_whole_heads(width, rate, channels):
+    assert set(built("vit", width, rate=rate).stage_channels) == {channels}
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"vit"}))
 def test_convolutions_start_as_kaiming_has_them(name):
     convolutions = [part for part in built(name, 64, device="cpu").modules() if isinstance(part, nn.Conv2d)]
     for part in convolutions:
@@ -144,7 +187,7 @@ def test_convolutions_start_as_kaiming_has_them(name):
 def test_channels_and_strides_are_those_of_the_features(name):
     model = built(name, width=6, rate=Fraction(1, 4), device="cpu").eval()
     features = model.stem(torch.zeros(2, *model.input_shape))
-    side = 32 if name in ("resnet18", "resnet34", "mobilenet_v2") else 16
+    side = {"resnet10_stride2": 16, "vgg11_bn": 16, "vgg16_bn": 16, "vit": 8}.get(name, 32)
     assert features.shape == (2, model.stage_channels[0], side, side)
     for stage, channels, stride in zip(model.stages, model.stage_channels[1:], model.stage_strides, strict=True):
         size = features.shape[-1]
