@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.baselines.width import RATES, load_leading, parse_rates
 from profl.bench.aggregation import Update
@@ -18,6 +17,7 @@ from profl.bench.errors import InputError
 from profl.bench.losses import owned_cross_entropy
 from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, StagedModel
+from profl.bench.models.normalisation import normalise
 
 
 class HeteroFL(Method):
@@ -116,10 +116,9 @@ class SubnetworkTask(Task):
         module = self.model.build()
         owned_classes = torch.ones(self.model.classes, dtype=torch.bool)
         module.register_buffer("owned_classes", owned_classes, persistent=False)
+        normalise(module, "static")
         for name, part in module.named_modules():
-            if isinstance(part, _BatchNorm):
-                make_static(part)
-            elif isinstance(part, nn.Conv2d | nn.Linear) and self._scaled and name != module.classifier_name:
+            if isinstance(part, nn.Conv2d | nn.Linear) and self._scaled and name != module.classifier_name:
                 # A hook rather than a module around the layer: the tensors keep their names.
                 part.register_forward_hook(partial(_divide_in_training, rate=float(self.model.rate)))
         return module
@@ -142,12 +141,6 @@ class SubnetworkTask(Task):
             state[name] = state[name][rows]
             regions[name] = (rows, *columns)
         return Update(state, local.examples, regions)
-
-
-def make_static(batchnorm: _BatchNorm) -> None:
-    """Normalise by the statistics of the batch alone, and keep no other, in training or evaluation."""
-    batchnorm.track_running_stats = False
-    batchnorm.running_mean = batchnorm.running_var = batchnorm.num_batches_tracked = None
 
 
 def _divide_in_training(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, rate: float) -> Tensor:

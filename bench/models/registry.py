@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, unknown
+from profl.bench.models.normalisation import NORMALISATIONS, split_name
 from profl.bench.models.staged import StagedModel
 from profl.bench.plugins import installed, load
 
@@ -16,17 +17,26 @@ def models() -> Mapping[str, EntryPoint]:
 
 
 def model_builder(name: str) -> Callable[..., StagedModel]:
-    """Load what builds a model: called with a ``ModelSpec``, it returns a fresh ``StagedModel``.
+    """Load what builds a model: called with a ``ModelSpec``, it returns a fresh ``StagedModel`` with BatchNorm.
+
+    Parameters
+    ----------
+    name
+        Of the model, and of its normalisation if it is to have another: ``resnet18``, ``resnet18:group``.
 
     Raises
     ------
     InputError
-        If no installed package offers the model, if its module cannot be imported, or if what is offered cannot be
-        called. What it builds is checked by ``ModelSpec.build``.
+        If no installed package offers the model, if its module cannot be imported, if what is offered cannot be
+        called, or if the normalisation is unknown. What is built is checked by ``ModelSpec.build``.
     """
-    builder = load("model", name, models())
+    model, _ = split_name(name)
+    known, _, last = model.rpartition(":")
+    if known in models():
+        unknown("normalisation", last, NORMALISATIONS)
+    builder = load("model", model, models())
     if not callable(builder):
         raise InputError(
-            f"model '{name}' ({models()[name].value}) cannot be called with a profl.bench.models.ModelSpec"
+            f"model '{model}' ({models()[model].value}) cannot be called with a profl.bench.models.ModelSpec"
         )
     return builder

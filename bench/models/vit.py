@@ -2,9 +2,9 @@
 
 Sizes, initial values and the order of layers are those of Lee, Lee and Song (*Vision Transformer for Small-Size
 Datasets*, arXiv 2112.13492) and their repository ``aanna0701/SPT_LSA_ViT``: patches of 4x4 pixels, nine encoder
-layers, 192 channels in twelve heads, queries, keys and values without bias. Two things differ: the mean of all tokens is
-classified and no class token (Beyer, Zhai and Kolesnikov, arXiv 2205.01580, find it no worse), so that features are a
-picture wherever methods cut; and there is no stochastic depth.
+layers, 192 channels in twelve heads, queries, keys and values without bias. Two things differ: the mean of all tokens
+is classified and no class token (Beyer, Zhai and Kolesnikov, arXiv 2205.01580, find it no worse), so that features are
+a picture wherever methods cut; and there is no stochastic depth.
 """
 
 from __future__ import annotations
