@@ -59,7 +59,7 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
             "--model",
             default="resnet18",
             show_default=True,
-            help="The network; NAME:group or NAME:static has another normalisation.",
+            help="The network; also torchvision:NAME, and with another normalisation NAME:group or NAME:static.",
             **named("models"),
         ),
         click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage."),

@@ -12,7 +12,7 @@ from torch import nn
 
 from profl.bench.errors import InputError
 from profl.bench.models.normalisation import batchnorms, normalise, split_name
-from profl.bench.models.registry import model_builder, models
+from profl.bench.models.registry import families, is_of_family, model_builder, models
 from profl.bench.models.staged import StagedModel
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -38,6 +38,13 @@ class ModelSpec:
     width: int
     classes: int
     rate: Fraction = Fraction(1)
+
+    def __post_init__(self) -> None:
+        if self.rate != 1 and is_of_family(self.name):
+            raise InputError(
+                f"model '{self.name}' has one width: choose methods that narrow no network, or one of "
+                f"{', '.join(sorted(models()))}"
+            )
 
     def channels(self, multiple: int | Fraction) -> int:
         """Channels of a layer that has ``multiple * width`` in the full model: ``ceil(rate * multiple * width)``.
@@ -67,7 +74,8 @@ class ModelSpec:
         model = model_builder(self.name)(self)
         name, normalisation = split_name(self.name)
         if not isinstance(model, StagedModel):
-            where = f"model '{name}' ({models()[name].value})"
+            point = families()[name.partition(":")[0]] if is_of_family(name) else models()[name]
+            where = f"model '{name}' ({point.value})"
             raise InputError(
                 f"{where} builds an instance of {type(model).__name__}, not of profl.bench.models.StagedModel"
             )

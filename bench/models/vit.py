@@ -55,7 +55,7 @@ class PatchEmbedding(nn.Module):
         depth, height, width = StagedModel.input_shape
         self.projection = nn.Conv2d(depth, channels, PATCH_SIDE, stride=PATCH_SIDE)
         nn.init.xavier_normal_(self.projection.weight.flatten(1))  # it is a linear layer on the pixels of a patch
-        nn.init.zeros_(self.projection.bias)
+        nn.init.zeros_(self.projection.get_parameter("bias"))
         self.positions = nn.Parameter(torch.randn(1, channels, height // PATCH_SIDE, width // PATCH_SIDE))
 
     def forward(self, pictures: Tensor) -> Tensor:
