@@ -53,9 +53,10 @@ class HeteroFL(Method):
         rates
             Shares of the channels that are offered, in any order. Default: the paper's.
         scaler
-            Divide the output of every convolution and linear layer but the classifier by the rate, in training only
-            (the paper's Scaler). On by default because it is part of the published method. In networks with BatchNorm
-            behind every convolution the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
+            Divide the output of every convolution, embedding and linear layer but the classifier by the rate, in
+            training only (the paper's Scaler). On by default because it is part of the published method. In networks
+            with BatchNorm behind every convolution the factor is normalised away: it only makes BatchNorm's epsilon
+            weigh less.
         max_gradient_norm
             Clip the gradients of every step to this 2-norm, as the authors' code does to 1; 0 turns it off.
         """
@@ -118,7 +119,8 @@ class SubnetworkTask(Task):
         module.register_buffer("owned_classes", owned_classes, persistent=False)
         normalise(module, "static")
         for name, part in module.named_modules():
-            if isinstance(part, nn.Conv2d | nn.Linear) and self._scaled and name != module.classifier_name:
+            is_hidden = isinstance(part, nn.Conv2d | nn.Linear | nn.Embedding) and name != module.classifier_name
+            if is_hidden and self._scaled:
                 # A hook rather than a module around the layer: the tensors keep their names.
                 part.register_forward_hook(partial(_divide_in_training, rate=float(self.model.rate)))
         return module

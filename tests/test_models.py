@@ -30,7 +30,7 @@ def counted(name, width, classes, rate):
     """Parameters by arithmetic."""
     if name in CONVOLUTIONS:
         return parameter_counts.vgg(CONVOLUTIONS[name], width, classes, rate)
-    if name in ("mobilenet_v2", "vit"):
+    if name in ("mobilenet_v2", "vit", "text_transformer"):
         return getattr(parameter_counts, name)(width, classes, rate)
     return parameter_counts.resnet(BLOCKS[name], width, classes, rate)
 
@@ -66,6 +66,7 @@ def test_the_arithmetic_gives_heterofls_published_numbers(blocks, published):
         ("mobilenet_v2", 32, (2_236_682, 587_178, 160_802, 47_208, 15_430)),
         # 12, 6, 3, 2 and 1 heads.
         ("vit", 192, (2_692_042, 682_474, 175_354, 80_042, 21_594)),
+        ("text_transformer", 64, (316_682, 84_618, 23_882, 23_882, 23_882)),
     ],
 )
 def test_parameters_at_every_rate(name, width, expected):
@@ -155,6 +156,15 @@ def test_a_vit_is_torchvisions_but_for_the_class_token_and_three_biases():
         torch.testing.assert_close(given, published.encoder.layers(tokens), rtol=1e-4, atol=1e-4)
 
 
+def test_a_text_is_told_by_its_characters_and_their_places():
+    model = built("text_transformer", 16, device="cpu").eval()
+    codes = torch.arange(128).expand(2, 128).clone()
+    codes[1] = codes[1].flip(0)
+    with torch.inference_mode():
+        first, reversed_ = model(codes)
+    assert not torch.allclose(first, reversed_, atol=1e-3)
+
+
 def test_a_narrower_attention_has_the_leading_heads():
     wide, narrow = Attention(48), Attention(16)
     values = wide.state_dict()
@@ -173,7 +183,7 @@ def test_a_vit_has_whole_heads(width, rate, channels):
     assert set(built("vit", width, rate=rate).stage_channels) == {channels}
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"vit"}))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"vit", "text_transformer"}))
 def test_convolutions_start_as_kaiming_has_them(name):
     convolutions = [part for part in built(name, 64, device="cpu").modules() if isinstance(part, nn.Conv2d)]
     for part in convolutions:
@@ -186,13 +196,14 @@ def test_convolutions_start_as_kaiming_has_them(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_channels_and_strides_are_those_of_the_features(name):
     model = built(name, width=6, rate=Fraction(1, 4), device="cpu").eval()
-    features = model.stem(torch.zeros(2, *model.input_shape))
+    features = model.stem(torch.zeros(2, *model.input_shape, dtype=model.input_dtype))
     side = {"resnet10_stride2": 16, "vgg11_bn": 16, "vgg16_bn": 16, "vit": 8}.get(name, 32)
-    assert features.shape == (2, model.stage_channels[0], side, side)
+    sides = (1, 128) if name == "text_transformer" else (side, side)
+    assert features.shape == (2, model.stage_channels[0], *sides)
     for stage, channels, stride in zip(model.stages, model.stage_channels[1:], model.stage_strides, strict=True):
-        size = features.shape[-1]
+        sides = tuple(size // stride for size in sides)
         features = stage(features)
-        assert features.shape == (2, channels, size // stride, size // stride)
+        assert features.shape == (2, channels, *sides)
     assert model.head(features).shape == (2, 10)
 
 

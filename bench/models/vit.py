@@ -25,8 +25,25 @@ MLP_RATIO = 2
 STAGES, LAYERS_OF_A_STAGE = 3, 3
 
 
-class VisionTransformer(StagedModel):
-    """A network whose stages are encoder layers: features are tokens, laid out as the picture they were cut from."""
+class Transformer(StagedModel):
+    """A network whose stages are encoder layers: features are tokens, laid out as the picture they were cut from.
+
+    Parameters
+    ----------
+    stem
+        Makes the tokens.
+    channels
+        Of a token.
+    classes
+        Number of classes.
+    """
+
+    def __init__(self, stem: nn.Module, channels: int, classes: int) -> None:
+        stages = [EncoderStage(*(EncoderLayer(channels) for _ in range(LAYERS_OF_A_STAGE))) for _ in range(STAGES)]
+        head = nn.Sequential(
+            LayerNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), initialised_linear(channels, classes)
+        )
+        super().__init__(stem, stages, head, [channels] * (STAGES + 1), [1] * STAGES)
 
     def stand_in(self, stage: int) -> nn.Module:
         """Return one encoder layer for the three of a stage (our choice; ProFL's for a ViT is not published)."""
@@ -39,12 +56,13 @@ def vit(spec: ModelSpec) -> StagedModel:
     The width is that of a token and consists of whole heads of 16 channels, rounded up: a narrower network has the
     leading heads, at least one.
     """
-    channels = HEAD_CHANNELS * spec.channels(Fraction(1, HEAD_CHANNELS))
-    stages = [EncoderStage(*(EncoderLayer(channels) for _ in range(LAYERS_OF_A_STAGE))) for _ in range(STAGES)]
-    head = nn.Sequential(
-        LayerNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), initialised_linear(channels, spec.classes)
-    )
-    return VisionTransformer(PatchEmbedding(channels), stages, head, [channels] * (STAGES + 1), [1] * STAGES)
+    channels = whole_heads(spec)
+    return Transformer(PatchEmbedding(channels), channels, spec.classes)
+
+
+def whole_heads(spec: ModelSpec) -> int:
+    """Return the channels of a token: the model's width at its rate, in whole heads of 16, rounded up."""
+    return HEAD_CHANNELS * spec.channels(Fraction(1, HEAD_CHANNELS))
 
 
 class PatchEmbedding(nn.Module):

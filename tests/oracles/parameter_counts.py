@@ -99,18 +99,26 @@ def mobilenet_v2(width, classes, rate=1):
     return sum(mobilenet_v2_parts(width, rate)) + linear(-(-Fraction(rate) * width * 40 // 1), classes)
 
 
-def vit_parts(width, rate=1):
-    """Parameters of stem and stages of the ViT, in whole heads of 16 channels."""
-    channels = 16 * -(-Fraction(rate) * width // 16)
+def transformer_stages(channels):
     attention = 3 * channels**2 + linear(channels, channels)
     perceptron = linear(channels, 2 * channels) + linear(2 * channels, channels)
     layer = norm(channels) + attention + norm(channels) + perceptron
-    return [linear(4 * 4 * 3, channels) + 8 * 8 * channels, *[3 * layer] * 3]
+    return 9 * layer
+
+
+def whole_heads(width, rate):
+    return 16 * -(-Fraction(rate) * width // 16)
 
 
 def vit(width, classes, rate=1):
-    channels = 16 * -(-Fraction(rate) * width // 16)
-    return sum(vit_parts(width, rate)) + norm(channels) + linear(channels, classes)
+    channels = whole_heads(width, rate)
+    stem = linear(4 * 4 * 3, channels) + 8 * 8 * channels
+    return stem + transformer_stages(channels) + norm(channels) + linear(channels, classes)
+
+
+def text_transformer(width, classes, rate=1):
+    channels = whole_heads(width, rate)
+    return 2 * 128 * channels + transformer_stages(channels) + norm(channels) + linear(channels, classes)
 
 
 def pre_activation_resnet(blocks, width, classes, rate=1):
