@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from typing import TYPE_CHECKING
 
 from profl.bench.data.dataset import Dataset
 from profl.bench.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # fmt: off
 SUBPACKAGES = (
@@ -37,17 +41,22 @@ def load() -> Dataset:
     InputError
         If the installed SciPy has too few docstrings, as where Python runs without them.
     """
+    train_inputs, train_targets = _side(tested=False, count=TRAIN_PASSAGES)
+    test_inputs, test_targets = _side(tested=True, count=TEST_PASSAGES)
+    classes = len(SUBPACKAGES)
+    return Dataset("docstrings", train_inputs, train_targets, test_inputs, test_targets, classes, augment=False)
+
+
+def _side(tested: bool, count: int) -> tuple[Tensor, Tensor]:
+    """Return ``count`` passages of every class, int64 (examples, `PASSAGE`), and their classes, int64 (examples,)."""
     import torch
 
-    sides = [[_passages(name, tested) for name in SUBPACKAGES] for tested in (False, True)]
-    tensors = []
-    for classes, count in zip(sides, (TRAIN_PASSAGES, TEST_PASSAGES), strict=True):
-        if any(len(passages) < count for passages in classes):
-            raise InputError("dataset 'docstrings' finds too few in SciPy: run Python without -OO")
-        chosen = [passages[len(passages) * number // count] for passages in classes for number in range(count)]
-        targets = torch.arange(len(SUBPACKAGES)).repeat_interleave(count)
-        tensors += [torch.tensor([list(passage) for passage in chosen]), targets]
-    return Dataset("docstrings", *tensors, len(SUBPACKAGES), augment=False)
+    of_classes = [_passages(name, tested) for name in SUBPACKAGES]
+    if any(len(passages) < count for passages in of_classes):
+        raise InputError("dataset 'docstrings' finds too few in SciPy: run Python without -OO")
+    chosen = [passages[len(passages) * number // count] for passages in of_classes for number in range(count)]
+    targets = torch.arange(len(SUBPACKAGES)).repeat_interleave(count)
+    return torch.tensor([list(passage) for passage in chosen]), targets
 
 
 def _passages(subpackage: str, tested: bool) -> list[bytes]:

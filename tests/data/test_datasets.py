@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from profl.bench.data import DATASETS, augment, classes_of, load_dataset
+from profl.bench.data import DATASETS, augment, classes_of, docstrings, load_dataset
 from profl.bench.data.dataset import normalised
 from profl.bench.errors import InputError
 
@@ -48,6 +48,12 @@ def test_docstrings_are_passages_of_scipys_and_none_is_on_both_sides():
     assert bytes(dataset.train_inputs[0].tolist()).decode() == first[:128]
     assert bytes(dataset.test_inputs[0].tolist()).decode() == fifth[:128]
     assert len(train & test) < 0.02 * len(test)  # what many docstrings say alike
+
+
+def test_without_docstrings_there_is_no_dataset_of_them(monkeypatch):
+    monkeypatch.setattr(docstrings.inspect, "getdoc", lambda thing: None)
+    with pytest.raises(InputError, match="dataset 'docstrings' finds too few in SciPy: run Python without -OO"):
+        load_dataset("docstrings")
 
 
 # digits
