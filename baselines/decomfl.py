@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from profl.baselines.width import make_static
 from profl.bench.aggregation import State, Update
 from profl.bench.errors import InputError
 from profl.bench.method import LocalContext, Method, RoundSummary, Task
 from profl.bench.models import ModelSpec
+from profl.bench.models.normalisation import normalise
 from profl.bench.randomness import named_seed, torch_generator
 
 MOST_STEPS = 1024
@@ -139,7 +139,7 @@ class PerturbationTask(Task):
 
     def build(self) -> nn.Module:
         module = self.model.build()
-        make_static(module)
+        normalise(module, "static")
         module.add_module("changes", Changes(self.perturbations))
         return module
 

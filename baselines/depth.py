@@ -54,13 +54,16 @@ class MeanLogits(MultiExit):
 def cut(
     model: ModelSpec, depth: int, exits: Iterable[int], new_exit: NewExit, network: type[MultiExit] = MultiExit
 ) -> MultiExit:
-    """Return the first ``depth`` stages and the exits of these depths; the last exit is the model's head."""
+    """Return the first ``depth`` stages and the exits of these depths; the last exit is the model's head.
+
+    The others have the normalisation that the model has.
+    """
     full = model.build()
     classifiers = {
         number: full.head if number == len(full.stages) else new_exit(full.stage_channels[number:], model.classes)
         for number in exits
     }
-    return network(full.stem, full.stages[:depth], classifiers)
+    return model.normalised(network(full.stem, full.stages[:depth], classifiers))
 
 
 def plain_exit(channels: Sequence[int], classes: int) -> nn.Module:

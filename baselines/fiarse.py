@@ -13,10 +13,11 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
-from profl.baselines.width import make_static, parse_rates
+from profl.baselines.width import parse_rates
 from profl.bench.aggregation import Update
 from profl.bench.method import LocalContext, Method, Task
 from profl.bench.models import ModelSpec
+from profl.bench.models.normalisation import normalise
 
 
 class FIARSE(Method):
@@ -86,7 +87,7 @@ class LargestWeights(Task):
 
     def build(self) -> nn.Module:
         module = self.model.build()
-        make_static(module)
+        normalise(module, "static")
         module.register_buffer("threshold", torch.zeros(()), persistent=False)
         return module
 

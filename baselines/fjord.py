@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from profl.baselines.width import load_leading, make_static, parse_rates
+from profl.baselines.width import load_leading, parse_rates
 from profl.bench.aggregation import Update, leading, owner_mean
 from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, StagedModel
+from profl.bench.models.normalisation import normalise
 from profl.bench.randomness import torch_generator
 
 
@@ -114,7 +115,7 @@ class OrderedDropout(Task):
 
     def build(self) -> nn.Module:
         module = self.model.build()
-        make_static(module)
+        normalise(module, "static")
         widest = self.model.rate
         _draw_from(module, cycle([rate for narrow in self.narrower or [widest] for rate in (widest, narrow)]))
         return module
@@ -156,5 +157,5 @@ def _draw_from(module: nn.Module, rates: Iterator[Fraction]) -> None:
 def _skeleton(model: ModelSpec) -> StagedModel:
     """Return a network without memory, whose tensors are lent to it."""
     network = model.skeleton()
-    make_static(network)
+    normalise(network, "static")
     return network

@@ -34,6 +34,7 @@ class HeteroFL(Method):
         "The networks have BatchNorm behind their convolutions; the published ResNets have it in front.",
         "BatchNorm statistics are re-estimated on 512 examples, as of every method; published is all training data.",
         "A device is of the widest rate that fits its memory; published are rates drawn or dealt.",
+        "Of a Transformer whole heads are left out; published are as many heads, each narrower.",
     )
 
     Options = SubnetworkOptions

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from profl.baselines.depth import MeanLogits, cut, stage_count
-from profl.baselines.width import load_leading, make_static, parse_rates
+from profl.baselines.width import load_leading, parse_rates
 from profl.bench.errors import InputError
 from profl.bench.method import LocalContext, Method, RoundSummary, Task, TestedNetwork
 from profl.bench.models import ModelSpec, bare_convolution, global_average_head
+from profl.bench.models.normalisation import normalise
 from profl.bench.randomness import initialised
 
 TEMPERATURE = 3
@@ -152,7 +153,7 @@ class LevelTask(Task):
 
     def build(self) -> nn.Module:
         module = cut(self.model, self.depth, range(1, self.depth + 1), convolutional_exit)
-        make_static(module)
+        normalise(module, "static")
         return module
 
     def load(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> None:

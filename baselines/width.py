@@ -10,13 +10,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.bench.aggregation import Region, Update, leading, taken
 from profl.bench.errors import InputError
 from profl.bench.losses import owned_cross_entropy
 from profl.bench.method import LocalContext, Task
 from profl.bench.models import ModelSpec, StagedModel
+from profl.bench.models.normalisation import normalise
 
 RATES = ("1", "1/2", "1/4", "1/8", "1/16")
 """Shares of the channels at HeteroFL's five levels of complexity, a to e; widest first."""
@@ -84,9 +84,9 @@ class SubnetworkOptions:
     rates
         Shares of the channels that are offered, in any order [paper].
     scaler
-        Divide the output of every convolution by the rate, in training only (HeteroFL's Scaler). On by default because
-        it is part of the published methods [code]. In networks with BatchNorm behind every convolution, as here, the
-        factor is normalised away: it only makes BatchNorm's epsilon weigh less.
+        Divide the output of every convolution, embedding and linear layer but the classifier by the rate, in training
+        only (HeteroFL's Scaler). On by default because it is part of the published methods [code]. In networks with
+        BatchNorm behind every convolution the factor is normalised away: it only makes BatchNorm's epsilon weigh less.
     max_gradient_norm
         Clip the gradients of every step to this 2-norm, as the authors' code does to 1 [code]; 0 turns it off.
     """
@@ -109,7 +109,7 @@ class SubnetworkTask(Task):
     model
         The network at this device's rate.
     scaler
-        Whether the outputs of convolutions are divided by the rate.
+        Whether the outputs of all layers but the classifier are divided by the rate.
     max_gradient_norm
         As in the contract.
     channels
@@ -133,10 +133,11 @@ class SubnetworkTask(Task):
         module = self.model.build()
         owned_classes = torch.ones(self.model.classes, dtype=torch.bool)
         module.register_buffer("owned_classes", owned_classes, persistent=False)
-        make_static(module)
-        for part in module.modules():
-            if isinstance(part, nn.Conv2d) and self._scaled:
-                # A hook rather than a module around the convolution: the tensors keep their names.
+        normalise(module, "static")
+        for name, part in module.named_modules():
+            is_hidden = isinstance(part, nn.Conv2d | nn.Linear | nn.Embedding) and name != module.classifier_name
+            if is_hidden and self._scaled:
+                # A hook rather than a module around the layer: the tensors keep their names.
                 part.register_forward_hook(partial(_divide_in_training, rate=float(self.model.rate)))
         return module
 
@@ -197,14 +198,6 @@ def subnetwork_tasks(model: ModelSpec, options: SubnetworkOptions) -> list[Subne
     ]
 
 
-def make_static(network: nn.Module) -> None:
-    """Let every BatchNorm use the statistics of the batch alone, and keep no other, in training or evaluation."""
-    for part in network.modules():
-        if isinstance(part, _BatchNorm):
-            part.track_running_stats = False
-            part.running_mean = part.running_var = part.num_batches_tracked = None
-
-
 def _divide_in_training(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, rate: float) -> Tensor:
-    # In place: a convolution's backward does not read its output, so the Scaler needs no second activation.
+    # In place: the layer's backward does not read its output, so the Scaler needs no second activation.
     return output.div_(rate) if module.training else output

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from profl.bench.cell import Cell
 from profl.bench.data import classes_of
 from profl.bench.errors import InputError
 from profl.bench.method import Method, Task
 from profl.bench.models import ModelSpec
-from profl.bench.models.registry import model_builder
 from profl.bench.registry import create_method
 from profl.bench.technique import Technique
 
@@ -42,11 +42,12 @@ class Experiment:
         Raises
         ------
         InputError
-            If a name is unknown, the dataset's classes cannot be counted, the method refuses a value, the technique
-            has no meaning for a task, or a task has no counterpart at the scale at which memory is measured.
+            If a name is unknown, the model cannot be built, the dataset's classes cannot be counted, the method refuses
+            a value, the technique has no meaning for a task, or a task has no counterpart at the scale at which memory
+            is measured.
         """
-        model_builder(cell.model)  # most tasks are built in a worker: too late for a wrong name
         model = cell.spec(classes_of(cell.dataset, cell.data_folder))
+        _try_to_build(model)
         tasks = tuple(_method(cell, model).all_tasks())
         technique = Technique.parse(cell.technique)
         for task in tasks:
@@ -68,6 +69,12 @@ class Experiment:
         return _method(self.cell, self.model)
 
 
+@cache
+def _try_to_build(model: ModelSpec) -> None:
+    """Refuse a model that cannot be built: most tasks are built in a worker, and that is too late."""
+    model.skeleton()
+
+
 def _method(cell: Cell, model: ModelSpec) -> Method:
     return create_method(cell.method, model, cell.recipe.rounds, cell.seed, cell.options)
 
@@ -75,7 +82,7 @@ def _method(cell: Cell, model: ModelSpec) -> Method:
 def _counterparts(cell: Cell, classes: int, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
     """Return the tasks of the same keys that the same method offers at the scale at which memory is measured."""
     measured = cell.as_measured
-    model_builder(measured.model)
+    _try_to_build(measured.spec(classes))
     there = {task.key: task for task in _method(measured, measured.spec(classes)).all_tasks()}
     if lacking := [task.key for task in tasks if task.key not in there]:
         raise InputError(

@@ -25,6 +25,7 @@ from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.method import LocalContext, RoundSummary, Task, Update, filled
+from profl.bench.models.normalisation import batchnorms
 from profl.bench.operations import operations_per_example
 from profl.bench.randomness import initialised, numpy_generator, torch_generator
 from profl.bench.results import CellFolder
@@ -32,7 +33,6 @@ from profl.bench.results.score import mean_of_last_tests
 from profl.bench.trained import TrainedParameters
 from profl.bench.training import (
     SAMPLE_EXAMPLES,
-    batchnorms,
     evaluate,
     gradient_norm,
     recalibrate_batchnorm,
@@ -205,9 +205,10 @@ class Federation:
         tests = self.dataset.test_inputs, self.dataset.test_targets
         raw_loss, raw_accuracy = evaluate(model, *tests)
         row |= {"tested": network.name, "test_loss": raw_loss, "test_accuracy": raw_accuracy}
-        if self.method.keeps_batchnorm_statistics or not batchnorms(model):
+        norms = batchnorms(model)
+        if all(self.method.keeps_batchnorm_statistics and norm.track_running_stats for norm in norms):
             row["raw_test_accuracy"] = raw_accuracy
-        if batchnorms(model) and len(self.sample):
+        if norms and len(self.sample):
             recalibrate_batchnorm(model, self.dataset.train_inputs[self.sample], self.recipe.batch_size)
             row["test_loss"], row["test_accuracy"] = evaluate(model, *tests)
         if self.recipe.gradient_norm:

@@ -18,6 +18,7 @@ from profl.bench.data import augment
 from profl.bench.memory.workload import Prepared, StepObserver, Unobserved
 from profl.bench.method import Task
 from profl.bench.models import ModelSpec
+from profl.bench.models.normalisation import batchnorms, keep_statistics
 from profl.bench.technique import PLAIN, Technique
 
 EVALUATION_BATCH = 256
@@ -153,14 +154,9 @@ def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, 
     return (mean if math.isfinite(mean) else math.nan), correct / len(targets)
 
 
-def batchnorms(model: nn.Module) -> list[_BatchNorm]:
-    """Return the BatchNorms of a model, those that keep no running statistics too."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
 @torch.inference_mode()
 def recalibrate_batchnorm(model: nn.Module, inputs: Tensor, batch_size: int) -> None:
-    """Set every BatchNorm's running statistics to the plain mean over batches of ``inputs``.
+    """Set every BatchNorm's running statistics to the plain mean over batches of ``inputs``; a static one gets some.
 
     Parameters
     ----------
@@ -206,7 +202,7 @@ def _reset(norms: list[_BatchNorm]) -> Iterator[None]:
     """Forget running statistics; give momenta back in the end."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
+        keep_statistics(norm)
     yield
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

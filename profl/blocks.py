@@ -4,9 +4,9 @@ Blocks are counted from 1: block t is stage t, and the stem belongs to block 1 [
 would be stands a *basic layer*, as the model states it (``StagedModel.stand_in``): for a ResNet one 3x3
 convolution with the block's stride, 2 in its later stages, without bias, BatchNorm or activation [code], its
 initial values Kaiming fan-out like the network's other convolutions [default]; for a VGG one 3x3 convolution
-and the block's pooling [default]. Each of its convolutions may have BatchNorm and ReLU behind it [ours]. A basic
-layer is called a proxy where it is a tensor's name: ``proxies.i`` stands in for ``stages.i``, whose index counts
-from 0.
+and the block's pooling [default]. Each of its convolutions may have BatchNorm (or what the model has in its place) and
+ReLU behind it [ours]. A basic layer is called a proxy where it is a tensor's name: ``proxies.i`` stands in for
+``stages.i``, whose index counts from 0.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class BlockModel(nn.Module):
         replaced = range(blocks if replaced_from is None else replaced_from, len(model.stages))
         self.stem = model.stem
         self.stages = model.stages[:blocks]
-        self.proxies = nn.ModuleDict({str(stage): basic_layer(model, stage, stand_in) for stage in replaced})
+        proxies = {str(stage): basic_layer(model, stage, stand_in) for stage in replaced}
+        self.proxies = spec.normalised(nn.ModuleDict(proxies))
         self.head = model.head
         self.frozen_batchnorm = frozen_batchnorm
         self.frozen_parts = 1 + frozen if frozen else 0  # the stem goes with block 1

@@ -47,7 +47,7 @@ class ProFL(Method):
         "How the middle blocks are shrunk, and that growing goes on from their weights, is inferred.",
         "The rounds of shrinking and mapping are shares of the budget; the published numbers are unknown.",
         "What the freezing rule's window, count and slope mean is inferred; an equal share of rounds ends a step too.",
-        "Basic layers of VGG, and where it is cut, are our choice.",
+        "Basic layers of other networks than ResNets, and where those are cut, are our choice.",
     )
 
     Options = ProFLOptions

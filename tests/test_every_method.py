@@ -16,11 +16,16 @@ from profl.bench.models.registry import models
 from profl.bench.registry import methods
 from tests.conftest import SMALL_RECIPE, shown, small_cell
 
+RECIPE = replace(SMALL_RECIPE, participants=1)
 EVERY = [pytest.param(*pair, id="-".join(pair)) for pair in product(sorted(methods()), sorted(models()))]
 
 
 def experiment_of(method: str, model: str) -> Experiment:
-    return Experiment.of(small_cell(method, model=model, width=4))
+    return Experiment.of(small_cell(method, model=model, width=4, dataset=dataset_of(model), recipe=RECIPE))
+
+
+def dataset_of(model: str) -> str:
+    return "docstrings" if model == "text_transformer" else "digits"
 
 
 @pytest.mark.parametrize(("method", "model"), EVERY)
@@ -40,20 +45,20 @@ def test_the_categories_of_every_task_sum_to_the_allocators_peak(method: str, mo
 def test_a_round_trains_what_it_offers_and_gives_logits(method: str, model: str):
     experiment = experiment_of(method, model)
     needs = dict.fromkeys(workloads(experiment), 1)
-    fleet = Federation(experiment, load_dataset("digits"), needs, 1)
+    dataset = load_dataset(dataset_of(model))
+    fleet = Federation(experiment, dataset, needs, 1)
     before = {name: value.clone() for name, value in fleet.method.global_state.items()}
     row = fleet.run_round(1)
-    assert row["participants"] == SMALL_RECIPE.participants
+    assert row["participants"] == RECIPE.participants
     assert any(not torch.equal(before[name], value) for name, value in fleet.method.global_state.items())
-    fresh = Federation(experiment, load_dataset("digits"), needs, 1)
+    fresh = Federation(experiment, dataset, needs, 1)
     assert all(torch.equal(before[name], value) for name, value in fresh.method.global_state.items())
-    inputs = torch.zeros(2, *fleet.method.model.skeleton().input_shape)
-    assert shown(fleet.method).eval()(inputs).shape == (2, 10)
+    assert shown(fleet.method).eval()(dataset.test_inputs[:2]).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("method", "model"), EVERY)
 def test_a_batch_may_be_a_single_example(method: str, model: str):
     # As the last of an epoch often is: BatchNorm then needs more than one pixel.
-    cell = small_cell(method, model=model, width=4, recipe=replace(SMALL_RECIPE, batch_size=1))
+    cell = small_cell(method, model=model, width=4, recipe=replace(RECIPE, batch_size=1))
     for step in workloads(Experiment.of(cell)).values():
         step.prepare(torch.device("cpu")).step(Unobserved())

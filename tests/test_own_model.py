@@ -1,5 +1,7 @@
 """Models as another package would offer them: what they state of themselves reaches methods and harness."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import nn
@@ -95,6 +97,16 @@ def test_the_type_of_the_examples_is_the_models():
     prepared = TrainingWorkload("mine", spec, FullModel(spec), RECIPE).prepare(CPU)
     assert (prepared.inputs[0].shape, prepared.inputs[0].dtype) == ((4, 7), torch.int64)
     prepared.step(Unobserved())
+
+
+def test_a_family_of_models_is_plugged_in_and_has_one_width(monkeypatch):
+    plug_in(monkeypatch, "profl.model_families", "alphabet", f"{__name__}:Letters")
+    spec = ModelSpec("alphabet:latin", 4, 6)
+    assert isinstance(spec.build(), Letters)
+    with pytest.raises(InputError, match="model 'alphabet:latin' has one width: choose methods that narrow no network"):
+        spec.at_rate(Fraction(1, 2))
+    with pytest.raises(InputError, match="unknown model 'letter:latin'"):
+        ModelSpec("letter:latin", 4, 6).build()
 
 
 def test_a_dataset_whose_examples_the_model_cannot_take_is_refused():

@@ -41,7 +41,7 @@ def test_options_reach_the_method():
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(InputError, match="unknown method 'sgd': choose one of allsmall, cocofl, decomfl, depthfl"):
         method_class("sgd")
-    with pytest.raises(InputError, match="unknown model 'lenet': choose one of resnet10_stride2, resnet18, resnet34"):
+    with pytest.raises(InputError, match=r"unknown model 'lenet': choose one of .*resnet18, resnet34"):
         model_builder("lenet")
 
 

@@ -27,8 +27,8 @@ def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any
 def named(kind: str) -> dict[str, Any]:
     """Return what an option takes whose values are the names that ``profl list KIND`` shows.
 
-    A shell completes them, and one that is not known is refused before anything is imported; of GPUs, which have names
-    beside those of the list, only where they are looked up.
+    A shell completes them, and one that is not known is refused before anything is imported; a GPU or a name with a
+    colon (``resnet18:group``), which may be beside those of the list, only where it is looked up.
     """
 
     def complete(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
@@ -40,7 +40,7 @@ def named(kind: str) -> dict[str, Any]:
         from profl.bench.cli.names import NAMES
 
         for name in value if isinstance(value, tuple) else (value,):
-            if name is not None and name not in (known := list(NAMES[kind]())):
+            if name is not None and ":" not in name and name not in (known := list(NAMES[kind]())):
                 unknown(kind.removesuffix("s"), name, known)
         return value
 
@@ -60,7 +60,13 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
     """Return the options that choose tasks to measure; the texts and the default say what a command does with them."""
     options = [
         several("--method", methods + "  [default: all]", **named("methods")),
-        click.option("--model", default="resnet18", show_default=True, help="The network.", **named("models")),
+        click.option(
+            "--model",
+            default="resnet18",
+            show_default=True,
+            help="The network; also torchvision:NAME, and with another normalisation NAME:group or NAME:static.",
+            **named("models"),
+        ),
         click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage."),
         click.option("--batch-size", type=int, default=batch_size, show_default=True, help=batch_text),
         click.option(

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from profl.bench.data import cifar, digits, imagefolder
+from profl.bench.data import cifar, digits, docstrings, imagefolder
 from profl.bench.data.augmentation import augment
 from profl.bench.data.dataset import PICTURE_SHAPE, Dataset
 from profl.bench.errors import InputError, unknown
@@ -28,7 +28,7 @@ def _folder(root: Path | None) -> Path:
 class Source(NamedTuple):
     """Where a dataset comes from: how to load it, how to count its classes without that, and if it lies in a folder.
 
-    ``shape`` is that of one example, for the models that take it; its numbers are float32.
+    ``shape`` is that of one example, for the models that take it.
     """
 
     load: Callable[[Path | None], Dataset]
@@ -41,6 +41,12 @@ DATASETS: Mapping[str, Source] = {
     "cifar10": Source(partial(cifar.load, "cifar10"), lambda root: cifar.CLASSES["cifar10"]),
     "cifar100": Source(partial(cifar.load, "cifar100"), lambda root: cifar.CLASSES["cifar100"]),
     "digits": Source(lambda root: digits.load(), lambda root: digits.CLASSES, in_folder=False),
+    "docstrings": Source(
+        lambda root: docstrings.load(),
+        lambda root: len(docstrings.SUBPACKAGES),
+        in_folder=False,
+        shape=(docstrings.PASSAGE,),
+    ),
     "imagefolder": Source(
         lambda root: imagefolder.load(_folder(root)), lambda root: len(imagefolder.classes(_folder(root)))
     ),
@@ -58,7 +64,7 @@ def load_dataset(name: str, root: Path | None = None) -> Dataset:
     root
         Where the data lies. ``cifar10`` and ``cifar100``: torchvision's folder, to which they are downloaded
         if absent; in the user's cache if None. ``imagefolder``: the folder above ``train`` and ``test``.
-        ``digits`` needs none.
+        ``digits`` and ``docstrings`` need none.
 
     Raises
     ------

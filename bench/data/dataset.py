@@ -1,4 +1,4 @@
-"""What a dataset is: normalised 3x32x32 tensors."""
+"""What a dataset is: tensors, of pictures normalised and 3x32x32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURE_SHAPE = (3, SIDE, SIDE)
 class Dataset:
     """A dataset held in memory as tensors.
 
-    All datasets are 3x32x32, small ones resized and grey ones repeated to three channels: a model's memory
+    All pictures are 3x32x32, small ones resized and grey ones repeated to three channels: a model's memory
     footprint then depends on the dataset through nothing but the number of classes, and carries over.
 
     Parameters
@@ -27,8 +27,8 @@ class Dataset:
     name
         As registered in ``DATASETS``.
     train_inputs, test_inputs
-        Pictures, normalised per channel with the training split's mean and standard deviation; float32, shape
-        (examples, 3, 32, 32).
+        Pictures, normalised per channel with the training split's mean and standard deviation, float32, shape
+        (examples, 3, 32, 32); or text, the codes of its characters, int64, shape (examples, characters).
     train_targets, test_targets
         Classes in [0, classes); int64, shape (examples,).
     classes

@@ -1,4 +1,4 @@
-"""VGG11 with BatchNorm for small pictures: torchvision's layers, cut behind poolings.
+"""VGGs with BatchNorm for small pictures: torchvision's layers, cut behind poolings.
 
 Behind the last pooling a 32x32 picture is one pixel. As usual for small pictures, one linear layer stands where
 torchvision has three.
@@ -25,16 +25,27 @@ class VGG(StagedModel):
 
 
 def vgg11_bn(spec: ModelSpec) -> StagedModel:
-    """Three stages of 1, 2 and 4 convolutions behind a stem of one (Simonyan and Zisserman, ICLR 2015, A).
+    """Three stages of 1, 2 and 4 convolutions behind a stem of one (Simonyan and Zisserman, ICLR 2015, A)."""
+    return _vgg(spec, (1, 1, 2, 2, 2))
+
+
+def vgg16_bn(spec: ModelSpec) -> StagedModel:
+    """Three stages of 2, 3 and 6 convolutions behind a stem of two (Simonyan and Zisserman, ICLR 2015, D)."""
+    return _vgg(spec, (2, 2, 3, 3, 3))
+
+
+def _vgg(spec: ModelSpec, convolutions: Sequence[int]) -> StagedModel:
+    """Return a VGG of five times some convolutions and a pooling; the last two of these have one width.
 
     A stage has the convolutions of one width and ends with a pooling (our cut; how ProFL cuts VGG is not published).
     """
+    first, second, third, fourth, fifth = convolutions
     channels = [spec.channels(multiple) for multiple in (1, 2, 4, 8)]
-    stem = _pooled([StagedModel.input_shape[0], channels[0]])
+    stem = _pooled([StagedModel.input_shape[0], *[channels[0]] * first])
     stages = [
-        _pooled([channels[0], channels[1]]),
-        _pooled([channels[1], channels[2], channels[2]]),
-        nn.Sequential(*_pooled([channels[2], channels[3], channels[3]]), *_pooled([channels[3]] * 3)),
+        _pooled([channels[0], *[channels[1]] * second]),
+        _pooled([channels[1], *[channels[2]] * third]),
+        nn.Sequential(*_pooled([channels[2], *[channels[3]] * fourth]), *_pooled([channels[3]] * (1 + fifth))),
     ]
     model = VGG(stem, stages, global_average_head(channels[-1], spec.classes), channels, (2, 2, 4))
     initialise_convolutions(model)

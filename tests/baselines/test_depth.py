@@ -45,15 +45,17 @@ def test_parameters_at_every_depth(name, published):
 
 def shape(name, width):
     """Parameters of stem and stages, and the channels that leave the stages."""
+    if name == "mobilenet_v2":
+        return parameter_counts.mobilenet_v2_parts(width), [math.ceil(width * c / 32) for c in (24, 32, 96, 1280)]
     channels = parameter_counts.widths(width, 1)
     if name == "vgg11_bn":
-        return parameter_counts.vgg11_parts(width), channels[1:]
+        return parameter_counts.vgg_parts((1, 1, 2, 4), width), channels[1:]
     blocks = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}[name]
     return parameter_counts.resnet_parts(blocks, width), channels
 
 
 @pytest.mark.parametrize("width", [5, 64])
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "vgg11_bn"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "vgg11_bn", "mobilenet_v2"])
 @pytest.mark.parametrize("method", DEPTH_METHODS)
 def test_parameters_at_every_depth_by_arithmetic(method, name, width):
     parts, channels = shape(name, width)

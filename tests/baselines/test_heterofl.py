@@ -11,6 +11,7 @@ from profl.baselines.width import SubnetworkTask, WidthTask
 from profl.bench.aggregation import leading
 from profl.bench.cell import Recipe
 from profl.bench.errors import InputError
+from profl.bench.models import ModelSpec
 from profl.bench.training import TrainingWorkload
 from tests.conftest import shown
 
@@ -221,6 +222,15 @@ def test_every_convolution_is_scaled_and_none_at_rate_one(model):
         convs = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
         assert len(convs) == 20
         assert all(len(conv._forward_hooks) == hooks for conv in convs)
+
+
+def test_linear_layers_are_scaled_but_for_the_classifier():
+    module = SubnetworkTask(ModelSpec("vit", 32, 10, HALF), scaler=True).build()
+    scaled = {name for name, part in module.named_modules() if part._forward_hooks}
+    assert {"stem.projection", "stages.2.2.attention.query", "stages.0.0.perceptron.2"} < scaled
+    assert len(scaled) == 1 + 9 * 6
+    tokens, layer = torch.randn(2, 5, 16), module.stages[0][0].attention.output
+    torch.testing.assert_close(layer(tokens), 2 * functional.linear(tokens, layer.weight, layer.bias))
 
 
 def test_a_scaled_module_can_be_copied_and_sent(model, batch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from profl.bench.data import DATASETS, augment, classes_of, load_dataset
+from profl.bench.data import DATASETS, augment, classes_of, docstrings, load_dataset
 from profl.bench.data.dataset import normalised
 from profl.bench.errors import InputError
 
@@ -25,6 +25,35 @@ def check_form(dataset, train, test):
     assert set(dataset.train_targets.tolist()) == set(range(dataset.classes))
     torch.testing.assert_close(dataset.train_inputs.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(dataset.train_inputs.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+# docstrings
+
+
+def test_docstrings_are_passages_of_scipys_and_none_is_on_both_sides():
+    from scipy import fft
+
+    dataset = load_dataset("docstrings")
+    assert (dataset.train_inputs.shape, dataset.test_inputs.shape) == ((1600, 128), (400, 128))
+    assert dataset.train_inputs.dtype == dataset.train_targets.dtype == torch.int64
+    assert dataset.classes == classes_of("docstrings") == 10
+    assert not dataset.augment
+    assert dataset.train_targets.bincount().tolist() == [160] * 10
+    assert dataset.test_targets.bincount().tolist() == [40] * 10
+    train, test = (
+        {bytes(codes) for codes in inputs.tolist()} for inputs in (dataset.train_inputs, dataset.test_inputs)
+    )
+    assert all(passage.isascii() for passage in train | test)
+    first, fifth = (" ".join(getattr(fft, name).__doc__.split()) for name in np.array(sorted(fft.__all__))[[0, 4]])
+    assert bytes(dataset.train_inputs[0].tolist()).decode() == first[:128]
+    assert bytes(dataset.test_inputs[0].tolist()).decode() == fifth[:128]
+    assert len(train & test) < 0.02 * len(test)  # what many docstrings say alike
+
+
+def test_without_docstrings_there_is_no_dataset_of_them(monkeypatch):
+    monkeypatch.setattr(docstrings.inspect, "getdoc", lambda thing: None)
+    with pytest.raises(InputError, match="dataset 'docstrings' finds too few in SciPy: run Python without -OO"):
+        load_dataset("docstrings")
 
 
 # digits

@@ -59,18 +59,66 @@ def resnet_parts(blocks, width):
     return [stem(widths(width, 1)[0]), *resnet_stages(blocks, width)]
 
 
-def vgg11_parts(width, rate=1):
-    """Parameters of stem and stages: convolutions with a bias, each with a norm; 1, 1, 2 and 4 of them."""
+def vgg_parts(convolutions, width, rate=1):
+    """Parameters of stem and stages: convolutions with a bias, each with a norm; so many in each of the four."""
     total, inputs = [], 3
-    for outputs, convolutions in zip(widths(width, rate), (1, 1, 2, 4), strict=True):
-        sources = [inputs] + [outputs] * (convolutions - 1)
+    for outputs, number in zip(widths(width, rate), convolutions, strict=True):
+        sources = [inputs] + [outputs] * (number - 1)
         total.append(sum(conv(3, source, outputs) + outputs + norm(outputs) for source in sources))
         inputs = outputs
     return total
 
 
-def vgg11(width, classes, rate=1):
-    return sum(vgg11_parts(width, rate)) + linear(widths(width, rate)[-1], classes)
+def vgg(convolutions, width, classes, rate=1):
+    return sum(vgg_parts(convolutions, width, rate)) + linear(widths(width, rate)[-1], classes)
+
+
+def mobilenet_v2_parts(width, rate=1):
+    """Parameters of stem and stages of MobileNetV2: its table's rows, 32 channels of which are one width."""
+
+    def share(published):
+        return -(-Fraction(rate) * width * published // 32)
+
+    inputs = share(32)
+    total = [stem(inputs)]
+    rows = [[(1, 16, 1), (6, 24, 2)], [(6, 32, 3)], [(6, 64, 4), (6, 96, 3)], [(6, 160, 3), (6, 320, 1)]]
+    for stage in rows:
+        total.append(0)
+        for expansion, published, blocks in stage:
+            outputs = share(published)
+            for _ in range(blocks):
+                inner = expansion * inputs
+                expand = conv(1, inputs, inner) + norm(inner) if expansion > 1 else 0
+                total[-1] += expand + depthwise(3, inner) + norm(inner) + conv(1, inner, outputs) + norm(outputs)
+                inputs = outputs
+    total[-1] += conv(1, inputs, share(1280)) + norm(share(1280))
+    return total
+
+
+def mobilenet_v2(width, classes, rate=1):
+    return sum(mobilenet_v2_parts(width, rate)) + linear(-(-Fraction(rate) * width * 40 // 1), classes)
+
+
+def transformer_stages(channels):
+    attention = 3 * channels**2 + linear(channels, channels)
+    perceptron = linear(channels, 2 * channels) + linear(2 * channels, channels)
+    layer = norm(channels) + attention + norm(channels) + perceptron
+    return 9 * layer
+
+
+def whole_heads(width, rate):
+    return 16 * -(-Fraction(rate) * width // 16)
+
+
+def vit(width, classes, rate=1):
+    channels = whole_heads(width, rate)
+    stem = linear(4 * 4 * 3, channels) + 8 * 8 * channels
+    return stem + transformer_stages(channels) + norm(channels) + linear(channels, classes)
+
+
+def text_transformer(width, classes, rate=1):
+    channels = whole_heads(width, rate)
+    return 2 * 128 * channels + transformer_stages(channels) + norm(channels) + linear(channels, classes)
 
 
 def pre_activation_resnet(blocks, width, classes, rate=1):

@@ -67,7 +67,7 @@ def test_blocks_have_the_published_parameters(name):
 
 def test_vgg_has_three_blocks():
     blocks = [sum(block.values()) for block in block_parameters(ModelSpec("vgg11_bn", 64, 10))]
-    stem, *stages = parameter_counts.vgg11_parts(64)
+    stem, *stages = parameter_counts.vgg_parts((1, 1, 2, 4), 64)
     assert blocks == [stem + stages[0], *stages[1:]]
 
 
