@@ -234,7 +234,7 @@ def readers(model: ModelSpec, stage: int) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        If one of them is no convolution over all channels.
+        If one of them is no convolution over all channels, or there is none.
     """
     network = model.skeleton()
     examples = torch.empty(2, *network.input_shape, dtype=network.input_dtype, device="meta")
@@ -249,10 +249,10 @@ def readers(model: ModelSpec, stage: int) -> tuple[str, ...]:
         if not any(part.children()):
             part.register_forward_pre_hook(partial(note, name))
     network.stages[stage](features)
-    for part in found.values():
-        if not isinstance(part, nn.Conv2d) or part.groups != 1:
-            raise InputError(
-                f"slt cannot train {model.name}: {type(part).__name__} reads the input of its block {stage + 1}, "
-                "where it needs a convolution"
-            )
+    if not found or not all(isinstance(part, nn.Conv2d) and part.groups == 1 for part in found.values()):
+        layers = " and ".join(type(part).__name__ for part in found.values()) or "no layer of its own"
+        raise InputError(
+            f"slt cannot train {model.name}, whose block {stage + 1} must read its input by convolutions alone: "
+            f"{layers} does"
+        )
     return tuple(found)

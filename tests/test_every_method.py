@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from profl.bench.data import load_dataset
+from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation
 from profl.bench.measuring import workloads
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Unobserved
+from profl.bench.models import ModelSpec
 from profl.bench.models.registry import models
-from profl.bench.registry import methods
+from profl.bench.registry import create_method, methods
 from tests.conftest import SMALL_RECIPE, shown, small_cell
 
 RECIPE = replace(SMALL_RECIPE, participants=1)
@@ -62,3 +64,13 @@ def test_a_batch_may_be_a_single_example(method: str, model: str):
     cell = small_cell(method, model=model, width=4, recipe=replace(RECIPE, batch_size=1))
     for step in workloads(Experiment.of(cell)).values():
         step.prepare(torch.device("cpu")).step(Unobserved())
+
+
+@pytest.fixture(autouse=True)
+def _trained_or_refused_in_one_line(method: str, model: str):
+    try:
+        create_method(method, ModelSpec(model, width=4, classes=10), SMALL_RECIPE.rounds, seed=0)
+    except InputError as refusal:
+        assert str(refusal).startswith(f"{method} cannot train {model}")
+        assert "\n" not in str(refusal)
+        pytest.skip(str(refusal))

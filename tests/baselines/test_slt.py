@@ -174,16 +174,26 @@ def test_a_run_goes_on_with_its_widths(make):
     assert [played(one) for one in (other,)] == [played(method)]
 
 
-def linear_behind(spec):
-    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.Unflatten(1, (4, 1, 1)))
-    return StagedModel(nn.Conv2d(3, 4, 1), [nn.Conv2d(4, 4, 1), pooled], global_average_head(4, 10), (4, 4, 4), (1, 1))
+class Twice(nn.Module):
+    def forward(self, features):
+        return 2 * features
 
 
-def test_what_makes_no_sense_is_refused(make, monkeypatch):
+@pytest.mark.parametrize(("reader", "told"), [(nn.AvgPool2d(1), "AvgPool2d does"), (Twice(), "Twice does")])
+def test_a_block_whose_input_cannot_be_cut_is_refused(reader, told, monkeypatch):
+    def build(spec):
+        return StagedModel(nn.Identity(), [nn.Conv2d(3, 4, 1), reader], global_average_head(4, 10), (3, 4, 4), (1, 1))
+
+    monkeypatch.setattr(f"{__name__}.build_plugged", build, raising=False)
+    readers.cache_clear()
+    plug_in(monkeypatch, "profl.models", "plugged", f"{__name__}:build_plugged")
+    message = rf"cannot train plugged, whose block 2 must read its input by convolutions alone: {told}"
+    with pytest.raises(InputError, match=message):
+        create_method("slt", ModelSpec("plugged", 4, 10), rounds=10, seed=0)
+
+
+def test_what_makes_no_sense_is_refused(make):
     with pytest.raises(InputError, match=r"cannot train resnet18 in 4 rounds: give it at least 5$"):
         make("slt", rounds=4)
     with pytest.raises(InputError, match="rates"):
         make("slt", rates=["2"])
-    plug_in(monkeypatch, "profl.models", "pooled", f"{__name__}:linear_behind")
-    with pytest.raises(InputError, match="cannot train pooled: AdaptiveAvgPool2d reads the input of its block 2"):
-        create_method("slt", ModelSpec("pooled", 4, 10), rounds=10, seed=0)
