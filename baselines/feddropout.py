@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from profl.baselines.width import SubnetworkOptions, subnetwork_tasks
+from profl.baselines.width import SubnetworkOptions, refuse_heads, subnetwork_tasks
 from profl.bench.method import LocalContext, Method, Task
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import torch_generator
@@ -47,6 +47,7 @@ class FedDropout(Method):
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
+        refuse_heads(model, "feddropout")
         self._tasks = [replace(task, channels=drawn) for task in subnetwork_tasks(model, options)]
 
     def all_tasks(self) -> Sequence[Task]:

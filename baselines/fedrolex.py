@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from profl.baselines.width import SubnetworkOptions, subnetwork_tasks
+from profl.baselines.width import SubnetworkOptions, refuse_heads, subnetwork_tasks
 from profl.bench.method import LocalContext, Method, RoundSummary, Task
 from profl.bench.models import ModelSpec
 
@@ -45,6 +45,7 @@ class FedRolex(Method):
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
+        refuse_heads(model, "fedrolex")
         self._finished_rounds = 0
         self._tasks = subnetwork_tasks(model, options)
 

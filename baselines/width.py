@@ -17,6 +17,7 @@ from profl.bench.losses import owned_cross_entropy
 from profl.bench.method import LocalContext, Task
 from profl.bench.models import ModelSpec, StagedModel
 from profl.bench.models.normalisation import normalise
+from profl.bench.models.vit import Attention
 
 RATES = ("1", "1/2", "1/4", "1/8", "1/16")
 """Shares of the channels at HeteroFL's five levels of complexity, a to e; widest first."""
@@ -196,6 +197,21 @@ def subnetwork_tasks(model: ModelSpec, options: SubnetworkOptions) -> list[Subne
         SubnetworkTask(model.at_rate(rate), options.scaler, options.max_gradient_norm or None)
         for rate in parse_rates(options.rates)
     ]
+
+
+def refuse_heads(model: ModelSpec, method: str) -> None:
+    """Refuse a model whose channels belong to the heads of attention: other channels than the leading ones mix heads.
+
+    Raises
+    ------
+    InputError
+        If it has attention.
+    """
+    if any(isinstance(part, Attention | nn.MultiheadAttention) for part in model.skeleton().modules()):
+        raise InputError(
+            f"{method} cannot train {model.name}, whose channels belong to heads of attention, which it would mix: "
+            "choose heterofl, which leaves out whole heads"
+        )
 
 
 def _divide_in_training(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, rate: float) -> Tensor:
