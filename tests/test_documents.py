@@ -42,6 +42,7 @@ from profl.bench.method import FullModel, Task
 from profl.bench.models import ModelSpec
 from profl.bench.operations import operations_per_step
 from profl.bench.registry import method_class, methods
+from profl.bench.report.spread import over_seeds
 from profl.bench.technique import PLAIN, Technique
 from profl.bench.training import TrainingWorkload
 from profl.growing import GrowTask
@@ -374,9 +375,38 @@ def card_tasks(task: str, column: str) -> str:
     return "?" if pd.isna(difference) else percent(difference, "+.1f") if difference else "equal"
 
 
+def ablated(name: str) -> pd.Series:
+    """Return the scores of an ablation's seeds, in points."""
+    return (
+        100 * pd.read_csv(ROOT / f"results/ablations/{name}/report/cells.csv").set_index("seed")["last_five_accuracy"]
+    )
+
+
+def drop(name: str) -> float:
+    """Return the mean points of accuracy that the first test of a growing block is below the last of the one before."""
+    rounds = pd.read_csv(ROOT / f"results/ablations/{name}/report/rounds.csv").dropna(subset=["test_accuracy"])
+    growing = rounds[rounds["phase"].str.startswith("grow")].sort_values(["cell", "round"])
+    before = growing.groupby("cell")[["phase", "test_accuracy"]].shift()
+    switched = before["phase"].notna() & (before["phase"] != growing["phase"])
+    return 100 * (before["test_accuracy"] - growing["test_accuracy"])[switched].mean()
+
+
+def ablations(name: str, column: str) -> str:
+    scores = ablated(name.strip("`"))
+    if column == "drop at a switch":
+        return f"{drop(name.strip('`')):.0f}"
+    if column == "score":
+        return f"{scores.mean():.1f}"
+    if name.strip("`") == "no-shrinking":
+        return ""
+    difference = over_seeds((scores - ablated("no-shrinking")).to_list())
+    told = "" if difference.told_apart else ", not told apart"
+    return f"{difference.mean:+.1f}, {difference.low:+.1f} to {difference.high:+.1f}{told}"
+
+
 FROM_FILES: dict[str, Callable[[str, str], str]] = {
     function.__name__: function
-    for function in (accuracy, models, estimates, recorders, deviations, card_steps, card_tasks)
+    for function in (accuracy, models, estimates, recorders, deviations, card_steps, card_tasks, ablations)
 }
 """By the name of a table: what a cell says, given what its row and its column are called."""
 
