@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class FIARSE(Method):
         "A device's size is the largest that fits its memory, and all take the same or more; published are four tiers.",
         "Momentum and weight decay are the recipe's; the published code has none.",
         "The full model is tested; published are means over the networks of all sizes.",
+        "At random initial values the smallest sizes have no large weights in some layer, and do not learn alone.",
     )
 
     @dataclass(frozen=True)
@@ -77,6 +78,10 @@ class FIARSE(Method):
 @dataclass(frozen=True)
 class LargestWeights(Task):
     """Train the share ``rate`` of the weights, those of largest magnitude; at rate 1 this is plain training."""
+
+    unsuited_techniques: ClassVar[Mapping[str, str]] = {
+        "checkpoint": "would recompute stages with weights that are masked no more"
+    }
 
     model: ModelSpec
     rate: Fraction

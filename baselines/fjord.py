@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import cycle
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,8 @@ class OrderedDropout(Task):
     distilled
         Whether the drawn network learns from the widest.
     """
+
+    unsuited_techniques: ClassVar[Mapping[str, str]] = {"micro-batch": "would draw a width for every part of a batch"}
 
     model: ModelSpec
     narrower: tuple[Fraction, ...]

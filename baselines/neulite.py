@@ -219,6 +219,8 @@ class TurnTask(Task):
         Weights of the terms for input and labels; they change no tensor and so no footprint.
     """
 
+    unsuited_techniques: ClassVar[Mapping[str, str]] = {"micro-batch": "would change a loss of whole batches"}
+
     model: ModelSpec
     block: int
     input_weight: float

@@ -56,6 +56,8 @@ class Task(ABC):
     """Overrides the recipe's learning rate if not None."""
     max_gradient_norm: float | None = None
     """Gradients are clipped to this 2-norm before every step if not None."""
+    unsuited_techniques: ClassVar[Mapping[str, str]] = {}
+    """Memory techniques that would change what the task trains, by name, and why (``profl list techniques``)."""
     forward_only: bool = False
     """Whether `step` takes the place of a local step's loss, backward pass and optimizer."""
 

@@ -372,6 +372,8 @@ class Technique:
                     f"technique '{way}' for {whose} changes a backward pass, and task '{task.key}' has "
                     "none: leave the technique out"
                 )
+            if reason := task.unsuited_techniques.get(way.name):
+                raise InputError(f"technique '{way}' for {whose} {reason}: choose another technique")
             if refused := way.refusal(task, momentum):
                 raise InputError(f"technique '{way}' for {whose} {refused}")
 

@@ -112,7 +112,7 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
         (["sweep", "--preset", "huge"], "unknown preset 'huge'"),
         (
             ["sweep", "--preset", "smoke", "--method", "fedprox"],
-            "unknown method 'fedprox': choose one of allsmall",
+            "unknown method 'fedprox': did you mean 'fedrolex'? Choose one of allsmall",
         ),
         (["sweep", "--preset", "smok"], "unknown preset 'smok': did you mean 'smoke'? Choose one of ablation"),
         (["sweep", "--preset", "smoke", "--method", "prolf"], "unknown method 'prolf': did you mean 'profl'? Choose"),

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from profl.bench.memory.summary import one_line, summary
+from profl.bench.memory.summary import mebibytes, summary
 from profl.bench.memory.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -107,6 +107,11 @@ class PeakPosition:
     phase: str
     module: str | None
     operator: str | None
+
+    def __str__(self) -> str:
+        module = f" in {self.module}" if self.module else ""
+        operator = f" by {self.operator}" if self.operator else ""
+        return f"step {self.step}, {self.phase}{module}{operator}"
 
 
 @dataclass(frozen=True)
@@ -210,14 +215,23 @@ class Footprint:
                 )
 
     def __str__(self) -> str:
-        return summary(self)
+        peaks = {
+            "requested": self.peak_requested_bytes,
+            "allocated": self.peak_allocated_bytes,
+            "reserved": self.peak_reserved_bytes,
+            "least budget": self.least_budget_bytes,
+        }
+        title = f"{self.key} on {self.environment.device_name}"
+        where = str(self.peak_position or "")
+        return summary(title, peaks, where, self.categories_at_peak, self.caveats)
 
     def __repr__(self) -> str:
-        return one_line(self)
+        peak = mebibytes(self.peak_requested_bytes)
+        return f"<Footprint of {self.key} on {self.environment.device_name}: peak {peak} requested>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return f"<pre>{escape(summary(self))}</pre>"
+        return f"<pre>{escape(str(self))}</pre>"
 
     @property
     def kept_timeline(self) -> Timeline:

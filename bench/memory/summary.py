@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from profl.bench.memory.footprint import Footprint
+from collections.abc import Mapping, Sequence
 
 REMEDIES = {
     "parameters": "a narrower or half-precision network",
@@ -19,41 +16,41 @@ REMEDIES = {
 """What makes a category smaller."""
 
 
-def one_line(footprint: Footprint) -> str:
-    """Return what a footprint is and its peak, without line breaks."""
-    peak = _size(footprint.peak_requested_bytes)
-    return f"<Footprint of {footprint.key} on {footprint.environment.device_name}: peak {peak} requested>"
+def summary(
+    title: str,
+    peaks: Mapping[str, int | None],
+    where: str,
+    categories_at_peak: Mapping[str, int],
+    caveats: Sequence[str],
+) -> str:
+    """Return some ten lines for a person.
 
-
-def summary(footprint: Footprint) -> str:
-    """Return some ten lines for a person: peaks, the categories of the peak, where it is, and what would help."""
-    lines = [f"{footprint.key} on {footprint.environment.device_name}"]
-    peaks = {
-        "requested": footprint.peak_requested_bytes,
-        "allocated": footprint.peak_allocated_bytes,
-        "reserved": footprint.peak_reserved_bytes,
-        "least budget": footprint.least_budget_bytes,
-    }
-    told = (f"{_size(size)} {name}" for name, size in peaks.items() if size is not None)
-    lines.append("peak " + ", ".join(told) + _where(footprint))
-    largest = sorted(footprint.categories_at_peak.items(), key=lambda item: -item[1])
+    Parameters
+    ----------
+    title
+        What was measured, and on what.
+    peaks
+        Bytes by name, unknown ones left out.
+    where
+        The allocation that reached the peak; may be empty.
+    categories_at_peak
+        Bytes by category.
+    caveats
+        What to doubt.
+    """
+    told = (f"{mebibytes(size)} {name}" for name, size in peaks.items() if size is not None)
+    lines = [title, "peak " + ", ".join(told) + (f"; in {where}" if where else "")]
+    largest = sorted(categories_at_peak.items(), key=lambda item: -item[1])
+    whole = sum(categories_at_peak.values())
     for category, size in largest:
         if size:
-            lines.append(f"  {category:<16}{_size(size):>12}{size / footprint.peak_requested_bytes:>7.0%}")
+            lines.append(f"  {category:<16}{mebibytes(size):>12}{size / whole:>7.0%}")
     dominant = largest[0][0]
     if dominant in REMEDIES:
         lines.append(f"most of it is {dominant}: less with {REMEDIES[dominant]}")
-    return "\n".join([*lines, *(f"caveat: {caveat}" for caveat in footprint.caveats)])
+    return "\n".join([*lines, *(f"caveat: {caveat}" for caveat in caveats)])
 
 
-def _where(footprint: Footprint) -> str:
-    position = footprint.peak_position
-    if position is None:
-        return ""
-    module = f" in {position.module}" if position.module else ""
-    operator = f" by {position.operator}" if position.operator else ""
-    return f"; in step {position.step}, {position.phase}{module}{operator}"
-
-
-def _size(size: int) -> str:
+def mebibytes(size: int) -> str:
+    """Return bytes as MiB to a tenth."""
     return f"{size / 2**20:,.1f} MiB"

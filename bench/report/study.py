@@ -342,12 +342,14 @@ def _by_contender(run: Run) -> Run:
         (record.cell.method, record.cell.technique): record.cell.contender for record in run.records
     }  # footprints are shared by cells
     cells, prints = run.cells, run.footprints
-    pairs = zip(prints["method"], prints["technique"], strict=True)
+    if not prints.empty:
+        pairs = zip(prints["method"], prints["technique"], strict=True)
+        prints = prints.assign(method=[of_footprint[pair] for pair in pairs])
     return replace(
         run,
         cells=cells.assign(bare_method=cells["method"], method=cells["cell"].map(names)),
         rounds=run.rounds.assign(method=run.rounds["cell"].map(names)),
-        footprints=prints.assign(method=[of_footprint[pair] for pair in pairs]),
+        footprints=prints,
     )
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from profl.baselines.width import load_leading, make_static
+from profl.baselines.width import load_leading
 from profl.bench.aggregation import Update, leading
 from profl.bench.conformance import loaded
 from profl.bench.method import LocalContext
+from profl.bench.models.normalisation import normalise
 from profl.bench.randomness import torch_generator
 from tests.oracles.fjord import nested_mean
 
@@ -66,7 +67,7 @@ def test_while_memory_is_measured_every_second_batch_is_of_the_widest(task, make
 def test_a_batch_trains_the_narrow_network_and_nothing_else(rate, make, task, model, batch):
     method = make("fjord")
     module, narrow = loaded(method, task, device()), model.at_rate(rate).build()
-    make_static(narrow)
+    normalise(narrow, "static")
     load_leading(narrow, method.global_state)
     vars(module)["rates"] = cycle([rate])
     inputs, targets = batch()

@@ -26,7 +26,7 @@ def test_a_level_is_a_prefix_of_leading_channels_with_an_exit_behind_every_stage
     for task, rate in zip(tasks, rates, strict=True):
         channels = parameter_counts.widths(width, rate)
         if name == "vgg11_bn":
-            parts = parameter_counts.vgg11_parts(width, rate)
+            parts = parameter_counts.vgg_parts((1, 1, 2, 4), width, rate)
             channels = channels[1:]
         else:
             stem = parameter_counts.stem(channels[0])

@@ -8,11 +8,12 @@ from torch import nn
 
 from profl.baselines.feddropout import drawn
 from profl.baselines.fedrolex import Window
-from profl.baselines.width import SubnetworkTask, load_leading, make_static, parse_rates
+from profl.baselines.width import SubnetworkTask, load_leading, parse_rates
 from profl.bench.aggregation import leading
 from profl.bench.errors import InputError
 from profl.bench.method import FullModel, initial_state
 from profl.bench.models import ModelSpec
+from profl.bench.models.normalisation import normalise
 from tests.conftest import settle, shown
 from tests.oracles import parameter_counts
 
@@ -26,7 +27,7 @@ def test_a_part_computes_what_the_full_model_does_with_its_other_channels_silent
     spec, local = ModelSpec(name, width=6, classes=10), context()
     task = SubnetworkTask(spec.at_rate(Fraction(1, 2)), scaler=False, channels=channels)
     full, part = spec.build(), task.build()
-    make_static(full)
+    normalise(full, "static")
     for norm in full.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)

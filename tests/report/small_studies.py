@@ -40,7 +40,9 @@ def study_of(
             cell = {"cell": name, "status": "done", "method": method, "tier": tier, "seed": seed, "rounds": ROUNDS}
             figures = {"last_five_accuracy": score, "participation_share": float(cost > 0), "memory_only": False}
             place = {"model": "net", "width": 4, "dataset": "digits", "gpu": "virtual:t4"}
-            cells.append({**cell, **figures, **place, "mean_device_budget_bytes": MEGABYTE})
+            cells.append(
+                {**cell, **figures, **place, "bare_method": cell["method"], "mean_device_budget_bytes": MEGABYTE}
+            )
             rounds += [
                 {
                     **{"cell": name, "method": method, "tier": tier, "round": number, "phase": "train"},
