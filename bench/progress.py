@@ -45,7 +45,10 @@ def _result(cell: Cell, outcome: Outcome) -> str:
     if outcome.summary is None:
         return outcome.error or "?"
     if not cell.memory_only:
-        return f"score {outcome.summary['last_five_accuracy']:.1%}"
+        score = f"score {outcome.summary['last_five_accuracy']:.1%}"
+        if outcome.summary["participation_share"] > 0:
+            return score
+        return f"{score} of the untrained network: no task fits any device ('--dry-run' tells what each needs)"
     peak_bytes = outcome.summary["peak_reserved_bytes"]
     if peak_bytes is None:
         return "nobody could train"

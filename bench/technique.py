@@ -289,7 +289,7 @@ class EightBitMomentum(Way):
         if not momentum:
             return "needs a momentum, which the recipe does not have: leave the technique out"
         if find_spec(_EIGHT_BIT) is None:
-            return f"needs the package {_EIGHT_BIT}: pip install 'profl[eight-bit]', or choose another technique"
+            return f"needs the package {_EIGHT_BIT}: pip install {_EIGHT_BIT}, or choose another technique"
         return None
 
 

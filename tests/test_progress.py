@@ -29,7 +29,13 @@ def shown(terminal: bool, *events: tuple[str, Cell, object]) -> str:
 
 
 def accuracy(share: float) -> Outcome:
-    return Outcome({"last_five_accuracy": share})
+    return Outcome({"last_five_accuracy": share, "participation_share": 1.0})
+
+
+def test_a_cell_in_which_nobody_could_train_says_so():
+    untrained = Outcome({"last_five_accuracy": 0.1, "participation_share": 0.0})
+    told = " ".join(shown(False, ("finished", WIDE, untrained)).split())
+    assert "score 10.0% of the untrained network: no task fits any device ('--dry-run' tells what each needs)" in told
 
 
 def test_a_terminal_shows_what_is_running_done_and_failed_and_the_best_that_obeys_memory():
@@ -89,7 +95,7 @@ def test_events_are_json_lines_in_which_unknown_is_null(capsys: pytest.CaptureFi
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         {"event": "round", "cell": WIDE.folder_name, "round": 1, "train_loss": None},
-        {"event": "finished", "cell": WIDE.folder_name, "last_five_accuracy": 0.5},
+        {"event": "finished", "cell": WIDE.folder_name, "last_five_accuracy": 0.5, "participation_share": 1.0},
         {"event": "failed", "cell": NARROW.folder_name, "error": "it broke"},
     ]
     assert events.failures == [(NARROW, "it broke")]
