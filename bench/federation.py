@@ -22,6 +22,7 @@ from profl.bench.experiment import Experiment
 from profl.bench.fleet import UNLIMITED, lost
 from profl.bench.held import held_over_rounds
 from profl.bench.memory.gpu.profile import PHYSICAL
+from profl.bench.memory.gpu.unmodelled import unmodelled
 from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.method import LocalContext, RoundSummary, Task, Update, filled
@@ -163,6 +164,7 @@ class Federation:
                 task, module, inputs, targets, self.recipe, local.generator, self.dataset.augment, self.technique
             )
             module.to("cpu")
+        unmodelled()  # forgotten for every device: the losses that it reads are no loop that waits for a number
         received = sum(value.nbytes for value in module.state_dict().values())
         update = task.update(module, self.method.global_state, local)
         self.trained.observe(module, update)
