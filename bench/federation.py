@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +25,7 @@ from profl.bench.held import held_over_rounds
 from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.gpu.unmodelled import unmodelled
 from profl.bench.memory.limit import memory_limit
+from profl.bench.memory.recording.measurement import clean
 from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.method import LocalContext, RoundSummary, Task, Update, filled
 from profl.bench.models.normalisation import batchnorms
@@ -100,11 +102,15 @@ class Federation:
         losses: list[float] = []
         usages: list[dict[str, Any]] = []
         trained: Counter[str] = Counter()
-        downloaded_bytes = operations = 0
+        downloaded_bytes = operations = out_of_memory = 0
         for device in self.draw(eligible, number):
             task = chosen[device]
             assert task is not None
-            update, loss, received, usage = self._train(task, device, number)
+            result = self._train(task, device, number)
+            if result is None:
+                out_of_memory += 1
+                continue
+            update, loss, received, usage = result
             updates.append(update)
             losses.append(loss)
             if usage.held_bytes is not None:
@@ -133,6 +139,7 @@ class Federation:
             "uploaded_bytes": sum(update.uploaded_bytes for update in updates),
             "downloaded_bytes": downloaded_bytes,
             "operations": operations,
+            "out_of_memory_devices": math.nan if self.device.type == "cpu" else out_of_memory,
             **{peak: max((usage[peak] for usage in usages), default=math.nan) for peak in PEAK_STATISTICS},
             "held_bytes": usages[-1]["held_bytes"] if usages else math.nan,
             "tasks": dict(trained),
@@ -152,19 +159,32 @@ class Federation:
         draw = numpy_generator(self.cell.seed, "participants", number)
         return sorted(int(device) for device in draw.choice(able, count, replace=False)) if able else []
 
-    def _train(self, task: Task, device: int, number: int) -> tuple[Update, float, int, Usage]:
-        """Train one device's task under its memory limit; return its update, mean loss, downloaded bytes and memory."""
+    def _train(self, task: Task, device: int, number: int) -> tuple[Update, float, int, Usage] | None:
+        """Train one device's task under its memory limit; return its update, mean loss, downloaded bytes and memory.
+
+        None: it ran out of memory. A least budget was tried with full and half batches, and a device's last may have
+        any size.
+        """
         indices = torch.from_numpy(self.partition[device])
         inputs, targets = self.dataset.train_inputs[indices], self.dataset.train_targets[indices]
         local = self.context(device, number)
         module = self._loaded(task, local)
-        with memory_limit(self.device, self.budgets[device]), memory_usage(self.device) as usage:
+        loss = None
+        with (
+            memory_limit(self.device, self.budgets[device]),
+            memory_usage(self.device) as usage,
+            suppress(torch.OutOfMemoryError),
+        ):
             module.to(self.device)
             loss = train_locally(
                 task, module, inputs, targets, self.recipe, local.generator, self.dataset.augment, self.technique
             )
             module.to("cpu")
         unmodelled()  # forgotten for every device: the losses that it reads are no loop that waits for a number
+        if loss is None:
+            del module, self.resident[task.key]  # left in the middle of a step
+            clean(self.device)
+            return None
         received = sum(value.nbytes for value in module.state_dict().values())
         update = task.update(module, self.method.global_state, local)
         self.trained.observe(module, update)
@@ -258,7 +278,7 @@ def run_cell(
     InputError
         If a value of the cell cannot be used, or its folder is damaged.
     torch.OutOfMemoryError
-        If a task does not fit a device that its measured footprint admits (on a physical GPU only).
+        If a network cannot be tested on the GPU. Training that runs out of memory is counted in the round's row.
     """
     cell = experiment.cell
     dataset = hold_out(load_dataset(cell.dataset, cell.data_folder), cell.recipe.held_out_share, cell.seed)
@@ -290,6 +310,7 @@ def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int
     tested = [row for row in rows if row["test_accuracy"] is not None]
     best = max(tested, key=lambda row: row["test_accuracy"], default=None)
     peaks = [row["peak_reserved_bytes"] for row in rows if row["peak_reserved_bytes"] is not None]
+    ran_out = [row["out_of_memory_devices"] for row in rows if row["out_of_memory_devices"] is not None]
     trained = {task for row in rows for task in row["tasks"]}
     return {
         "last_five_accuracy": mean_of_last_tests([row["test_accuracy"] for row in tested]),
@@ -304,6 +325,7 @@ def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int
         "downloaded_bytes": sum(row["downloaded_bytes"] for row in rows),
         "operations": sum(math.nan if row["operations"] is None else row["operations"] for row in rows),
         "seconds": sum(row["seconds"] for row in rows),
+        "out_of_memory_trainings": sum(ran_out) if ran_out else math.nan,
         "peak_reserved_bytes": max(peaks, default=math.nan),
         **held_over_rounds(rows),
         "full_model_least_budget_bytes": full_model_bytes,

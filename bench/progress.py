@@ -53,7 +53,9 @@ def _result(cell: Cell, outcome: Outcome) -> str:
     if peak_bytes is None:
         return "nobody could train"
     held = (math.nan if outcome.summary[name] is None else outcome.summary[name] for name in HELD)
-    return f"peak reserved {format_bytes(peak_bytes)}, {describe_held(*held)}"
+    ran_out = outcome.summary["out_of_memory_trainings"]
+    failed = f", trainings that ran out of memory: {ran_out}" if ran_out else ""
+    return f"peak reserved {format_bytes(peak_bytes)}, {describe_held(*held)}{failed}"
 
 
 class SweepProgress:

@@ -1,18 +1,20 @@
 """Where training runs on a GPU, each device's budget really limits it. The virtual GPU plays the physical one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from unittest.mock import patch
 
 import pytest
 import torch
 
+import profl.bench.memory.gpu.unmodelled
 from profl.bench.cell import Cell, Recipe
 from profl.bench.data import load_dataset
 from profl.bench.experiment import Experiment
-from profl.bench.federation import Federation
+from profl.bench.federation import Federation, RoundRow
 from profl.bench.measuring import measure_tasks
-from profl.bench.memory.errors import OutOfMemory
+from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.process.probe import Prober
-from profl.bench.memory.workload import Prepared, StepObserver
 from tests.conftest import small_cell
 
 GPU = "virtual:jetson-orin"
@@ -21,46 +23,73 @@ RECIPE = Recipe(rounds=2, devices=12, participants=3, partition="iid", batch_siz
 
 @dataclass(frozen=True)
 class Rounds:
-    """Two rounds of a federation on 'cuda', run where the virtual GPU is loaded."""
+    """Two rounds of a federation on 'cuda', run where the virtual GPU is loaded.
+
+    Parameters
+    ----------
+    budgets
+        What the devices really have, where that is not what the tier says.
+    most_reads
+        After how many reads in one place a loop counts as endless.
+    """
 
     cell: Cell
     least_budgets: dict[str, int]
+    budgets: tuple[int, ...] = ()
+    most_reads: int = 20_000
+    key: str = "two rounds"
 
-    @property
-    def key(self) -> str:
-        return f"two rounds of {self.cell}"
-
-    def prepare(self, device: torch.device) -> Prepared:
+    def run(self, device: torch.device, report: Callable[[object], None]) -> list[RoundRow]:
         fleet = Federation(Experiment.of(replace(self.cell, gpu="cuda")), load_dataset("digits"), self.least_budgets, 1)
-        for number in (1, 2):
-            row = fleet.run_round(number)
-            assert row["participants"] == RECIPE.participants
-            # Where training runs on a GPU, the memory of every participant is in the row.
-            assert len(row["usages"]) == RECIPE.participants
-            assert 0 < row["peak_requested_bytes"] <= row["peak_reserved_bytes"] <= fleet.budgets[0]
-            assert row["held_bytes"] == 0
-        module = torch.nn.Linear(1, 1, device=device)
+        fleet.budgets = list(self.budgets) or fleet.budgets
+        with patch.object(profl.bench.memory.gpu.unmodelled, "MOST_READS", self.most_reads):
+            return [fleet.run_round(number) for number in (1, 2)]
 
-        def step(observer: StepObserver) -> None:
-            observer.forward()
-            loss = module(torch.zeros(1, 1, device=device)).sum()
-            observer.backward(loss)
-            loss.backward()
-            observer.optimizer()
-            observer.end()
 
-        return Prepared(module, torch.optim.SGD(module.parameters()), (), step)
+def two_rounds(prober: Prober, program: Rounds) -> list[RoundRow]:
+    rows: list[RoundRow] = prober.run(program, GPU, lambda row: None)
+    for row in rows:
+        assert row["participants"] + row["out_of_memory_devices"] == RECIPE.participants
+        # Where training runs on a GPU, the memory of every participant is in the row.
+        assert len(row["usages"]) == row["participants"] == sum(row["tasks"].values())
+    return rows
 
 
 @pytest.mark.parametrize("method", ["exclusive", "inclusivefl", "profl"])
 def test_devices_train_in_their_least_budget_and_not_in_much_less(method: str, prober: Prober):
     cell = small_cell(method, width=8, recipe=replace(RECIPE, rounds=12 if method == "profl" else 2))
     least = measure_tasks(Experiment.of(cell), prober).least_budgets
-    first = next(iter(least))
-    enough = replace(cell, tier=f"{least[first]}B")
-    prober.measure(Rounds(enough, least), GPU, least_budget=False)
+    budget = least[next(iter(least))]
+    for row in two_rounds(prober, Rounds(replace(cell, tier=f"{budget}B"), least)):
+        assert row["out_of_memory_devices"] == 0
+        assert 0 < row["peak_requested_bytes"] <= row["peak_reserved_bytes"] <= budget
+        assert row["held_bytes"] == 0
     # Training frees each batch before the next, so it may get by with a little less than was measured.
-    too_little = replace(cell, tier=f"{least[first] * 3 // 4}B")
-    pretended = dict.fromkeys(least, 1)
-    with pytest.raises(OutOfMemory):
-        prober.measure(Rounds(too_little, pretended), GPU, least_budget=False)
+    too_little = replace(cell, tier=f"{budget * 3 // 4}B")
+    for row in two_rounds(prober, Rounds(too_little, dict.fromkeys(least, 1))):
+        assert row["out_of_memory_devices"] == RECIPE.participants
+        assert row["uploaded_bytes"] == row["operations"] == 0
+
+
+def test_a_device_that_runs_out_of_memory_harms_no_other(prober: Prober):
+    cell = small_cell("exclusive", width=8, recipe=RECIPE)
+    least = measure_tasks(Experiment.of(cell), prober).least_budgets
+    (enough,) = least.values()
+    cell = replace(cell, tier=f"{enough}B")
+    all_train = two_rounds(prober, Rounds(cell, least))
+    first = all_train[0]["usages"][0]["device"]
+    budgets = tuple(enough // 2 if device == first else enough for device in range(RECIPE.devices))
+    some_train = two_rounds(prober, Rounds(cell, dict.fromkeys(least, 1), budgets))
+    assert some_train[0]["out_of_memory_devices"] == 1
+    assert some_train[0]["usages"] == all_train[0]["usages"][1:]
+    assert [row["held_bytes"] for row in some_train] == [0, 0]
+
+
+def test_what_many_devices_read_is_no_endless_loop(prober: Prober):
+    cell = small_cell("exclusive", width=8, recipe=RECIPE)
+    (task,) = Experiment.of(cell).tasks
+    values = len(task.build().state_dict())  # a device reads each once, and fewer losses
+    rows = two_rounds(prober, Rounds(cell, {task.key: 1}, most_reads=values))
+    assert [row["out_of_memory_devices"] for row in rows] == [0, 0]
+    with pytest.raises(MeasurementFailed, match="end the loop by a count"):
+        two_rounds(prober, Rounds(cell, {task.key: 1}, most_reads=values - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -192,6 +193,23 @@ def test_the_report_shows_memory_and_no_accuracy(swept: tuple[Path, list[Cell]],
     page = (tmp_path / "index.html").read_text()
     assert "Nothing is held from round to round: no leak." in page
     assert "Accuracy" not in page
+
+
+def test_trainings_that_ran_out_of_memory_are_told(swept: tuple[Path, list[Cell]], tmp_path: Path):
+    output, todo = swept
+    shutil.copytree(output, tmp_path / "run")
+    profl, heterofl = (folder_of(cell, tmp_path / "run") for cell in todo)
+    for folder, number in ((profl, 0), (heterofl, 3)):
+        summary = json.loads((folder.path / "summary.json").read_text())
+        assert summary["out_of_memory_trainings"] == 0
+        (folder.path / "summary.json").write_text(json.dumps(summary | {"out_of_memory_trainings": number}))
+    run = read_run(tmp_path / "run")
+    (study,) = studies(run)
+    sentence = "Ran out of memory in training, though admitted: heterofl at 100%, 3 times."
+    assert study.out_of_memory == [sentence]
+    assert sentence in closing_text(run)
+    write_report(run, tmp_path / "report")
+    assert sentence in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_the_number_of_workers_and_an_interruption_change_nothing(

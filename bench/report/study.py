@@ -272,13 +272,25 @@ class Study:
         """What to say of missing results."""
         missing = self.unfinished
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        return [f"No result: {shown}."] if missing else []
+        return [*([f"No result: {shown}."] if missing else []), *self.out_of_memory]
+
+    @property
+    def out_of_memory(self) -> list[str]:
+        """What to say of trainings that ran out of memory though a least budget had let them begin."""
+        most = self.most("out_of_memory_trainings").items()
+        told = [f"{method} at {tier}, {_times(number)}" for (method, tier), number in most if number > 0]
+        in_a_run = " (the most of any seed)" if self.seeds > 1 else ""
+        return [f"Ran out of memory in training, though admitted{in_a_run}: {'; '.join(told)}."] if told else []
 
 
 def bytes_of(entry: Mapping[Any, Any], column: str) -> float:
     """Return a number of bytes of a footprint, NaN if it was not measured."""
     value = entry.get(column)
     return math.nan if value is None else float(value)
+
+
+def _times(number: float) -> str:
+    return "once" if number == 1 else f"{number:.0f} times"
 
 
 def _listed(names: Sequence[str]) -> str:

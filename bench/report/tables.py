@@ -105,7 +105,8 @@ def _table(study: Study) -> Group:
         "share of devices that can train; least budget of the dearest trained task.\n"
         f"{best_note(study, '*')} ? unknown.\n"
     )
-    return Group(Text(study.training_setting, style="bold"), table, Text(key))
+    failed = [Text(sentence, style="yellow") for sentence in study.out_of_memory]
+    return Group(Text(study.training_setting, style="bold"), table, Text(key), *failed)
 
 
 def best_note(study: Study, mark: str) -> str:

@@ -28,6 +28,7 @@ ROUND_COLUMNS = {
     "uploaded_bytes": "bytes sent by all participants together",
     "downloaded_bytes": "bytes received by all participants together",
     "operations": "floating-point operations of all participants' training, as `profl.bench.operations` counts them",
+    "out_of_memory_devices": "devices drawn beside the participants, whose training ran out of memory; NaN if on a CPU",
     "seconds": "wall-clock seconds of the round, evaluation included",
     "peak_requested_bytes": "most GPU memory that any participant's training asked for; NaN if on a CPU, as below",
     "peak_allocated_bytes": "the same rounded up to blocks",
@@ -70,6 +71,7 @@ CELL_COLUMNS = {
     "uploaded_bytes": "bytes uploaded in the whole run",
     "downloaded_bytes": "bytes downloaded in the whole run",
     "operations": "floating-point operations of local training in the whole run",
+    "out_of_memory_trainings": "local trainings that ran out of memory in the whole run; NaN if on a CPU",
     "seconds": "wall-clock seconds of all rounds",
     "peak_reserved_bytes": "most GPU memory that was reserved in any round; NaN if training ran on a CPU",
     "most_held_bytes": "most GPU memory that was still allocated after any round; NaN likewise",
@@ -89,6 +91,7 @@ _IDENTITY = (
 ADDED_LATER = (
     *(*PEAK_STATISTICS, "held_bytes", "attempt", *HELD, "operations", "diagnostics"),
     *("tested", "raw_test_accuracy", "gradient_norm", "last_five_accuracy", "raw_final_accuracy"),
+    *("out_of_memory_devices", "out_of_memory_trainings"),
 )
 """Columns that a run of an earlier version lacks."""
 

@@ -90,7 +90,7 @@ FIGURE = ReportFigure(
     name="memory_by_round",
     title="Memory over the rounds",
     draw=draw,
-    sentence=what_stayed,
+    sentence=lambda study: " ".join([what_stayed(study), *study.out_of_memory]),
     grid=grid,
     shown=_shown,
 )
