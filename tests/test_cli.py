@@ -128,6 +128,7 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
             ["sweep", "--preset", "smoke", "--memory-only", "--gpu", "cuda"],
             "memory_only needs a virtual GPU, not 'cuda'",
         ),
+        (["sweep", "--preset", "smoke", "--partition", "ii"], "unknown partition 'ii': write iid, "),
         (["sweep", "--preset", "smoke", "--rounds", "0"], "command line: recipe.rounds cannot be 0"),
         (
             ["sweep", "--preset", "smoke", "--gpu", "virtual:abacus", "--output", "x"],

@@ -120,6 +120,7 @@ sweep_options = _with(
         techniques,
         click.option("--rounds", type=int, help="Round budget of every run."),
         knobs,
+        click.option("--partition", help="Who holds which data: iid, dirichlet:ALPHA or shards:N."),
         click.option("--batch-size", type=int, help="Largest local batch."),
         click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", **named("gpus")),
         click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100)."),
