@@ -183,11 +183,16 @@ def read_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise InputError(f"option '{text}' is no assignment: write METHOD.NAME=VALUE, as in profl.pace=equal")
         if name in options.setdefault(method, {}):
             raise InputError(f"option '{key}' is given twice: give one value")
-        try:
-            options[method][name] = tomllib.loads(f"value = {value}")["value"]
-        except ValueError:  # no TOML, or a number of more digits than Python reads
-            options[method][name] = value
+        options[method][name] = read_value(value)
     return options
+
+
+def read_value(text: str) -> Any:
+    """Return a value as TOML writes it; a bare word is a text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:  # no TOML, or a number of more digits than Python reads
+        return text
 
 
 def override(

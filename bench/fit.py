@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -13,9 +13,11 @@ from rich.table import Table
 
 from profl.bench.errors import InputError
 from profl.bench.fleet import format_bytes, parse_bytes
+from profl.bench.memory.api import BuiltStep
 from profl.bench.memory.errors import OutOfMemory
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
+from profl.bench.memory.workload import Workload
 from profl.bench.technique import PLAIN, Technique
 from profl.bench.training import TrainingWorkload
 
@@ -128,34 +130,89 @@ def read_budgets(texts: Iterable[str], gpu: str) -> dict[int, str]:
     return budgets
 
 
-def fit(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Prober) -> Fit:
-    """Return in what batches a task trains, each of them run for ten steps under a real limit.
+def fit_task(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Prober) -> Fit:
+    """Return in what batches a task trains; its recipe's batch size is the largest to try. As `fit_batches`."""
+
+    def at(batch: int) -> TrainingWorkload:
+        return replace(workload, recipe=replace(workload.recipe, batch_size=batch))
+
+    batches, least = fit_batches(at, workload.recipe.batch_size, gpu, budgets, prober)
+    return Fit(workload.scope, workload.task.key, batches, least, workload.technique)
+
+
+def fit_batches(
+    at: Callable[[int], Workload], most: int, gpu: str, budgets: Iterable[int], prober: Prober
+) -> tuple[dict[int, int | None], int | None]:
+    """Return the largest batch by budget, each run for ten steps under a real limit, and the least budget of batch 1.
 
     Parameters
     ----------
-    workload
-        Its recipe's batch size is the largest to try.
+    at
+        The step with a batch of this size.
+    most
+        The largest to try.
     budgets
         Bytes of GPU memory.
 
     Raises
     ------
     GpuUnavailable, MeasurementFailed
-        As `Prober.measure`, but `OutOfMemory` is an answer.
+        As `Prober.measure`, but `OutOfMemory` is an answer: None.
     """
 
-    def at(batch: int) -> TrainingWorkload:
-        return replace(workload, recipe=replace(workload.recipe, batch_size=batch))
-
     def largest(budget_bytes: int) -> int | None:
-        return largest_batch(lambda batch: prober.fits(at(batch), gpu, budget_bytes), workload.recipe.batch_size)
+        return largest_batch(lambda batch: prober.fits(at(batch), gpu, budget_bytes), most)
 
     try:
         least_budget_bytes = prober.measure(at(1), gpu).least_budget_bytes
     except OutOfMemory:
         least_budget_bytes = None
-    batches = {budget: largest(budget) for budget in budgets}
-    return Fit(workload.scope, workload.task.key, batches, least_budget_bytes, workload.technique)
+    return {budget: largest(budget) for budget in budgets}, least_budget_bytes
+
+
+def fit(build: Callable[..., Any], budget: int | str, gpu: str = "virtual:h100", *, most: int = 256) -> int | None:
+    """Return the largest batch whose training step runs in a given GPU memory, as `largest_batch` finds it.
+
+    Parameters
+    ----------
+    build
+        As `profl.bench.memory.measure` takes it, with a second argument ``batch_size``, examples in the batch.
+    budget
+        GPU memory: bytes, or a text such as ``512MiB``.
+    gpu
+        ``cuda``, or a virtual GPU, which needs no hardware: ``virtual:h100``, ``virtual:t4``, ...
+    most
+        The largest batch to try.
+
+    Returns
+    -------
+    int or None
+        Examples; None if no batch that was tried fits.
+
+    Raises
+    ------
+    InputError
+        If the budget is no amount of memory, or more than the virtual GPU has.
+    GpuUnavailable, MeasurementFailed
+        As `profl.bench.memory.measure`.
+
+    Examples
+    --------
+    ::
+
+        from profl import fit
+
+        if __name__ == "__main__":
+            print(fit(build, "512MiB", "virtual:t4"))
+    """
+    (budget_bytes,) = read_budgets([f"{budget} B" if isinstance(budget, int) else budget], gpu)
+    with Prober() as prober:
+        return largest_batch(lambda batch: prober.fits(step_at(build, batch), gpu, budget_bytes), most)
+
+
+def step_at(build: Callable[..., Any], batch_size: int) -> BuiltStep:
+    """Return the step that ``build`` makes with a batch of this size."""
+    return BuiltStep(partial(build, batch_size=batch_size))
 
 
 def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Table:

@@ -1,8 +1,8 @@
 """Measured training memory of ProFL and its rivals in memory-constrained federated learning.
 
 What most users need is importable from here, and loaded when it is first asked for: ``import profl`` alone takes
-milliseconds. Measure a training step with `measure` (any code) or `recorded` (code on a GPU); write a method with
-`Method` and `Task`, a model with `ModelSpec` and `StagedModel`.
+milliseconds. Measure a training step with `measure` (any code) or `recorded` (code on a GPU), and find the batch that
+fits a memory with `fit`; write a method with `Method` and `Task`, a model with `ModelSpec` and `StagedModel`.
 
 The rooms: ``profl.bench`` is the harness (``profl.bench.method`` the contract, ``profl.bench.memory`` the
 measurement), ``profl.baselines`` the rivals, and the modules beside them are ProFL itself: progressive training of one
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from profl.bench.aggregation import Update as Update
     from profl.bench.errors import InputError as InputError
+    from profl.bench.fit import fit as fit
     from profl.bench.memory import Footprint as Footprint
     from profl.bench.memory import GpuUnavailable as GpuUnavailable
     from profl.bench.memory import MeasurementFailed as MeasurementFailed
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "profl.bench.aggregation": ("Update",),
     "profl.bench.errors": ("InputError",),
+    "profl.bench.fit": ("fit",),
     "profl.bench.memory": (
         "Footprint",
         "GpuUnavailable",

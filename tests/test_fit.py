@@ -10,7 +10,7 @@ from rich.console import Console
 
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
-from profl.bench.fit import LOOKAHEAD, Fit, fit, fit_table, guarantee, largest_batch, read_budgets
+from profl.bench.fit import LOOKAHEAD, Fit, fit_table, fit_task, guarantee, largest_batch, read_budgets
 from profl.bench.measuring import workloads
 from profl.bench.memory.errors import GpuUnavailable, OutOfMemory
 from profl.bench.memory.footprint import Footprint
@@ -73,7 +73,7 @@ def workload(method: str, task: str, most: int) -> TrainingWorkload:
 
 def test_the_virtual_gpu_agrees_with_trying_every_batch(prober: Prober):
     task, budget = workload("fedavg", "full model", 12), 22 * MIB
-    found = fit(task, GPU, [budget], prober).largest_batches[budget]
+    found = fit_task(task, GPU, [budget], prober).largest_batches[budget]
     ran = [
         batch
         for batch in range(1, 13)
@@ -85,9 +85,9 @@ def test_the_virtual_gpu_agrees_with_trying_every_batch(prober: Prober):
 
 def test_less_than_the_least_budget_of_one_picture_fits_nothing(prober: Prober):
     task = workload("heterofl", "subnetwork 1", 2)
-    least = fit(task, GPU, [], prober).least_budget_bytes
+    least = fit_task(task, GPU, [], prober).least_budget_bytes
     assert least is not None
-    found = fit(task, GPU, [least - 2 * MIB, least, 1], prober)
+    found = fit_task(task, GPU, [least - 2 * MIB, least, 1], prober)
     assert found.largest_batches[least - 2 * MIB] is None
     assert found.largest_batches[least] in (1, 2)
     assert found.largest_batches[1] is None
@@ -99,7 +99,7 @@ def test_a_task_for_which_the_whole_gpu_is_too_small_is_an_answer(monkeypatch: p
 
     monkeypatch.setattr(Prober, "measure", too_small)
     monkeypatch.setattr(Prober, "fits", lambda *_: False)
-    found = fit(workload("fedavg", "full model", 4), GPU, [MIB], Prober())
+    found = fit_task(workload("fedavg", "full model", 4), GPU, [MIB], Prober())
     assert found == Fit("fedavg", "full model", {MIB: None}, None)
     assert found.to_dict()["fits"] == [{"budget_bytes": MIB, "largest_batch": None}]
 

@@ -28,7 +28,8 @@ def named(kind: str) -> dict[str, Any]:
     """Return what an option takes whose values are the names that ``profl list KIND`` shows.
 
     A shell completes them, and one that is not known is refused before anything is imported; a GPU or a name with a
-    colon (``resnet18:group``), which may be beside those of the list, only where it is looked up.
+    colon (``resnet18:group``), which may be beside those of the list, only where it is looked up. A virtual GPU may be
+    named without ``virtual:``.
     """
 
     def complete(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
@@ -44,7 +45,12 @@ def named(kind: str) -> dict[str, Any]:
                 unknown(kind.removesuffix("s"), name, known)
         return value
 
-    return {"shell_complete": complete, **({} if kind == "gpus" else {"callback": check})}
+    def spell_out(context: click.Context, option: click.Parameter, value: Any) -> Any:
+        from profl.bench.memory.gpu.profile import spelled_out
+
+        return tuple(map(spelled_out, value)) if isinstance(value, tuple) else value and spelled_out(value)
+
+    return {"shell_complete": complete, "callback": spell_out if kind == "gpus" else check}
 
 
 techniques = several(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.named import NamedBuild
 from profl.bench.memory.process.probe import probe
 from profl.bench.memory.workload import Prepared, StepObserver
 
@@ -243,6 +244,8 @@ def _tensors(inputs: object) -> tuple[torch.Tensor, ...]:
 
 
 def _name(build: Callable[..., object]) -> str:
+    if isinstance(build, NamedBuild):
+        return str(build)
     if not isinstance(build, functools.partial):
         name = getattr(build, "__qualname__", repr(build))
         # A worker process knows the main script by the second name.
