@@ -25,7 +25,7 @@ from profl.bench.training import evaluate
 from tests.conftest import SMALL_RECIPE, small_cell
 
 MB = 10**6
-METHODS = ("fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl", "profl")
+METHODS = ("fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl", "decomfl", "profl")
 
 
 def federation(cell: Cell, least_budgets: Mapping[str, int] | None = None) -> Federation:
@@ -65,6 +65,27 @@ def test_a_resumed_run_equals_a_fresh_one_to_the_bit(method: str, tmp_path: Path
     assert run(cell, tmp_path / "resumed") == fresh
     attempts = [row["attempt"] for row in CellFolder(tmp_path / "resumed").rounds()]
     assert attempts == [1] * 3 + [2] * 4 + [3] * (len(fresh) - 7)
+
+
+def test_a_checkpoint_that_also_counts_its_rounds_is_gone_on_with(tmp_path: Path):
+    """As methods once did for themselves: the count is the harness's now."""
+    cell = small_cell("decomfl")
+    fresh = run(cell, tmp_path / "fresh")
+    run(cell, tmp_path / "resumed", stop_after=3)
+    path = tmp_path / "resumed" / "checkpoint.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["method"].keys() == {"global_state"}
+    torch.save({**checkpoint, "method": {**checkpoint["method"], "finished_rounds": 3}}, path)
+    assert run(cell, tmp_path / "resumed") == fresh
+
+
+def test_a_method_is_told_how_many_rounds_are_over():
+    fleet, counts = federation(small_cell()), []
+    tasks = fleet.method.tasks
+    fleet.method.tasks = lambda: counts.append(fleet.method.finished_rounds) or tasks()  # type: ignore[method-assign]
+    for number in (1, 2, 7):
+        fleet.run_round(number)
+    assert counts == [0, 1, 6]
 
 
 def test_a_cell_begun_under_other_rules_is_not_gone_on_with(tmp_path: Path):
