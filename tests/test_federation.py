@@ -25,7 +25,7 @@ from profl.bench.training import evaluate
 from tests.conftest import SMALL_RECIPE, small_cell
 
 MB = 10**6
-METHODS = ("fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl", "decomfl", "profl")
+METHODS = ("fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl", "profl")
 
 
 def federation(cell: Cell, least_budgets: Mapping[str, int] | None = None) -> Federation:
@@ -67,15 +67,26 @@ def test_a_resumed_run_equals_a_fresh_one_to_the_bit(method: str, tmp_path: Path
     assert attempts == [1] * 3 + [2] * 4 + [3] * (len(fresh) - 7)
 
 
-def test_a_checkpoint_that_also_counts_its_rounds_is_gone_on_with(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("method", "options", "counted"),
+    [
+        ("neulite", {}, {"finished_rounds": 2}),
+        ("progfed", {"warm_up_rounds": 0}, {"position": 2, "spent": 0, "left_over": 0}),
+    ],
+)
+def test_a_checkpoint_that_also_counts_its_rounds_is_gone_on_with(
+    method: str, options: dict, counted: dict, tmp_path: Path
+):
     """As methods once did for themselves: the count is the harness's now."""
-    cell = small_cell("decomfl")
+    recipe = replace(SMALL_RECIPE, rounds=4, participants=1, evaluate_every=4)
+    cell = small_cell(method, recipe=recipe, options=options)
     fresh = run(cell, tmp_path / "fresh")
-    run(cell, tmp_path / "resumed", stop_after=3)
+    assert len({row["phase"] for row in fresh}) == 4
+    run(cell, tmp_path / "resumed", stop_after=2)
     path = tmp_path / "resumed" / "checkpoint.pt"
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["method"].keys() == {"global_state"}
-    torch.save({**checkpoint, "method": {**checkpoint["method"], "finished_rounds": 3}}, path)
+    torch.save({**checkpoint, "method": {**checkpoint["method"], **counted}}, path)
     assert run(cell, tmp_path / "resumed") == fresh
 
 
