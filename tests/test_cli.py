@@ -268,7 +268,7 @@ def test_measure_draws_a_table_timelines_and_snapshots(tmp_path: Path):
     assert [path.name for path in folders["snapshot"].iterdir()] == ["allsmall-width-1-4.pickle"]
     (trace,) = folders["trace"].iterdir()
     assert json.loads(trace.read_text())["traceEvents"]
-    assert re.search(r"allsmall, width 1/4: peak in step \d, backward, in stages\S+ by \S+Backward0\n", result.output)
+    assert re.search(r"allsmall, width 1/4: peak in step \d, backward in stages\S+ by \S+Backward0\n", result.output)
 
 
 def test_measure_replays_other_allocator_settings():
