@@ -440,7 +440,7 @@ def test_created_by_name_with_options():
     assert isinstance(method, ProFL)
     assert isinstance(method, Method)
     assert method.options == ProFLOptions(pace="equal", shrinking=False)
-    with pytest.raises(InputError, match="unknown option of method 'profl' 'speed'"):
+    with pytest.raises(InputError, match="method 'profl' has no option 'speed': choose one of"):
         create_method("profl", ModelSpec("resnet18", 1, 10), 20, 0, {"speed": 1})
 
 
