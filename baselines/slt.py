@@ -34,7 +34,7 @@ class SLT(Method):
 
     The beginning takes the share s of all rounds, and each step a share of the others in proportion to the parameters
     that train in it [code]; if as many devices can train the full model as anything else, it takes all rounds and
-    this is federated averaging.
+    this is federated averaging, to the bit.
 
     A device uploads what trains, and the running statistics of the frozen blocks. The server takes each element's
     plain mean over the devices that hold it; what nobody holds keeps its value [code]. The network that is tested is
@@ -53,6 +53,8 @@ class SLT(Method):
         "A step adds a block at full width; published is one layer, which needs less memory.",
         "The width of a step is the widest of HeteroFL's that as many devices can train as any; published is any width "
         "that the weakest device can hold by a formula.",
+        "Where as many devices can train the full model as anything else, they train it in every round, exactly as in "
+        "FedAvg.",
         "All devices train alike; in the published code stronger ones also train wide layers in front.",
         "BatchNorm keeps running statistics; published has none.",
     )
