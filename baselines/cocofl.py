@@ -143,8 +143,10 @@ class WindowTask(Task):
     def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
         """Upload all tensors of the parts that train."""
         assert isinstance(module, WindowModel)  # as built
-        state = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        return Update({name: value for name, value in state.items() if name.startswith(module.trained)}, local.examples)
+        whole = super().update(module, global_state, local)
+        return replace(
+            whole, state={name: value for name, value in whole.state.items() if name.startswith(module.trained)}
+        )
 
 
 class WindowModel(nn.Module):
