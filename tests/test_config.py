@@ -68,7 +68,7 @@ def test_a_learning_rate_of_an_unknown_method_is_refused():
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(InputError, match="unknown option of method 'heterofl' 'speed'"):
+    with pytest.raises(InputError, match="method 'heterofl' has no option 'speed': choose one of"):
         cells(replace(CONFIG, options={"heterofl": {"speed": 1}}))
 
 

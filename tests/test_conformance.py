@@ -40,11 +40,15 @@ class Unannounced(Plain):
 
 
 class Forgetful(FedRolex):
-    def state_dict(self):
-        return Method.state_dict(self)
+    """Counts for itself and does not keep the count."""
 
-    def load_state_dict(self, state):
-        Method.load_state_dict(self, state)
+    turn = 0
+
+    def all_tasks(self):
+        return [WindowTask(task.model, self.turn) for task in super().all_tasks()]
+
+    def finish_round(self, summary):
+        self.turn += 1
 
 
 class Unreadable(Plain):
@@ -116,7 +120,7 @@ class Leading(WindowTask):
 
 class Shifted(FedRolex):
     def all_tasks(self):
-        return [Leading(task.model, self.turn) for task in super().all_tasks()[1:]]
+        return [Leading(task.model, task.turn) for task in super().all_tasks()[1:]]
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Classless(WindowTask):
 
 class Clinging(FedRolex):
     def all_tasks(self):
-        return [Classless(task.model, self.turn) for task in super().all_tasks()]
+        return [Classless(task.model, task.turn) for task in super().all_tasks()]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from profl.bench.cli.options import available, named, several
+from profl.bench.cli.stopping import if_stopped
 
 RESULTS = Path("results/survey")
 
@@ -73,7 +74,8 @@ def models(
     todo = missing(wanted, output)
     console, aside = Console(), Console(stderr=True)
     aside.print(f"{len(wanted)} entries, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
-    with Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
+    kept = f"what is measured is kept in {output}: run the same command to go on"
+    with if_stopped(kept), Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
         bar = bars.add_task("measuring", total=len(todo))
 
         def told(row: EntryRow) -> None:
@@ -81,11 +83,7 @@ def models(
             result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
             print_line(aside, f"{row_name(row)}: {result}")
 
-        try:
-            measure_all(todo, output, workers, told)
-        except KeyboardInterrupt:
-            print_line(aside, f"stopped; what is measured is kept in {output}: run the same command to go on")
-            raise SystemExit(130) from None
+        measure_all(todo, output, workers, told)
     asked = {identity(entry) for entry in wanted}
     table = as_frame(row for row in read_table(output) if identity_of(row) in asked)
     for name, part in table.groupby("gpu", sort=False):

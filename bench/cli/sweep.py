@@ -9,6 +9,7 @@ import click
 
 from profl.bench.cli.options import chosen_sweep, instructions_option, sweep_options, workers_option
 from profl.bench.cli.running import carry_out, refuse_incomplete
+from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.sweep_output import print_forecasts
 
 if TYPE_CHECKING:
@@ -57,16 +58,18 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool
 
     possible = experiments(chosen)
     if dry_run:
-        print_forecasts(possible, workers, as_json)
+        with if_stopped("nothing was trained, and nothing of a dry run is kept: run the same command to begin again"):
+            print_forecasts(possible, workers, as_json)
         return
     tell_untuned(chosen, name)
     run = output or Path("results") / f"run-{name}{'-memory' if chosen.memory_only else ''}"
     with Prober() as prober:
         progress = carry_out(possible, run, workers, prober, as_json)
-    results = read_run(run)
-    written = write_report(results)
-    if not as_json:
-        Console().print(closing_table(results))
+    with if_stopped(f"the cells are kept in {run}, their report may not be whole: 'profl report {run}' draws it"):
+        results = read_run(run)
+        written = write_report(results)
+        if not as_json:
+            Console().print(closing_table(results))
     Console(stderr=True).print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
     refuse_incomplete(progress, len(possible), run)
 

@@ -77,7 +77,9 @@ def measure(
     OutOfMemory
         If the whole GPU is too small.
     MeasurementFailed
-        If ``build`` or the step raises an error or cannot be loaded or compiled, or the process dies.
+        If ``build`` or the step raises an error, cannot be sent, loaded or compiled, or the process dies.
+    TypeError
+        If ``build`` is no function.
 
     Examples
     --------
@@ -113,6 +115,8 @@ def measure(
     ...     report()
     1059880 1059880
     """
+    if not callable(build):
+        raise TypeError(f"cannot measure {build!r}: give a function that takes the device and builds a training step")
     return probe(
         BuiltStep(build),
         gpu,
