@@ -247,7 +247,10 @@ class Method(ABC):
         """Hear once, before round 1, how many devices can train each of ``all_tasks``, by key."""
 
     def aggregate(self, updates: Sequence[Update]) -> None:
-        """Merge the round's updates, in participant order, into the global state. Never called with none."""
+        """Merge the round's updates, in participant order, into the global state. Never called with none.
+
+        By default the mean over the devices that own an element, all alike whatever their ``Update.examples``.
+        """
         owner_mean(self.global_state, updates)
 
     def finish_round(self, summary: RoundSummary) -> None:  # noqa: B027 - only schedules move here

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from profl.bench.aggregation import Update as Update
+    from profl.bench.aggregation import owner_mean as owner_mean
     from profl.bench.errors import InputError as InputError
     from profl.bench.fit import fit as fit
     from profl.bench.memory import Footprint as Footprint
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from profl.bench.models import StagedModel as StagedModel
 
 _HOMES = {
-    "profl.bench.aggregation": ("Update",),
+    "profl.bench.aggregation": ("Update", "owner_mean"),
     "profl.bench.errors": ("InputError",),
     "profl.bench.fit": ("fit",),
     "profl.bench.memory": (

@@ -56,6 +56,12 @@ class Unreadable(Plain):
         return {**super().state_dict(), "model": self.model}
 
 
+class Unwritten(Forgetful):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.turn = state["turn"]
+
+
 class Gambling(Plain):
     def tasks(self):
         random.random()
@@ -145,6 +151,7 @@ class Clinging(FedRolex):
             "'window 1' is offered .* does not list it",
         ),
         (Forgetful, "it_resumes_to_the_bit", "other tasks are offered after resuming: state_dict must return"),
+        (Unwritten, "it_resumes_to_the_bit", "load_state_dict asks for 'turn', which state_dict does not return"),
         (Unreadable, "it_resumes_to_the_bit", "more than tensors, numbers, strings and containers"),
         (Gambling, "global_generators_are_left_alone", "all_tasks, settle or tasks draws from a global"),
         (Zeroing, "what_nobody_trains_keeps_its_value", "aggregate changes elements of '.*' that no device has sent"),
