@@ -36,6 +36,9 @@ class Dataset:
     augment
         Whether training pictures are to be cropped and flipped at random. False for digits: a mirrored 2 is
         no 2.
+    users
+        Who holds each training example, as numbers from 0; int64, shape (examples,). None unless the dataset says it
+        and was asked.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Dataset:
     test_targets: Tensor
     classes: int
     augment: bool
+    users: Tensor | None = None
 
 
 def normalised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

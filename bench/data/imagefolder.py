@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from profl.bench.data.dataset import Dataset, normalised
 from profl.bench.data.picture import read_picture
+from profl.bench.data.users import users_of_pictures
 from profl.bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,28 @@ def load(root: Path) -> Dataset:
     (train_pictures, train_targets), (test_pictures, test_targets) = _split(train), _split(test)
     train_inputs, test_inputs = normalised(train_pictures, test_pictures)
     return Dataset("imagefolder", train_inputs, train_targets, test_inputs, test_targets, len(train), augment=True)
+
+
+def users(root: Path) -> Tensor:
+    """Return who holds each training picture, as numbers in the order of the users' names, without opening a picture.
+
+    Returns
+    -------
+    Tensor
+        int64, shape (examples,).
+
+    Raises
+    ------
+    InputError
+        As `load` but for the pictures' content, or if it is not clear who holds a picture (`users_of_pictures`).
+    """
+    import numpy as np
+    import torch
+
+    train, _ = _listed(root)
+    paths = [path.relative_to(root / "train") for pictures in train for path in pictures]
+    names = users_of_pictures(root, [PurePosixPath(path) for path in paths])
+    return torch.from_numpy(np.unique(names, return_inverse=True)[1])
 
 
 def _subfolders(split: Path) -> list[str]:
