@@ -51,6 +51,26 @@ class Dataset:
     users: Tensor | None = None
 
 
+def from_grey(pictures: Tensor) -> Tensor:
+    """Return grey pictures resized to 32x32 bilinearly, with the grey in three channels.
+
+    Parameters
+    ----------
+    pictures
+        Of 0 to 255; float32, shape (examples, height, width).
+
+    Returns
+    -------
+    Tensor
+        uint8, shape (examples, 3, 32, 32).
+    """
+    import torch
+    from torch.nn import functional
+
+    resized = functional.interpolate(pictures[:, None], size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    return resized.round().to(torch.uint8).repeat(1, 3, 1, 1)
+
+
 def normalised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Return pictures with zero mean and unit variance per channel, by the statistics of ``train``.
 
