@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from profl.bench.data import cifar, digits, docstrings, imagefolder
+from profl.bench.data import cifar, digits, docstrings, emnist, imagefolder
 from profl.bench.data.augmentation import augment
 from profl.bench.data.dataset import PICTURE_SHAPE, Dataset
 from profl.bench.errors import InputError, unknown
@@ -53,6 +53,7 @@ DATASETS: Mapping[str, Source] = {
         in_folder=False,
         shape=(docstrings.PASSAGE,),
     ),
+    "emnist": Source(emnist.load, lambda root: emnist.CLASSES),
     "imagefolder": Source(
         lambda root: imagefolder.load(_folder(root)),
         lambda root: len(imagefolder.classes(_folder(root))),
@@ -70,8 +71,8 @@ def load_dataset(name: str, root: Path | None = None, with_users: bool = False) 
     name
         One of `DATASETS`.
     root
-        Where the data lies. ``cifar10`` and ``cifar100``: torchvision's folder, to which they are downloaded
-        if absent; in the user's cache if None. ``imagefolder``: the folder above ``train`` and ``test``.
+        Where the data lies. ``cifar10``, ``cifar100`` and ``emnist``: torchvision's folder, to which they are
+        downloaded if absent; in the user's cache if None. ``imagefolder``: the folder above ``train`` and ``test``.
         ``digits`` and ``docstrings`` need none.
     with_users
         Whether the dataset is to say who holds each training example.

@@ -1,6 +1,8 @@
 import hashlib
 import os
 import pickle
+import struct
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -194,13 +196,70 @@ def test_cifar_with_an_unusable_folder(tmp_path):
         load_dataset("cifar10", tmp_path / "file")
 
 
+# EMNIST, from files in its format
+
+
+def write_emnist(root, train, test):
+    """Write pictures in the layout of torchvision's EMNIST, one after another of the classes in turn."""
+    root.mkdir(parents=True)
+    for name, pictures in (("train", train), ("test", test)):
+        count, height, width = pictures.shape
+        labels = (np.arange(count) % 47).astype(np.uint8)
+        prefix = root / f"emnist-balanced-{name}"
+        header = struct.pack(">IIII", 0x803, count, height, width)
+        Path(f"{prefix}-images-idx3-ubyte").write_bytes(header + pictures.tobytes())
+        Path(f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels.tobytes())
+
+
+@pytest.fixture
+def emnist(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fail)
+    pictures = np.random.default_rng(0).integers(0, 256, (94, 28, 28), dtype=np.uint8)
+    pictures[0, :14] = 255  # in the file the first row is the leftmost column
+    pictures[0, 14:] = 0
+    write_emnist(tmp_path / "EMNIST" / "raw", pictures, pictures[:47])
+    return tmp_path
+
+
+def test_emnist_is_read(emnist):
+    before = sorted(emnist.rglob("*"))
+    dataset = load_dataset("emnist", emnist)
+    check_form(dataset, 94, 47)
+    assert dataset.classes == classes_of("emnist", emnist) == 47
+    assert not dataset.augment
+    assert dataset.test_targets.tolist() == list(range(47))
+    assert torch.equal(dataset.train_inputs[:, 0], dataset.train_inputs[:, 2])
+    assert sorted(emnist.rglob("*")) == before  # so that it may be read-only
+
+
+def test_emnist_stands_upright(emnist):
+    picture = load_dataset("emnist", emnist).test_inputs[0, 0]
+    assert picture[:, :15].min() > picture[:, 17:].max()
+    assert torch.equal(picture[0], picture[31])
+
+
+def test_emnist_without_network(emnist):
+    for name in ("train-labels-idx1", "test-images-idx3"):
+        path = emnist / "EMNIST" / "raw" / f"emnist-balanced-{name}-ubyte"
+        for damaged in (path.read_bytes()[:20], b""):
+            path.write_bytes(damaged)
+            with pytest.raises(InputError, match=f"emnist is not in {emnist} and cannot be downloaded .*: unpack http"):
+                load_dataset("emnist", emnist)
+    with pytest.raises(InputError, match=r"Name or service.*/EMNIST/raw, or use the dataset 'digits'") as caught:
+        load_dataset("emnist", emnist / "new")
+    assert "\n" not in str(caught.value)
+
+
 # names
 
 
 @pytest.mark.parametrize("function", [load_dataset, classes_of])
 def test_unknown_datasets(function):
-    with pytest.raises(InputError, match=f"unknown dataset 'mnist': choose one of {', '.join(DATASETS)}"):
-        function("mnist")
+    with pytest.raises(InputError, match=f"unknown dataset 'svhn': choose one of {', '.join(DATASETS)}"):
+        function("svhn")
 
 
 # augmentation
