@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
 from profl.bench.cell import EXACT, Cell, MeasuredAs, Positive, Recipe, Seed, Width
-from profl.bench.data import shape_of, takes_folder
+from profl.bench.data import shape_of, takes_folder, users_of
 from profl.bench.data.partition import parse_scheme
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
@@ -146,13 +146,16 @@ def experiments(config: Config) -> list[Experiment]:
     Raises
     ------
     InputError
-        If a name is unknown, a value cannot be used, or a model cannot take the examples of a dataset.
+        If a name is unknown, a value cannot be used, a model cannot take the examples of a dataset, or a dataset
+        does not say who holds its examples where they are to be dealt so.
     GpuUnavailable
         If no GPU has this name.
     """
     possible = [Experiment.of(cell) for cell in cells(config)]
     for dataset, model in {(one.cell.dataset, one.model) for one in possible}:
         _check_shapes(dataset, model)
+    for dataset, folder in {(one.cell.dataset, one.cell.data_folder) for one in possible if one.cell.recipe.by_user}:
+        users_of(dataset, folder)
     return possible
 
 

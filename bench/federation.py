@@ -74,6 +74,7 @@ class Federation:
             recipe.devices,
             parse_scheme(recipe.partition),
             cell.seed,
+            users=None if dataset.users is None else dataset.users.numpy(),
         )
         on_gpu = cell.memory_only or cell.gpu == PHYSICAL
         self.device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
@@ -291,7 +292,8 @@ def run_cell(
         If a network cannot be tested on the GPU. Training that runs out of memory is counted in the round's row.
     """
     cell = experiment.cell
-    dataset = hold_out(load_dataset(cell.dataset, cell.data_folder), cell.recipe.held_out_share, cell.seed)
+    whole = load_dataset(cell.dataset, cell.data_folder, cell.recipe.by_user)
+    dataset = hold_out(whole, cell.recipe.held_out_share, cell.seed)
     federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
     checkpoint = folder.resume()
     if checkpoint:

@@ -73,7 +73,8 @@ def forecasts(possible: Iterable[Experiment], prober: Prober) -> Iterator[Foreca
     load = cache(load_dataset)
     for experiment in possible:
         cell = experiment.cell
-        dataset = hold_out(load(cell.dataset, cell.data_folder), cell.recipe.held_out_share, cell.seed)
+        whole = load(cell.dataset, cell.data_folder, cell.recipe.by_user)
+        dataset = hold_out(whole, cell.recipe.held_out_share, cell.seed)
         yield forecast(experiment, dataset, measure_tasks(experiment, prober))
 
 

@@ -129,7 +129,7 @@ sweep_options = _with(
         click.option("--partition", help="Who holds which data: iid, dirichlet:ALPHA or shards:N."),
         click.option("--batch-size", type=int, help="Largest local batch."),
         click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", **named("gpus")),
-        click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100)."),
+        click.option("--data", type=click.Path(), help="Folder of the dataset: imagefolder, cifar10, ..."),
     ]
 )
 """Options that choose a sweep; `chosen_sweep` takes what they give."""
