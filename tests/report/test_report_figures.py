@@ -20,7 +20,7 @@ from profl.bench.report import figures, write_report
 from profl.bench.report.coincidence import coincident
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
-from profl.bench.report.figures.accuracy_by_budget import Point, front_of, pareto_front
+from profl.bench.report.figures.accuracy_memory_cost import Point, front_of, pareto_front
 from profl.bench.report.figures.learning_curves import COINCIDENT
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.looks import in_order, looks
@@ -122,7 +122,7 @@ def test_nothing_is_cut_off_and_no_text_is_small(drawn: dict[str, Figure], name:
             assert text.get_fontsize() >= 9, text
 
 
-@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget"])
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost"])
 def test_direct_labels_do_not_cover_each_other(drawn: dict[str, Figure], name: str):
     for panel in drawn[name].axes:
         # Lines of text may touch: descenders of one, ascenders of the next.
@@ -131,7 +131,7 @@ def test_direct_labels_do_not_cover_each_other(drawn: dict[str, Figure], name: s
             assert not box.overlaps(other_box), (label, other)
 
 
-@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget", "participation", "learning_curves"])
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost", "participation", "learning_curves"])
 def test_missing_results_are_named(drawn: dict[str, Figure], name: str):
     for missing in ("allsmall at 50% (waiting)", "depthfl at 75% (failed)", "inclusivefl at 100..500MiB (stopped)"):
         assert missing in notes(drawn[name])
@@ -141,7 +141,7 @@ def test_a_run_without_any_result_can_be_drawn(make_run: Callable[..., Run]):
     waiting = {"method": "profl", "tier": "50%", "status": "waiting", "rounds": 2}
     failed = {"method": "fedavg", "tier": "20%", "status": "failed", "rounds": 2}
     (study,) = studies(make_run(waiting, failed))
-    for name in ("accuracy_by_tier", "accuracy_by_budget", "learning_curves"):
+    for name in ("accuracy_by_tier", "accuracy_memory_cost", "learning_curves"):
         assert "no result yet" in texts(draw(name, study)), name
     assert texts(draw("participation", study)).count("?") == 2
     draw("peak_memory", study)
@@ -212,7 +212,7 @@ def test_tiers_of_one_kind_are_not_parted(make_run: Callable[..., Run]):
     assert "mixed fleet" not in texts(draw("accuracy_by_tier", study))
 
 
-@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget", "learning_curves"])
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost", "learning_curves"])
 def test_chance_is_marked_if_the_number_of_classes_is_known(study: Study, drawn: dict[str, Figure], name: str):
     def dotted(figure: Figure) -> list[list[float]]:
         return [list(line.get_ydata()) for panel in figure.axes for line in panel.lines if line.get_linestyle() == ":"]
@@ -259,8 +259,8 @@ def test_the_pareto_front_holds_what_is_told_apart_from_all_that_is_cheaper():
     assert pareto_front([], better) == []
 
 
-def test_accuracy_by_budget_says_whom_it_cannot_show(drawn: dict[str, Figure]):
-    said = notes(drawn["accuracy_by_budget"])
+def test_accuracy_memory_cost_says_whom_it_cannot_show(drawn: dict[str, Figure]):
+    said = notes(drawn["accuracy_memory_cost"])
     assert "as no device could train: profl, depthfl, exclusive, inclusivefl at 20%" in said
     assert "as their memory is unknown: exclusive at 75%" in said
 
@@ -270,17 +270,18 @@ def bold(panel: Axes) -> set[str]:
 
 
 def test_the_pareto_front_is_bold_without_the_ideal(three_seeds: Study):
-    (panel,) = draw("accuracy_by_budget", three_seeds).axes
+    (panel,) = draw("accuracy_memory_cost", three_seeds).axes
     assert bold(panel) == {"heterofl", "profl"}
 
 
 def test_with_one_seed_nothing_is_on_a_front(study: Study, drawn: dict[str, Figure]):
-    figure = drawn["accuracy_by_budget"]
+    figure = drawn["accuracy_memory_cost"]
     assert not any(bold(panel) for panel in figure.axes)
     assert not any(line.get_color() == PALE and len(line.get_xdata()) for panel in figure.axes for line in panel.lines)
     assert not any(front_of(study, tier) for tier in study.tiers)
     assert "One seed: how far a result may be off is not known" in notes(figure)
-    entries = {row.entries[-1].text for rows in NAMED["accuracy_by_budget"].grid(study).groups.values() for row in rows}
+    groups = NAMED["accuracy_memory_cost"].grid(study).groups
+    entries = {row.entries[-1].text for rows in groups.values() for row in rows}
     assert entries == {"?"}
 
 
@@ -290,7 +291,7 @@ def test_what_learned_nothing_is_not_on_the_front(three_seeds: Study):
     cheapest = three_seeds.cells["method"].isin(["allsmall", "heterofl"])
     lost = three_seeds.cells.assign(**{SCORE: three_seeds.cells[SCORE].mask(cheapest, 0.14)})
     assert [point.method for point in front_of(replace(three_seeds, cells=lost), "50%")] == ["inclusivefl", "profl"]
-    assert "Below 14.3 % nothing was learned" in notes(draw("accuracy_by_budget", replace(three_seeds, cells=lost)))
+    assert "Below 14.3 % nothing was learned" in notes(draw("accuracy_memory_cost", replace(three_seeds, cells=lost)))
     hopeful = replace(three_seeds, cells=lost, chance=math.nan)
     expected = ["allsmall", "heterofl", "inclusivefl", "profl"]  # the first two are equal
     assert [point.method for point in front_of(hopeful, "50%")] == expected

@@ -188,7 +188,7 @@ def grid(study: Study) -> Grid:
 
 
 FIGURE = ReportFigure(
-    name="accuracy_by_budget",
+    name="accuracy_memory_cost",
     title="Accuracy against memory needed",
     draw=draw,
     sentence=winners,
