@@ -1,6 +1,7 @@
 """Figures show what was run, say what is missing, and are the same bytes every time."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -20,7 +22,7 @@ from profl.bench.report import figures, write_report
 from profl.bench.report.coincidence import coincident
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
-from profl.bench.report.figures.accuracy_memory_cost import Point, front_of, pareto_front
+from profl.bench.report.figures.accuracy_memory_cost import LARGEST, Point, front_of, pareto_front, points, round_sizes
 from profl.bench.report.figures.learning_curves import COINCIDENT
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.looks import in_order, looks
@@ -212,13 +214,20 @@ def test_tiers_of_one_kind_are_not_parted(make_run: Callable[..., Run]):
     assert "mixed fleet" not in texts(draw("accuracy_by_tier", study))
 
 
-@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost", "learning_curves"])
-def test_chance_is_marked_if_the_number_of_classes_is_known(study: Study, drawn: dict[str, Figure], name: str):
-    def dotted(figure: Figure) -> list[list[float]]:
-        return [list(line.get_ydata()) for panel in figure.axes for line in panel.lines if line.get_linestyle() == ":"]
+def dotted(figure: Figure) -> list[list[float]]:
+    return [list(line.get_ydata()) for panel in figure.axes for line in panel.lines if line.get_linestyle() == ":"]
 
-    assert "Dotted line: chance, 10.0 %." in notes(drawn[name])
-    assert dotted(drawn[name]) == [[10.0, 10.0]] * len(drawn[name].axes)
+
+@pytest.mark.parametrize("name", ["accuracy_memory_cost", "learning_curves"])
+def test_chance_is_marked_if_the_number_of_classes_is_known(study: Study, drawn: dict[str, Figure], name: str):
+    far = name != "learning_curves"  # which begin at chance
+    for chance, in_view in ((0.1, not far), (0.6, True)):
+        figure = drawn[name] if chance == study.chance else draw(name, replace(study, chance=chance))
+        line = "Dotted line" if in_view else "Below the axis"
+        assert f"{line}: chance, {100 * chance:.1f} %." in notes(figure)
+        assert dotted(figure) == [[100 * chance] * 2] * len(figure.axes) * in_view
+        for panel in figure.axes:
+            assert in_view == (panel.get_ylim()[0] <= 100 * chance)
     unknown = draw(name, replace(study, chance=math.nan))
     assert "chance" not in notes(unknown)
     assert dotted(unknown) == []
@@ -263,6 +272,55 @@ def test_accuracy_memory_cost_says_whom_it_cannot_show(drawn: dict[str, Figure])
     said = notes(drawn["accuracy_memory_cost"])
     assert "as no device could train: profl, depthfl, exclusive, inclusivefl at 20%" in said
     assert "as their memory is unknown: exclusive at 75%" in said
+
+
+def circles(panel: Axes) -> dict[tuple[float, float], list[float]]:
+    """Return the areas of the circles of a panel, by where they lie."""
+    found = defaultdict(list)
+    for drawn in panel.collections:
+        if isinstance(drawn, PathCollection):
+            ((x, y),), (area,) = drawn.get_offsets(), drawn.get_sizes()
+            found[float(x), float(y)].append(float(area))
+    return found
+
+
+def test_the_area_of_a_circle_is_the_operations_of_the_run(study: Study, drawn: dict[str, Figure]):
+    figure = drawn["accuracy_memory_cost"]
+    for panel, tier in zip(figure.axes, study.tiers, strict=True):
+        found, expected = circles(panel), defaultdict(list)
+        for point in points(study, tier):
+            expected[point.x, point.y].append(LARGEST**2 * point.operations / (30 * 4e9))
+        assert found.keys() == expected.keys()
+        assert all(sorted(found[place]) == pytest.approx(sorted(expected[place])) for place in found)
+    (legend,) = figure.legends
+    named = [text.get_text() for text in legend.texts]
+    assert named == ["20 × 10⁹ operations", "50 × 10⁹ operations", "100 × 10⁹ operations"]
+
+
+def test_what_was_not_counted_has_a_dot_and_no_circle(study: Study):
+    uncounted = replace(study, cells=study.cells.assign(operations=math.nan))
+    figure = draw("accuracy_memory_cost", uncounted)
+    assert not any(circles(panel) for panel in figure.axes)
+    assert not figure.legends
+    assert "A dot without a circle: its operations were not counted." in notes(figure)
+    groups = NAMED["accuracy_memory_cost"].grid(uncounted).groups
+    assert {row.entries[2].text for rows in groups.values() for row in rows} == {"?"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(1.2e9, 2.46e11, [2e9, 2e10, 2e11]), (3, 4, [0.5, 1, 2]), (1, 1, [0.2, 0.5, 1]), (7, 7e3, [10, 200, 5000])],
+)
+def test_three_round_sizes_end_below_what_cost_most(low: float, high: float, expected: list[float]):
+    assert round_sizes(low, high) == pytest.approx(expected)
+
+
+def test_memory_begins_at_zero_or_above_and_every_point_is_named(study: Study, drawn: dict[str, Figure]):
+    for panel, tier in zip(drawn["accuracy_memory_cost"].axes, study.tiers, strict=True):
+        assert panel.get_xlim()[0] >= 0
+        found = points(study, tier)
+        assert sorted(text.get_text() for text in panel.texts) == sorted(study.label(point.method) for point in found)
+        assert max(point.x for point in found) < min(text.get_position()[0] for text in panel.texts)
 
 
 def bold(panel: Axes) -> set[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import (
-    accuracy_memory_cost,
     accuracy_by_tier,
+    accuracy_memory_cost,
     convergence,
     effective_movement,
     learning_curves,

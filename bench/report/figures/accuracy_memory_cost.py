@@ -1,31 +1,41 @@
-"""The score against the memory needed, with the Pareto front of every tier."""
+"""The score against the memory needed and the operations spent, with the Pareto front of every tier."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from profl.bench.report.chance import chance_note, draw_chance
+from profl.bench.report.axis import AXES
+from profl.bench.report.chance import chance_in_view, chance_note, draw_chance
 from profl.bench.report.differences import paired
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, GridRow
-from profl.bench.report.labels import Label, label_points
+from profl.bench.report.labels import CHARACTER, LINE, Label, label_ends
 from profl.bench.report.ranking import winners
 from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.study import Study
-from profl.bench.report.style import PALE, mebibytes, page, panels, say_empty, settle
+from profl.bench.report.style import GREY, PALE, WIDTH, legend_above, mebibytes, page, panels, say_empty, settle
+
+LARGEST = 24.0
+"""Diameter in points of the marker of what cost most."""
+
+SHORT_NAME, FEW = 18, 10
+"""Characters of a name, and a number of methods, up to which two panels fit side by side."""
 
 
 class Point(NamedTuple):
-    """A method's result in a tier: memory needed (MiB) and mean score (%)."""
+    """A method's result in a tier: memory needed (MiB), mean score (%), operations of local training (may be NaN)."""
 
     method: str
     x: float
     y: float
+    operations: float = math.nan
 
 
 Better = Callable[[str, str], bool]
@@ -35,8 +45,11 @@ Better = Callable[[str, str], bool]
 def points(study: Study, tier: str) -> list[Point]:
     """Return the results of a tier whose accuracy and memory are both known, in display order."""
     accuracy, needed = study.spreads(SCORE), study.spreads("dearest_trained_budget_bytes")
+    spent = study.spreads("operations")
     found = [
-        Point(method, needed[method, tier].mean / 2**20, 100 * accuracy[method, tier].mean) for method in study.methods
+        Point(method, needed[pair].mean / 2**20, 100 * accuracy[pair].mean, spent[pair].mean)
+        for method in study.methods
+        for pair in [(method, tier)]
     ]
     return [point for point in found if math.isfinite(point.x) and math.isfinite(point.y)]
 
@@ -55,67 +68,123 @@ def front_of(study: Study, tier: str) -> list[Point]:
 
 
 def draw(study: Study) -> Figure:
-    """Draw the score against the memory needed: a panel per tier, with its Pareto front."""
-    accuracy = study.spreads(SCORE)
-    tiers, styles = study.tiers, study.looks
-    found = {tier: points(study, tier) for tier in tiers}
-    notes = [
-        "Memory is the least budget of the dearest task that any device trained. Names in a stack: points in a heap,"
-        " the most accurate first.",
-        *chance_note(study),
-        *study.notes,
-        *_not_shown(study),
-    ]
-    if study.seeds > 1:
-        notes.insert(
-            1,
-            "Bold, on the grey line: the Pareto front. Its methods are told apart, seed by seed, as more accurate than"
-            f" all others with less memory, and from none with as much as less accurate{study.aside(' ({})')}.",
-        )
-    if any(point.y < 100 * study.learned_accuracy for here in found.values() for point in here):
-        notes.insert(1, f"Below {100 * study.learned_accuracy:.1f} % nothing was learned: never on the front.")
-    title = "Test accuracy, mean of the last five tests, against memory needed"
+    """Draw the score against the memory needed, its cost as the marker's area: a panel per tier, with its front."""
+    tiers, found = study.tiers, {tier: points(study, tier) for tier in study.tiers}
+    drawn = [point for here in found.values() for point in here]
+    dearest = max((point.operations for point in drawn if point.operations > 0), default=math.nan)
+    columns = 2 if len(study.methods) <= FEW and study.longest_label <= SHORT_NAME else 1
+    columns = min(columns, len(tiers))
+    tallest = max(len(here) for here in found.values())
+    body = 0.2 + max(2.25, 0.65 + tallest * LINE / 72) * math.ceil(len(tiers) / columns)
     names = ("least budget of the dearest trained task (MiB)", "test accuracy (%)")
-    height = 0.2 + 2.25 * math.ceil(len(tiers) / 2)
-    figure = page(height, title, study.training_setting, notes, axis_names=names)
-    axes = panels(figure, len(tiers))
+    title = "Test accuracy against memory needed and operations spent"
+    figure = page(body, title, study.training_setting, _notes(study, found), 0.45 if dearest > 0 else 0.0, names)
+    axes = panels(figure, len(tiers), columns)
     for panel, tier in zip(axes, tiers, strict=True):
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")
-        panel.margins(x=0.12, y=0.16)
-        for method, x, y in found[tier]:
-            spread, look = accuracy[method, tier].times(100), styles[method]
-            panel.vlines(x, spread.low, spread.high, color=look.colour, lw=1.2)
-            panel.plot(x, y, ls="", **look.dot())
-    across = [point.x for here in found.values() for point in here]
-    if across:
-        span = max(across) - min(across) or max(across)
-        # The dearest points lie in a heap: room for the stack of their names beside it.
-        axes[0].set_xlim(min(across) - 0.3 * span, max(across) + 0.4 * span)
-        for panel in axes:
-            draw_chance(panel, study)
-    else:
+        panel.margins(y=0.16)
+        _draw_points(panel, study, tier, found[tier], dearest)
+    if not drawn:
         for panel in axes:
             say_empty(panel)
             panel.set_xticks([])
+        return figure
+    if chance_in_view(study, _lowest(study, found)):
+        for panel in axes:
+            draw_chance(panel, study)
+    low, high = _memory_span([point.x for point in drawn])
+    room = min(0.6, (study.longest_label * CHARACTER + 0.3) / (WIDTH / columns - 0.5))
+    axes[0].xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes[0].set_xlim(low, low + (high - low) / (1 - room))
+    if dearest > 0:
+        legend_above(figure, _sizes(dearest, min(point.operations for point in drawn if point.operations > 0)), 4)
     settle(figure)
     axes[0].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())  # lines and labels must not move them
+    axes[0].set_xticks([tick for tick in axes[0].get_xticks() if low <= tick <= high])  # none below the names
     for panel, tier in zip(axes, tiers, strict=True):
+        panel.spines["bottom"].set_bounds(low, high)
         front = front_of(study, tier)
-        corners = _staircase(front, panel.get_xlim()[1])
+        corners = _staircase(front, high)
         panel.plot([x for x, _ in corners], [y for _, y in corners], color=PALE, lw=2.5, zorder=1)
-        labels = [
+        # Of points at one height, the name of the one farther right is above: the line to the other passes below.
+        ends = [
             Label(
                 point.x,
                 point.y,
-                point.method,
-                styles[point.method].ink,
+                study.label(point.method),
+                study.looks[point.method].ink,
                 "bold" if point in front else "normal",
             )
-            for point in found[tier]
+            for point in sorted(found[tier], key=lambda point: (point.y, point.x))
         ]
-        chance = [(x, 100 * study.chance) for x in panel.get_xlim()] if math.isfinite(study.chance) else []
-        label_points(panel, labels, lines=_along(corners) + _along(chance))
+        label_ends(panel, ends, high + 0.02 * (high - low))
     return figure
+
+
+def _draw_points(panel: Axes, study: Study, tier: str, here: Sequence[Point], dearest: float) -> None:
+    """Draw the points of a tier with their intervals, the dearest of the figure with the diameter `LARGEST`."""
+    accuracy = study.spreads(SCORE)
+    for point in sorted(here, key=lambda point: -point.operations):
+        look, spread = study.looks[point.method], accuracy[point.method, tier].times(100)
+        panel.vlines(point.x, spread.low, spread.high, color=look.colour, lw=1.2)
+        if point.operations > 0:
+            dashes = "--" if point.method in study.ideals else "-"
+            area = LARGEST**2 * point.operations / dearest
+            panel.scatter(point.x, point.y, area, facecolor=(look.ink, 0.12), edgecolor=look.colour, ls=dashes, lw=1)
+        panel.plot(point.x, point.y, ls="", marker=".", ms=4, color=look.colour)
+
+
+def _notes(study: Study, found: Mapping[str, Sequence[Point]]) -> list[str]:
+    """Return what a reader must know of the figure."""
+    drawn = [point for here in found.values() for point in here]
+    notes = ["Memory is the least budget of the dearest task that any device trained."]
+    if any(point.operations > 0 for point in drawn):
+        notes.append(
+            "Area of a circle: floating-point operations of all local training of the run, mean over its seeds."
+        )
+    if any(not point.operations > 0 for point in drawn):
+        notes.append("A dot without a circle: its operations were not counted.")
+    if any(point.y < 100 * study.learned_accuracy for point in drawn):
+        notes.append(f"Below {100 * study.learned_accuracy:.1f} % nothing was learned: never on the front.")
+    if study.seeds > 1:
+        notes.append(
+            "Bold, on the grey line: the Pareto front. Its methods are told apart, seed by seed, as more accurate than"
+            f" all others with less memory, and from none with as much as less accurate{study.aside(' ({})')}."
+        )
+    return [*notes, *chance_note(study, _lowest(study, found)), *study.notes, *_not_shown(study)]
+
+
+def _lowest(study: Study, found: Mapping[str, Sequence[Point]]) -> float:
+    """Return down to where the points and their intervals reach, 0 to 1; NaN without points."""
+    scores = study.spreads(SCORE)
+    spreads = [scores[point.method, tier] for tier, here in found.items() for point in here]
+    return min((spread.low if spread.has_interval else spread.mean for spread in spreads), default=math.nan)
+
+
+def _memory_span(needed: Sequence[float]) -> tuple[float, float]:
+    """Return where an axis of memory begins, never below zero, and where its points end, with some air."""
+    low, high = min(needed), max(needed)
+    air = 0.12 * (high - low) or 0.12 * high
+    return max(0.0, low - air), high + 1.5 * air
+
+
+def _sizes(dearest: float, cheapest: float) -> list[Line2D]:
+    """Return the legend of the areas: three round numbers of operations, the largest not above the dearest."""
+    told = AXES["operations"].told
+    circle = {"ls": "", "marker": "o", "color": GREY, "mfc": "none", "mew": 1}
+    return [
+        Line2D([], [], ms=LARGEST * math.sqrt(amount / dearest), label=told(amount), **circle)
+        for amount in round_sizes(cheapest, dearest)
+    ]
+
+
+def round_sizes(low: float, high: float) -> list[float]:
+    """Return three numbers of the series 1, 2, 5, 10, ... evenly spread from ``high`` down towards ``low``."""
+    series = [digit * 10.0**power for power in range(-1, 30) for digit in (1, 2, 5)]
+    inside = [number for number in series if low <= number <= high]
+    last = max(place for place, number in enumerate(series) if number <= high)
+    step = max(1, (len(inside) - 1) // 2)
+    return [series[max(0, last - lower * step)] for lower in (2, 1, 0)]
 
 
 def _not_shown(study: Study) -> list[str]:
@@ -158,15 +227,6 @@ def _staircase(front: Sequence[Point], right: float) -> list[tuple[float, float]
     return [*corners, (right, corners[-1][1])] if corners else []
 
 
-def _along(corners: Sequence[tuple[float, float]], steps: int = 40) -> list[tuple[float, float]]:
-    """Return places along a line."""
-    return [
-        (x + (right - x) * step / steps, y + (top - y) * step / steps)
-        for (x, y), (right, top) in pairwise(corners)
-        for step in range(steps)
-    ]
-
-
 def grid(study: Study) -> Grid:
     """Return accuracy beside the memory needed, by tier."""
     groups, scores = {}, study.spreads(SCORE)
@@ -178,18 +238,19 @@ def grid(study: Study) -> Grid:
                 [
                     Entry(mebibytes(point.x * 2**20)),
                     Entry(f"{point.y:.1f} %", tuple(filter(None, [scores[point.method, tier].span]))),
+                    Entry(AXES["operations"].told(point.operations)),
                     Entry("?" if study.seeds == 1 else "yes" if point in front else "no"),
                 ],
             )
             for point in points(study, tier)
         ]
-    columns = ["memory needed (MiB)", SCORE_NAME, "on the Pareto front"]
-    return Grid("Test accuracy against memory needed", "tier, method", columns, groups)
+    columns = ["memory needed (MiB)", SCORE_NAME, "operations of local training", "on the Pareto front"]
+    return Grid("Test accuracy against memory needed and operations spent", "tier, method", columns, groups)
 
 
 FIGURE = ReportFigure(
     name="accuracy_memory_cost",
-    title="Accuracy against memory needed",
+    title="Accuracy against memory and operations",
     draw=draw,
     sentence=winners,
     grid=grid,
