@@ -1,6 +1,7 @@
 """Figures show what was run, say what is missing, and are the same bytes every time."""
 
 import math
+import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -190,9 +191,7 @@ def series(figure: Figure, colour: str) -> list[float]:
 def test_accuracy_by_tier_draws_a_gap_for_a_failed_cell(drawn: dict[str, Figure]):
     figure = drawn["accuracy_by_tier"]
     values = series(figure, looks(METHODS, ["fedavg"])["depthfl"].colour)
-    assert values[:3] == pytest.approx([10, 10, 68.8])
-    assert math.isnan(values[3])
-    assert len(values) == 4
+    assert values == pytest.approx([math.nan, math.nan, 68.8, math.nan], nan_ok=True)  # two idle, one failed
 
 
 def test_no_line_leads_to_a_mixed_fleet(drawn: dict[str, Figure]):
@@ -233,13 +232,56 @@ def test_chance_is_marked_if_the_number_of_classes_is_known(study: Study, drawn:
     assert dotted(unknown) == []
 
 
-def test_untrained_models_are_hollow(drawn: dict[str, Figure]):
+def test_whom_nobody_could_train_for_is_hollow_below_the_accuracies(study: Study, drawn: dict[str, Figure]):
     figure = drawn["accuracy_by_tier"]
-    dots = [line for line in figure.axes[0].lines if len(line.get_ydata()) == 1]
-    for dot in dots:
-        hollow = dot.get_markerfacecolor() == "white"
-        assert hollow == (dot.get_ydata()[0] == pytest.approx(10.0)) or math.isnan(dot.get_ydata()[0])
-    assert any(dot.get_markerfacecolor() == "white" for dot in dots)
+    (axes,) = figure.axes
+    idle = [pair for pair in study.spreads(SCORE) if study.idle(*pair)]
+    dots = [line for line in axes.lines if len(line.get_ydata()) == 1]
+    hollow = [dot for dot in dots if dot.get_markerfacecolor() == "white"]
+    assert len(hollow) == len(idle) == 8
+    (foot,) = {dot.get_ydata()[0] for dot in hollow}
+    (named,) = (tick for tick in axes.get_yticklabels() if "nobody" in tick.get_text())
+    assert named.get_position()[1] == foot
+    trained = [dot.get_ydata()[0] for dot in dots if dot not in hollow and not math.isnan(dot.get_ydata()[0])]
+    assert axes.get_ylim()[0] < foot < min(trained) - 1
+    assert axes.get_ylim()[0] > 50  # not stretched down to the untrained network's 10 %
+    assert "Below the axis: chance, 10.0 %." in notes(figure)
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Twenty-two contenders, one of a long name, of which four take steps."""
+    path, draw = tmp_path_factory.mktemp("crowd"), random.Random(0)
+    names = [*METHODS, "exclusive with checkpoint+micro-batch:4", *(f"method{place}" for place in range(14))]
+    for place, name in enumerate(names):
+        like = None if name in METHODS else "profl" if place > 18 else "heterofl"
+        for tier in ("50%", "100..500MiB")[: 1 if name == "fedavg" else 2]:
+            write_cell(path, name, tier, rounds=14, like=like, trained_to=round(draw.uniform(0.5, 0.9), 3))
+    (only,) = studies(read_run(path))
+    return only
+
+
+def test_in_a_crowd_all_are_told_apart(crowd: Study):
+    assert len(crowd.methods) == 22
+    assert len({(look.colour, look.marker) for look in crowd.looks.values()}) == 22
+    assert len({look.colour for look in crowd.looks.values()}) == 22
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost", "learning_curves", "participation"])
+def test_in_a_crowd_no_text_covers_another_and_nothing_is_cut_off(crowd: Study, name: str):
+    figure = draw(name, crowd)
+    page = figure.bbox.padded(1)
+    for panel in figure.axes:
+        low, high = sorted(panel.get_ylim())
+        marks = [*panel.texts, *(text for text in panel.get_yticklabels() if low <= text.get_position()[1] <= high)]
+        boxes = [Text.get_window_extent(text).padded(-2) for text in marks if text.get_text()]
+        assert all(page.contains(*corner) for box in boxes for corner in (box.min, box.max))
+        for text in panel.texts:
+            box = Text.get_window_extent(text).padded(-2)
+            others = [other for other in panel.texts if other is not text]
+            assert not any(box.overlaps(Text.get_window_extent(other).padded(-2)) for other in others), text
+        low, high = panel.get_xlim()
+        assert all(low < x < high for line in panel.lines if line.get_marker() != "None" for x in line.get_xdata())
 
 
 def test_seeds_show_their_mean_and_interval(make_run: Callable[..., Run]):
@@ -360,21 +402,39 @@ def test_bars_have_the_length_of_the_measured_peak(drawn: dict[str, Figure]):
     (axes,) = figure.axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     row = names.index("profl") + 1
-    assert names[row] == "shrink 4"
+    assert names[row] == "shrink 4 *"
     bars = [bar for bar in axes.patches if round(bar.get_y() + bar.get_height() / 2) == row]
     peak = int(0.45 * FULL * 0.93)
     assert sum(bar.get_width() for bar in bars) * MIB == pytest.approx(peak, abs=1)
     colours = [to_hex(bar.get_facecolor()).upper() for bar in bars]
-    assert colours == list(CATEGORY_COLOURS.values())
+    assert colours == [*(colour for name, colour in CATEGORY_COLOURS.items() if name != "workspace"), colours[-1]]
+    assert colours[-1] == CATEGORY_COLOURS["workspace"]  # at the end, to be taken off
     beside = [text.get_text() for text in axes.texts if text.xy[1] == row]
-    assert beside == [mebibytes(peak), mebibytes(0.45 * FULL)]
+    assert beside == [mebibytes(peak), mebibytes(0.06 * peak), mebibytes(0.45 * FULL)]
+
+
+def test_tasks_of_equal_bytes_have_one_row_and_are_named(study: Study, drawn: dict[str, Figure]):
+    (axes,) = drawn["peak_memory"].axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[:2] == ["fedavg", "width 1.0 *"]
+    assert "exclusive" not in names  # its only task is in that row
+    assert names.count("heterofl") == names.count("exclusive") == 0
+    said = notes(drawn["peak_memory"])
+    assert "fedavg width 1.0 = allsmall width 1.0 = exclusive width 1.0 = heterofl width 1.0" in said
+    assert "profl shrink 4 = profl grow 4;" in said
+    groups = NAMED["peak_memory"].grid(study).groups
+    assert sum(map(len, groups.values())) == len(study.footprints)  # the table has them all
+    other = study.footprints["least_budget_bytes"].where(study.footprints["method"] != "exclusive", 7 * MIB)
+    apart = draw("peak_memory", replace(study, footprints=study.footprints.assign(least_budget_bytes=other)))
+    assert "exclusive" in [label.get_text() for label in apart.axes[0].get_yticklabels()]
 
 
 def test_a_least_budget_nobody_searched_for_has_no_tick(study: Study):
     unknown = replace(study, footprints=study.footprints.assign(least_budget_bytes=None))
     (axes,) = draw("peak_memory", unknown).axes
     assert len(axes.lines) == 1  # the full model's
-    assert [text.get_text() for text in axes.texts].count("?") == len(study.footprints)
+    bars = {(bar.get_y(), bar.get_height()) for bar in axes.patches}
+    assert [text.get_text() for text in axes.texts].count("?") == len(bars) > 10
 
 
 def test_every_category_of_memory_has_a_colour_of_its_own():
@@ -463,7 +523,16 @@ def test_a_norm_of_zero_is_left_out(study: Study):
 
 def test_effective_movement_is_drawn_with_where_the_rule_would_freeze(study: Study, drawn: dict[str, Figure]):
     figure = drawn["effective_movement"]
-    assert len(figure.axes) == 2 * len(study.tiers)
+    assert len(figure.axes) == 2
+    assert f"One row, as all their steps are the same: {', '.join(study.tiers)}." in notes(figure)
+    odd = study.rounds["cell"].isin(study.cells_of("profl", "35%")["cell"]) & (study.rounds["round"] == 30)
+    known = [
+        {**found, "effective_movement": 0.9} if here else found
+        for found, here in zip(study.rounds["diagnostics"], odd, strict=True)
+    ]
+    apart = draw("effective_movement", replace(study, rounds=study.rounds.assign(diagnostics=known)))
+    assert len(apart.axes) == 4
+    assert "all their steps are the same: 100..500MiB, 20%, 50%, 75%." in notes(apart)
     movement, slope = figure.axes[:2]
     steps = schedule(study, "profl", study.tiers[0])
     marks = [line.get_xdata()[0] for line in movement.lines if line.get_marker() == "v"]
