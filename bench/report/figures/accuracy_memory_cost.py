@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -171,7 +171,7 @@ def _memory_span(needed: Sequence[float]) -> tuple[float, float]:
 def _sizes(dearest: float, cheapest: float) -> list[Line2D]:
     """Return the legend of the areas: three round numbers of operations, the largest not above the dearest."""
     told = AXES["operations"].told
-    circle = {"ls": "", "marker": "o", "color": GREY, "mfc": "none", "mew": 1}
+    circle: dict[str, Any] = {"ls": "", "marker": "o", "color": GREY, "mfc": "none", "mew": 1}
     return [
         Line2D([], [], ms=LARGEST * math.sqrt(amount / dearest), label=told(amount), **circle)
         for amount in round_sizes(cheapest, dearest)
