@@ -18,6 +18,7 @@ from profl.bench.memory.errors import OutOfMemory
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Workload
+from profl.bench.operations import operations_per_example
 from profl.bench.technique import PLAIN, Technique
 from profl.bench.training import TrainingWorkload
 
@@ -83,6 +84,8 @@ class Fit:
         Pictures by budget in bytes, as `largest_batch` finds them; None where nothing fits.
     least_budget_bytes
         What a batch of one picture needs; None if the whole GPU is too small.
+    operations_per_example
+        Floating-point operations of training on one picture, in the largest batch to try; None if not counted.
     technique
         How its steps save memory.
     """
@@ -91,6 +94,7 @@ class Fit:
     task: str
     largest_batches: Mapping[int, int | None]
     least_budget_bytes: int | None
+    operations_per_example: int | None
     technique: Technique = PLAIN
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class Fit:
             "technique": str(self.technique),
             "task": self.task,
             "least_budget_bytes": self.least_budget_bytes,
+            "operations_per_example": self.operations_per_example,
             "fits": [
                 {"budget_bytes": budget, "largest_batch": batch} for budget, batch in self.largest_batches.items()
             ],
@@ -137,7 +142,9 @@ def fit_task(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], probe
         return replace(workload, recipe=replace(workload.recipe, batch_size=batch))
 
     batches, least = fit_batches(at, workload.recipe.batch_size, gpu, budgets, prober)
-    return Fit(workload.scope, workload.task.key, batches, least, workload.technique)
+    task, technique = workload.task, workload.technique
+    operations = operations_per_example(task, workload.model, workload.recipe, technique)
+    return Fit(workload.scope, task.key, batches, least, operations, technique)
 
 
 def fit_batches(
@@ -223,12 +230,15 @@ def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Tab
     for text in budgets.values():
         table.add_column(text, justify="right")
     table.add_column("batch 1 needs", justify="right")
+    table.add_column("M operations\na picture", justify="right")
     for method, group in groupby(fits, key=lambda fit: fit.technique.label(fit.method)):
         tasks = list(group)
         for row, task in enumerate(tasks):
             batches = [_batch(task.largest_batches[budget], most) for budget in budgets]
             least = "?" if task.least_budget_bytes is None else format_bytes(task.least_budget_bytes)
-            table.add_row("" if row else method, task.task, *batches, least, end_section=task is tasks[-1])
+            counted = task.operations_per_example
+            operations = "?" if counted is None else f"{counted / 1e6:,.1f}"
+            table.add_row("" if row else method, task.task, *batches, least, operations, end_section=task is tasks[-1])
     return table
 
 

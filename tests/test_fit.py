@@ -100,7 +100,8 @@ def test_a_task_for_which_the_whole_gpu_is_too_small_is_an_answer(monkeypatch: p
     monkeypatch.setattr(Prober, "measure", too_small)
     monkeypatch.setattr(Prober, "fits", lambda *_: False)
     found = fit_task(workload("fedavg", "full model", 4), GPU, [MIB], Prober())
-    assert found == Fit("fedavg", "full model", {MIB: None}, None)
+    assert found == Fit("fedavg", "full model", {MIB: None}, None, found.operations_per_example)
+    assert found.operations_per_example > 0
     assert found.to_dict()["fits"] == [{"budget_bytes": MIB, "largest_batch": None}]
 
 
@@ -134,18 +135,19 @@ def test_unknown_gpus_are_refused_and_a_physical_one_is_not_asked():
 
 def test_the_table_groups_tasks_and_marks_what_is_missing():
     fits = [
-        Fit("heterofl", "wide", {64 * MIB: None, 256 * MIB: 12}, 70 * MIB),
-        Fit("heterofl", "narrow", {64 * MIB: 32, 256 * MIB: 256}, 20 * MIB),
-        Fit("profl", "grow 1", {64 * MIB: None, 256 * MIB: None}, None),
+        Fit("heterofl", "wide", {64 * MIB: None, 256 * MIB: 12}, 70 * MIB, 1_234_500_000),
+        Fit("heterofl", "narrow", {64 * MIB: 32, 256 * MIB: 256}, 20 * MIB, 10**6),
+        Fit("profl", "grow 1", {64 * MIB: None, 256 * MIB: None}, None, 10**6),
     ]
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(fit_table(fits, {64 * MIB: "64MiB", 256 * MIB: "256MiB"}, most=256))
     rows = [line.split() for line in console.export_text().splitlines() if line.strip(" ─")]
     assert rows == [
-        ["method", "task", "64MiB", "256MiB", "batch", "1", "needs"],
-        ["heterofl", "wide", "-", "12", "70", "MiB"],
-        ["narrow", "32", "256+", "20", "MiB"],
-        ["profl", "grow", "1", "-", "-", "?"],
+        ["M", "operations"],
+        ["method", "task", "64MiB", "256MiB", "batch", "1", "needs", "a", "picture"],
+        ["heterofl", "wide", "-", "12", "70", "MiB", "1,234.5"],
+        ["narrow", "32", "256+", "20", "MiB", "1.0"],
+        ["profl", "grow", "1", "-", "-", "?", "1.0"],
     ]
 
 

@@ -111,7 +111,7 @@ def fit_own(build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, 
     named = NamedBuild.parse(build, own_arguments(argument))
     with Prober() as prober:
         batches, least = fit_batches(lambda batch: step_at(named, batch), most, gpu, budgets, prober)
-    found = Fit(Path(named.module).name, named.function, batches, least)
+    found = Fit(Path(named.module).name, named.function, batches, least, operations_per_example=None)
     if as_json:
         click.echo(json.dumps({"gpu": gpu, "batch_size": most, "step": str(named), **found.to_dict()}))
         return
