@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from profl.bench.cli.options import available, named, several
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from profl.bench.survey.measuring import Entry
+    from profl.bench.survey.table import Row, Table
 
 RESULTS = Path("results/survey")
 
@@ -61,33 +69,14 @@ def models(
       profl survey models --precision bfloat16 --gpu virtual:h100 --gpu estimate:h100
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from profl.bench.cli.survey_output import errors_table, peaks_table, print_line, row_name
-    from profl.bench.survey.models import GPUS, MODELS, USUAL_PRECISIONS, entries, identity, missing
-    from profl.bench.survey.models import survey as measure_all
-    from profl.bench.survey.table import EntryRow, as_frame, errors, identity_of, read_table
+    from profl.bench.survey.models import GPUS, MODELS, TABLE, USUAL_PRECISIONS, entries, errors
 
     gpus = [available(name) for name in gpu or GPUS]
     wanted = entries(model or MODELS, gpus, precision or USUAL_PRECISIONS, batch_size, image_size)
-    todo = missing(wanted, output)
-    console, aside = Console(), Console(stderr=True)
-    aside.print(f"{len(wanted)} entries, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
-    with Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
-        bar = bars.add_task("measuring", total=len(todo))
-
-        def told(row: EntryRow) -> None:
-            bars.advance(bar)
-            result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
-            print_line(aside, f"{row_name(row)}: {result}")
-
-        try:
-            measure_all(todo, output, workers, told)
-        except KeyboardInterrupt:
-            print_line(aside, f"stopped; what is measured is kept in {output}: run the same command to go on")
-            raise SystemExit(130) from None
-    asked = {identity(entry) for entry in wanted}
-    table = as_frame(row for row in read_table(output) if identity_of(row) in asked)
+    table = _measured(wanted, TABLE, output, workers, row_name)
+    console = Console()
     for name, part in table.groupby("gpu", sort=False):
         console.print(peaks_table(f"{name}, batch {batch_size}, in MiB", part))
     compared = errors(table)
@@ -95,9 +84,49 @@ def models(
         console.print(errors_table(compared))
     for caveat, part in table.groupby("caveats"):
         print_line(console, f"careful with {len(part)} entries, such as {row_name(part.iloc[0])}: {caveat}")
-    failed = table[table["failure"].notna()]
+    _end(table, output, row_name)
+
+
+def _measured(
+    wanted: Sequence[Entry], table: Table, output: Path, workers: int, name_of: Callable[[Row], str]
+) -> pd.DataFrame:
+    """Measure what the table at ``output`` lacks of ``wanted``, with a bar; return their rows. Ends on Ctrl-C."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from profl.bench.cli.survey_output import print_line
+    from profl.bench.survey.measuring import missing
+    from profl.bench.survey.measuring import survey as measure_all
+
+    todo = missing(wanted, table, output)
+    aside = Console(stderr=True)
+    aside.print(f"{len(wanted)} entries, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
+    with Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
+        bar = bars.add_task("measuring", total=len(todo))
+
+        def told(row: Row) -> None:
+            bars.advance(bar)
+            result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
+            print_line(aside, f"{name_of(row)}: {result}")
+
+        try:
+            measure_all(todo, table, output, workers, told)
+        except KeyboardInterrupt:
+            print_line(aside, f"stopped; what is measured is kept in {output}: run the same command to go on")
+            raise SystemExit(130) from None
+    asked = {entry.identity for entry in wanted}
+    return table.frame(row for row in table.read(output) if table.identity_of(row) in asked)
+
+
+def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> None:
+    """Print what failed and how many entries there are; end with a bad status if any failed."""
+    from rich.console import Console
+
+    from profl.bench.cli.survey_output import print_line
+
+    console, failed = Console(), table[table["failure"].notna()]
     for _, row in failed.iterrows():
-        print_line(console, f"{row_name(row)} failed: {row['failure']}")
+        print_line(console, f"{name_of(row)} failed: {row['failure']}")
     print_line(
         console, f"{len(table)} entries, {len(failed)} failures, measured in {table['seconds'].sum():.0f} s: {output}"
     )
