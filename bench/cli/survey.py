@@ -1,4 +1,4 @@
-"""``profl survey``: many models on many GPUs, and our recorder beside others."""
+"""``profl survey``: many models on many GPUs, every method's tasks, and our recorder beside others."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from profl.bench.survey.table import Row, Table
 
 RESULTS = Path("results/survey")
+MEMORY_STUDY = Path("results/paper-memory")
 
 
 @click.group()
 def survey() -> None:
-    """Check the numbers: many models on many GPUs, and other recorders beside ours.
+    """Check the numbers: many models on many GPUs, every method's tasks, and other recorders beside ours.
 
     \b
     Examples:
       profl survey models --model resnet50 --gpu virtual:t4
+      profl survey methods --model resnet18 --batch-size 64
       profl survey recorders
     """
 
@@ -132,6 +134,68 @@ def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> No
     )
     if len(failed):
         raise SystemExit(1)
+
+
+@survey.command()
+@several("--method", "Methods.  [default: all]", **named("methods"))
+@several(
+    "--model", "Networks.  [default: resnet18, resnet34, vgg11_bn, vgg16_bn, vit, mobilenet_v2]", **named("models")
+)
+@click.option("--width", type=click.IntRange(1), help="Channels of the first stage.  [default: as published]")
+@several("--batch-size", "Pictures in a batch.  [default: 64 and 128]", click.IntRange(1))
+@several("--gpu", "cuda, virtual:NAME or estimate:NAME.  [default: virtual h100, jetson-orin]", **named("gpus"))
+@several("--technique", "How steps save memory, for everything chosen.  [default: none; five, of a part]")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="GPUs measured at a time.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=MEMORY_STUDY / "methods.csv",
+    show_default=True,
+    help="The table, as CSV.",
+)
+def methods(
+    method: tuple[str, ...],
+    model: tuple[str, ...],
+    width: int | None,
+    batch_size: tuple[int, ...],
+    gpu: tuple[str, ...],
+    technique: tuple[str, ...],
+    workers: int,
+    output: Path,
+) -> None:
+    """Measure every task of every method at the paper's scale, without training: one row for each.
+
+    A row has the peaks, the operations and the traffic of a task, what it saves against plain training of the full
+    model, and how many of the published fleet's devices (100..900 MB) hold it. Least budgets are searched for at batch
+    64, of plain training and of FedAvg with techniques. By default techniques are those of FedAvg everywhere and those
+    of all methods on ResNet18 and VGG11 at batch 64 on the Jetson Orin. Every row is written as soon as it is there:
+    stop at any time, and the same command measures what is missing. What fails is a row with the reason.
+
+    \b
+    Examples:
+      profl survey methods
+      profl survey methods --model resnet18 --batch-size 64 --gpu virtual:jetson-orin
+      profl survey methods --method profl --model vit --technique none --technique checkpoint --output mine.csv
+    """
+    from rich.console import Console
+
+    from profl.bench.cli.survey_output import print_line, task_name
+    from profl.bench.registry import methods as installed
+    from profl.bench.survey.methods import BATCH_SIZES, GPUS, PUBLISHED_WIDTHS, TABLE, entries
+
+    gpus = [available(name) for name in gpu or GPUS]
+    wanted, refused = entries(
+        method or sorted(installed()),
+        model or tuple(PUBLISHED_WIDTHS),
+        width,
+        batch_size or BATCH_SIZES,
+        gpus,
+        technique,
+    )
+    for reason in refused:
+        print_line(Console(stderr=True), f"left out: {reason}")
+    table = _measured(wanted, TABLE, output, workers, task_name)
+    _end(table, output, task_name)
 
 
 @survey.command()
