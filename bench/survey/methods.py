@@ -217,7 +217,8 @@ def entries(
                     found += [Entry(there, model, task) for task in tasks]
     if not found:
         raise InputError(refused[0] if refused else "there is nothing to measure: choose at least one of everything")
-    found.sort(key=lambda entry: [*map(str, ways)].index(entry.cell.technique))
+    # What takes longest comes last: a forward-only step may draw as many numbers as the model has, over and over.
+    found.sort(key=lambda entry: ([*map(str, ways)].index(entry.cell.technique), entry.task.forward_only))
     return found, list(dict.fromkeys(refused))
 
 
