@@ -102,7 +102,7 @@ def _measured(
 
     todo = missing(wanted, table, output)
     aside = Console(stderr=True)
-    aside.print(f"{len(wanted)} entries, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
+    aside.print(f"{len(wanted)} measurements, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
     with Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
         bar = bars.add_task("measuring", total=len(todo))
 
@@ -151,8 +151,9 @@ def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> No
     type=click.Path(path_type=Path, dir_okay=False),
     default=MEMORY_STUDY / "methods.csv",
     show_default=True,
-    help="The table, as CSV.",
+    help="The table, as CSV; figures and results.md are drawn beside it.",
 )
+@click.option("--draw-only", is_flag=True, help="Measure nothing: draw what the table holds.")
 def methods(
     method: tuple[str, ...],
     model: tuple[str, ...],
@@ -162,6 +163,7 @@ def methods(
     technique: tuple[str, ...],
     workers: int,
     output: Path,
+    draw_only: bool,
 ) -> None:
     """Measure every task of every method at the paper's scale, without training: one row for each.
 
@@ -169,11 +171,13 @@ def methods(
     model, and how many of the published fleet's devices (100..900 MB) hold it. Least budgets are searched for at batch
     64, of plain training and of FedAvg with techniques. By default techniques are those of FedAvg everywhere and those
     of all methods on ResNet18 and VGG11 at batch 64 on the Jetson Orin. Every row is written as soon as it is there:
-    stop at any time, and the same command measures what is missing. What fails is a row with the reason.
+    stop at any time, and the same command measures what is missing. What fails is a row with the reason. In the end
+    figures (PNG, SVG) and tables (Markdown) are drawn from the whole table.
 
     \b
     Examples:
       profl survey methods
+      profl survey methods --draw-only
       profl survey methods --model resnet18 --batch-size 64 --gpu virtual:jetson-orin
       profl survey methods --method profl --model vit --technique none --technique checkpoint --output mine.csv
     """
@@ -181,21 +185,24 @@ def methods(
 
     from profl.bench.cli.survey_output import print_line, task_name
     from profl.bench.registry import methods as installed
+    from profl.bench.survey.drawing import draw
     from profl.bench.survey.methods import BATCH_SIZES, GPUS, PUBLISHED_WIDTHS, TABLE, entries
+    from profl.bench.survey.summary import write_markdown
 
-    gpus = [available(name) for name in gpu or GPUS]
-    wanted, refused = entries(
-        method or sorted(installed()),
-        model or tuple(PUBLISHED_WIDTHS),
-        width,
-        batch_size or BATCH_SIZES,
-        gpus,
-        technique,
-    )
-    for reason in refused:
-        print_line(Console(stderr=True), f"left out: {reason}")
-    table = _measured(wanted, TABLE, output, workers, task_name)
-    _end(table, output, task_name)
+    measured = None
+    if not draw_only:
+        names, networks = method or sorted(installed()), model or tuple(PUBLISHED_WIDTHS)
+        gpus = [available(name) for name in gpu or GPUS]
+        wanted, refused = entries(names, networks, width, batch_size or BATCH_SIZES, gpus, technique)
+        for reason in refused:
+            print_line(Console(stderr=True), f"left out: {reason}")
+        measured = _measured(wanted, TABLE, output, workers, task_name)
+    everything = TABLE.frame(TABLE.read(output))
+    figures = draw(everything, output.parent)
+    write_markdown(everything, output.parent / "results.md")
+    print_line(Console(), f"{len(figures)} figures and results.md in {output.parent}")
+    if measured is not None:
+        _end(measured, output, task_name)
 
 
 @survey.command()

@@ -28,6 +28,9 @@ class Entry(Protocol):
     def identity(self) -> Identity:
         """What its row holds in the columns of `Table.identity`, measured in this environment."""
 
+    def is_met_by(self, row: Row) -> bool:
+        """Return whether a row of its identity that did not fail holds all that it measures."""
+
     def measure(self, prober: Prober) -> Row:
         """Return what its row holds beside identity and seconds.
 
@@ -51,8 +54,8 @@ def missing(wanted: Sequence[Some], table: Table, path: Path) -> list[Some]:
     InputError
         If ``path`` is no such table.
     """
-    known = {table.identity_of(row) for row in table.read(path) if row["failure"] is None}
-    return [entry for entry in wanted if entry.identity not in known]
+    known = {table.identity_of(row): row for row in table.read(path) if row["failure"] is None}
+    return [entry for entry in wanted if entry.identity not in known or not entry.is_met_by(known[entry.identity])]
 
 
 def survey(todo: Sequence[Entry], table: Table, path: Path, workers: int, on_row: Callable[[Row], None]) -> None:

@@ -94,11 +94,14 @@ class Entry:
         The cell's full model.
     task
         Of the cell's method.
+    searched
+        Whether the least budget is searched for, which takes most of the time.
     """
 
     cell: Cell
     model: ModelSpec
     task: Task
+    searched: bool = False
 
     @property
     def gpu(self) -> str:
@@ -112,14 +115,9 @@ class Entry:
         scale = (cell.model, cell.width, cell.recipe.batch_size)
         return cell.method, self.task.key, *scale, cell.gpu, cell.technique, *environment()
 
-    @property
-    def searched(self) -> bool:
-        """Whether the least budget is searched for, which takes most of the time.
-
-        It is at one batch size, of plain training and, with techniques, of what stands for training without a method.
-        """
-        plain = self.cell.technique == NONE or method_class(self.cell.method).ignores_memory
-        return plain and self.cell.recipe.batch_size == SEARCHED_BATCH_SIZE
+    def is_met_by(self, row: Row) -> bool:
+        """Return whether the least budget is known, if it is asked for."""
+        return not self.searched or row["least_budget_bytes"] is not None
 
     def measure(self, prober: Prober) -> Row:
         """Return footprint, operations, traffic and what they mean; raises as `Prober.measure` does."""
@@ -164,7 +162,10 @@ def entries(
     gpus: Sequence[str] = GPUS,
     techniques: Sequence[str] = (),
 ) -> tuple[list[Entry], list[str]]:
-    """Return what is to be measured, plain training first, and why some of what was asked for is not possible.
+    """Return what is to be measured, and why some of what was asked for is not possible.
+
+    Plain training comes first, techniques after it, and then once more what least budgets are searched for, so that
+    peaks are there in minutes: plain training at one batch size and, with techniques, what ignores memory.
 
     Parameters
     ----------
@@ -219,7 +220,13 @@ def entries(
         raise InputError(refused[0] if refused else "there is nothing to measure: choose at least one of everything")
     # What takes longest comes last: a forward-only step may draw as many numbers as the model has, over and over.
     found.sort(key=lambda entry: ([*map(str, ways)].index(entry.cell.technique), entry.task.forward_only))
+    found += [replace(entry, searched=True) for entry in found if _is_searched(entry.cell)]
     return found, list(dict.fromkeys(refused))
+
+
+def _is_searched(cell: Cell) -> bool:
+    plain = cell.technique == NONE or method_class(cell.method).ignores_memory
+    return plain and cell.recipe.batch_size == SEARCHED_BATCH_SIZE
 
 
 def _in_study(method: str, model: str, batch_size: int, gpu: str, technique: str) -> bool:

@@ -62,7 +62,7 @@ def test_running_again_measures_nothing_and_changes_no_byte(table: Path):
     before = table.read_bytes()
     result = profl("models", *SMALL, "--output", table)
     assert result.exit_code == 0
-    assert "2 entries, 2 of them in" in result.output
+    assert "2 measurements, 2 of them in" in result.output
     assert table.read_bytes() == before
 
 
