@@ -33,7 +33,10 @@ PUBLISHED_REDUCTION = 0.574
 """By how much ProFL lowers the peak at most, says its paper; of which model is not known."""
 
 KIND_COLOURS = dict(zip(KINDS, (GREY, "#E69F00", "#0072B2", "#D55E00", "#56B4E9", "#009E73"), strict=True))
+_ALIKE = 0.005
+"""As a share of plain full training: so near, a task is called the same."""
 _ROW = 0.155
+"""Inches."""
 _PANELS_ACROSS = 3
 
 
@@ -81,8 +84,8 @@ def participation(setting: Setting) -> Figure:
     """Draw how many devices of the published fleet hold the dearest and the cheapest task of every method."""
     notes = [
         "Of 100 devices with 100 to 900 MB each (seed 42, as in ProFL's published code), those whose memory holds the"
-        " least budget. Where tasks are alternatives, who holds the cheapest takes part; where they come one after"
-        " another (progressive), so many as the dot in turn say."
+        " least budget. Where tasks are alternatives, who holds the cheapest takes part. Where they come one after"
+        " another (progressive), fewest take part in the dearest."
     ]
     return _spans(setting, "eligible_devices", "Who can take part", "devices of 100", notes, factor=1)
 
@@ -91,10 +94,13 @@ def _spans(setting: Setting, column: str, title: str, axis: str, notes: Sequence
     """Draw a line from the cheapest to the dearest task for every contender, a panel per model."""
     rows, down = setting.contenders, math.ceil(len(setting.models) / _PANELS_ACROSS)
     height = down * (0.35 + _ROW * max(len(rows), 4)) + 0.2
-    where = f"{setting.gpu}, batch {setting.batch_size}, as published in width"
+    where = f"{setting.gpu}, batch {setting.batch_size}; every method's dearest and cheapest task"
     figure = page(height, title, where, notes, legend=0.25, axis_names=(axis, ""))
-    for axes, model in zip(panels(figure, len(setting.models), _PANELS_ACROSS), setting.models, strict=True):
-        axes.set_title(model)
+    axes_of = panels(figure, len(setting.models), _PANELS_ACROSS)
+    for axes, model in zip(axes_of, setting.models, strict=True):
+        axes.tick_params(axis="y", length=0)
+        width = setting.rows[setting.rows["model"] == model]["width"].iloc[0]
+        axes.set_title(f"{model}, width {width}")
         for place, contender in enumerate(rows):
             span = setting.span(contender, model, column)
             if span is None or math.isnan(span.dearest):
@@ -103,6 +109,7 @@ def _spans(setting: Setting, column: str, title: str, axis: str, notes: Sequence
             axes.plot([factor * value for value in span], [place, place], color=colour, lw=1.2, alpha=0.6)
             axes.plot(factor * span.cheapest, place, "o", ms=4.5, mfc="white", mec=colour, mew=1)
             axes.plot(factor * span.dearest, place, "o", ms=4.5, mfc=colour, mec=colour, mew=1)
+    for axes in axes_of[::_PANELS_ACROSS]:  # the others share their rows
         _name_rows(axes, rows)
     ends = [
         Line2D([], [], color="black", ls="", marker="o", ms=5, mfc=face, label=f"{name} task")
@@ -115,7 +122,7 @@ def _spans(setting: Setting, column: str, title: str, axis: str, notes: Sequence
 def _name_rows(axes: Axes, rows: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.tick_params(axis="y", labelsize=8)
     for name, text in zip(rows, axes.get_yticklabels(), strict=True):
         text.set_color(_colour(name))
         text.set_fontweight("bold" if name == NAMESAKE else "normal")
@@ -124,36 +131,39 @@ def _name_rows(axes: Axes, rows: Sequence[str]) -> None:
 def operations(setting: Setting, model: str) -> Figure:
     """Draw the peak of every task against the operations of its step, and name those that need least."""
     rows = setting.rows[setting.rows["model"] == model]
+    points, named = _points(rows), {}
+    front = _front(points)
+    plain = rows["peak_requested_reduction"].abs().lt(_ALIKE) & (rows["operations_share"] - 1).abs().lt(_ALIKE)
+    for at, point in zip(rows.index, points, strict=True):
+        dearest = at == setting.tasks(point.name, model).index[0]
+        if point.technique or (dearest and not plain[at]):
+            named[point] = point.name.rpartition(" with ")[2]
+    for point in {point.name: point for point in reversed(front)}.values():
+        named.setdefault(point, point.name)
     notes = [
-        "Operations: of a step on a full batch; 100 % are those of plain training of the full model. Bold, on the grey"
-        " line: no other task needs less memory for as few operations. Named besides: the reference with techniques,"
-        f" and {NAMESAKE}'s dearest task. How much a step teaches is not in this figure."
+        "Operations: of a step on a full batch; 100 % are those of plain training of the full model. On the grey line,"
+        " bold: no task with as many operations needs less memory; each method is named once there. Named besides: the"
+        " reference's techniques (diamonds), and the dearest task of methods whose dearest is not plain full training."
+        " How much a step teaches is not in this figure."
     ]
     where = f"width {rows['width'].iloc[0]}, {setting.gpu}, batch {setting.batch_size}: every task of every method"
-    figure = page(4.6, f"Memory against operations of a local step, {model}", where, notes, legend=0.25)
+    figure = page(4.8, f"Memory against operations of a local step, {model}", where, notes, legend=0.25)
     axes = figure.subplots()
-    axes.set(xlabel="operations (% of plain full training)", ylabel="peak requested (MiB)", xscale="log")
-    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-    for point in _points(rows):
+    axes.set(xlabel="operations (% of plain full training)", ylabel="peak requested (MiB)")
+    for point in points:
         axes.plot(point.x, point.y, ls="", marker="D" if point.technique else "o", ms=5, mfc=point.colour, mec="white")
     axes.margins(x=0.08, y=0.08)
     legend_above(figure, _kind_handles(setting), columns=8)
     settle(figure)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-    front = _front(_points(rows))
     corners = [corner for one, other in pairwise(front) for corner in ((one.x, one.y), (other.x, one.y))]
-    corners += [(front[-1].x, front[-1].y), (axes.get_xlim()[1], front[-1].y)]
+    corners += [(front[-1].x, front[-1].y)]
     axes.plot([x for x, _ in corners], [y for _, y in corners], color=PALE, lw=2.5, zorder=1)
-    dearest = setting.tasks(NAMESAKE, model)["task"].head(1).to_list()
-    named = [
-        point
-        for point in _points(rows)
-        if point in front or point.technique or (point.name == NAMESAKE and point.task in dearest)
-    ]
     labels = [
-        Label(point.x, point.y, point.text, point.colour, "bold" if point in front else "normal") for point in named
+        Label(point.x, point.y, text, point.colour, "bold" if point in front else "normal")
+        for point, text in named.items()
     ]
-    label_points(axes, labels, lines=corners)
+    label_points(axes, labels, lines=[(point.x, point.y) for point in points])
     return figure
 
 
@@ -170,10 +180,6 @@ class _Point(NamedTuple):
     def colour(self) -> str:
         return _colour(self.name)
 
-    @property
-    def text(self) -> str:
-        return self.name if self.technique else f"{self.name}: {self.task}"
-
 
 def _points(rows: pd.DataFrame) -> list[_Point]:
     return [
@@ -186,9 +192,9 @@ def _points(rows: pd.DataFrame) -> list[_Point]:
 
 
 def _front(points: Sequence[_Point]) -> list[_Point]:
-    """Return those for which none other needs less memory with as few operations, by operations."""
+    """Return those for which none other needs less memory with as many operations, most operations first."""
     front: list[_Point] = []
-    for point in sorted(points, key=lambda point: (point.x, point.y, point.name)):
+    for point in sorted(points, key=lambda point: (-point.x, point.y, point.name)):
         if not front or point.y < front[-1].y:
             front.append(point)
     return front

@@ -56,8 +56,9 @@ class Setting:
     def contenders(self) -> list[str]:
         """In display order: by what methods do about memory, then by name, each with its techniques behind it."""
         known = self.rows.drop_duplicates("contender")
-        ranked = sorted(known.index, key=lambda at: (_kind_place(known["method"][at]), *known.loc[at, _ORDER]))
-        return [str(known["contender"][at]) for at in ranked]
+        names = zip(known["method"], known["technique"], known["contender"], strict=True)
+        ranked = sorted(names, key=lambda name: (_kind_place(name[0]), name[0], name[1] != NONE, name[1]))
+        return [contender for _, _, contender in ranked]
 
     def tasks(self, contender: str, model: str) -> pd.DataFrame:
         """Return a contender's rows of a model, the dearest first."""
@@ -68,13 +69,6 @@ class Setting:
         """Return what the dearest and the cheapest task have in a column; None if none was measured."""
         values = self.tasks(contender, model)[column].astype("float64")
         return Span(values.iloc[0], values.iloc[-1]) if len(values) else None
-
-    def least(self, contender: str, model: str) -> float:
-        """Return how many devices hold the task of a contender that most devices hold; NaN is unknown."""
-        return float(self.tasks(contender, model)["eligible_devices"].astype("float64").max())
-
-
-_ORDER = ["method", "technique"]
 
 
 def _place(model: str) -> int:
@@ -100,7 +94,7 @@ def settings(table: pd.DataFrame) -> Iterator[Setting]:
     Techniques of other methods than the reference stay in the table alone.
     """
     shown = table[table["failure"].isna()]
-    shown = shown[(shown["technique"] == NONE) | shown["method"].map(_is_reference)]
+    shown = shown[(shown["technique"] == NONE) | shown["method"].map(_is_reference).astype(bool)]
     names = [
         Technique.parse(technique).label(method)
         for method, technique in zip(shown["method"], shown["technique"], strict=True)
@@ -123,7 +117,7 @@ def _grids(setting: Setting) -> Iterator[Grid]:
     where = f"{setting.gpu}, batch {setting.batch_size}, dearest to cheapest task"
     yield _grid(setting, f"Peak requested, MiB, {where}", "peak_requested_bytes", 1 / 2**20, 1)
     yield _grid(setting, f"Less than plain full training at the peak, %, {where}", "peak_requested_reduction", 100, 1)
-    yield _grid(setting, f"Operations of a step, % of plain full training, {where}", "operations_share", 100, 0)
+    yield _grid(setting, f"Operations of a step, % of plain full training, {where}", "operations_share", 100, 1)
     yield _grid(setting, f"Bytes up in a round, MiB, {where}", "uploaded_bytes", 1 / 2**20, 2)
     if setting.rows["least_budget_bytes"].notna().any():
         yield _grid(setting, f"Least budget, MiB, {where}", "least_budget_bytes", 1 / 2**20, 0)

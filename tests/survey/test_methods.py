@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -34,6 +35,7 @@ from profl.bench.survey.methods import (
     entries,
 )
 from profl.bench.survey.summary import settings
+from profl.bench.survey.table import PEAKS
 from profl.bench.survey.traffic import uploaded_bytes
 from tests.conftest import small_cell
 
@@ -132,7 +134,7 @@ def test_bytes_are_those_that_a_round_counts(method: str):
 
 
 def test_the_study_searches_for_budgets_where_it_says():
-    wanted, refused = entries(["fedavg", "profl", "slt"], ["resnet18", "vit"])
+    wanted, refused = entries(["fedavg", "profl", "slt"], ["resnet18", "vit"], 16)
     assert not {(e.cell.model, e.cell.method) for e in wanted} & {("vit", "slt")}
     assert any("slt" in reason and "vit" in reason for reason in refused)
     first = [entry for entry in wanted if not entry.searched]
@@ -149,6 +151,25 @@ def test_the_study_searches_for_budgets_where_it_says():
 
 def _is_of(entry: Entry, method: str, technique: str) -> bool:
     return (entry.cell.method, entry.cell.technique) == (method, technique)
+
+
+def test_the_committed_study_agrees_with_the_reference():
+    """As far as it has come: it may lack rows, but no row may say anything else."""
+    results = Path(__file__).parents[2] / "results"
+    table = TABLE.frame(TABLE.read(results / "paper-memory" / "methods.csv"))
+    assert table["failure"].isna().all()
+    reference = json.loads((results / "reference" / "default.json").read_text())
+    alike = table[(table["gpu"] == reference["environment"]["gpu"]) & (table["technique"] == "none")]
+    compared = 0
+    for _, row in alike[(alike["model"] == "resnet18") & (alike["batch_size"] == 64)].iterrows():
+        setting = "resnet18 width 64, 10 classes, batch 64, SGD momentum 0.9 weight decay 0.0005"
+        known = reference["metrics"].get(f"{row['method']}/{row['task']} of {setting}")
+        if known is None:
+            continue
+        compared += 1
+        for name in PEAKS:
+            assert pd.isna(row[name]) or row[name] == known[name], (row["method"], row["task"], name)
+    assert compared >= 20
 
 
 def test_figures_are_drawn_of_two_gpus_with_and_without_participation(path: Path, tmp_path: Path):
