@@ -438,7 +438,9 @@ def memory(contender: str, column: str) -> str:
 
 
 def saving(model: str, column: str) -> str:
-    """Return a cell of the table of what ProFL saves, by model."""
+    """Return a cell of the table of what ProFL saves, by model; nothing if it is not measured yet."""
+    if " with " in column and study(model, f"fedavg{column[column.index(' with ') :]}").empty:
+        return ""
     if column == "full model":
         return in_study(study(model, "fedavg").iloc[0], "peak")
     if " with " in column:
