@@ -566,7 +566,6 @@ def test_what_was_published_stands_beside_what_the_memory_study_says():
         study("resnet18", "profl")["peak_requested_reduction"].iloc[0]
     )
     expected["ProFL, saved at most"] = percent(least_saved("profl"))
-    expected["DeComFL, sent in a round"] = "800 bytes"
     formula = slt_bytes(ModelSpec("resnet18", 64, 10), 64)
     expected["SLT, its formula for full ResNet18"] = f"{full['peak_requested_bytes'] / 1e6:.0f} MB"
     assert f"{formula / 1e6:.0f} MB" in next(line for line in block.lines if "SLT, its formula" in line)
