@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from profl.bench.report.labels import Label, apart, label_ends
+from profl.bench.report.labels import Label, apart, label_ends, label_points
 from profl.bench.report.style import house_style
 
 
@@ -63,6 +63,24 @@ def overlapping(found: dict[str, Bbox]) -> list[tuple[str, str]]:
     # Lines of text may touch: descenders of one, ascenders of the next.
     pairs = combinations(found, 2)
     return [(one, other) for one, other in pairs if found[one].padded(-1).overlaps(found[other].padded(-1))]
+
+
+@pytest.mark.parametrize("gap", [0, 1, 4, 9])
+def test_labels_of_points_do_not_cover_each_other_nor_leave_the_panel(gap: int):
+    axes = panel()
+    label_points(axes, [Label(97 - gap * i, 95 - gap * (i % 3), f"method{i}", "black") for i in range(7)])
+    found = boxes(axes)
+    assert overlapping(found) == []
+    frame = axes.get_window_extent().padded(1)
+    assert all(frame.containsx(box.x1) and frame.contains(box.x0, box.y0) for box in found.values())
+
+
+def test_points_in_a_heap_are_named_from_the_top():
+    axes = panel()
+    label_points(axes, [Label(50, 50, "low", "black"), Label(50, 54, "high", "black")])
+    found = boxes(axes)
+    assert found["high"].y0 >= found["low"].y1 - 3
+    assert found["high"].x0 == pytest.approx(found["low"].x0, abs=2)
 
 
 def test_labels_at_line_ends_do_not_cover_each_other():
