@@ -73,8 +73,10 @@ def test_a_file_gets_a_line_for_a_cell_that_is_over_and_now_and_then_one_for_a_r
 def test_a_run_for_memory_alone_ends_with_its_memory(peak_bytes: int | None, held: tuple[float | None, ...], told: str):
     cell = small_cell("heterofl", memory_only=True)
     summary = {"last_five_accuracy": None, "peak_reserved_bytes": peak_bytes, **dict(zip(HELD, held, strict=True))}
-    (line,) = shown(False, ("finished", cell, Outcome(summary))).splitlines()
-    assert line.endswith(f": {told}")
+    for failed, also in ((None, ""), (0, ""), (3, ", trainings that ran out of memory: 3")):
+        outcome = Outcome(summary | {"out_of_memory_trainings": failed})
+        (line,) = shown(False, ("finished", cell, outcome)).splitlines()
+        assert line.endswith(f": {told}{also if peak_bytes else ''}")
 
 
 def test_a_cell_of_another_sweep_is_neither_done_nor_failed(capsys: pytest.CaptureFixture[str]):

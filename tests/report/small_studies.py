@@ -39,6 +39,8 @@ def study_of(
             name = f"{method} {tier} {seed}"
             cell = {"cell": name, "status": "done", "method": method, "tier": tier, "seed": seed, "rounds": ROUNDS}
             figures = {"last_five_accuracy": score, "participation_share": float(cost > 0), "memory_only": False}
+            cell |= {"out_of_memory_trainings": None, "operations": cost * ROUNDS}
+            cell |= dict.fromkeys(("uploaded_bytes", "downloaded_bytes"), MEGABYTE * ROUNDS)
             place = {"model": "net", "width": 4, "dataset": "digits", "gpu": "virtual:t4"}
             cells.append(
                 {**cell, **figures, **place, "bare_method": cell["method"], "mean_device_budget_bytes": MEGABYTE}

@@ -82,27 +82,35 @@ def draw(study: Study) -> Figure:
     elif chance_in_view(study, lowest):
         draw_chance(axes, study)
     if len(trained) < len(accuracy):
-        _draw_idle(axes, study, places)
+        ends += _draw_idle(axes, study, places)
     settle(figure)
     label_ends(axes, ends[::-1], column)  # of equal ends, the first in display order comes out on top
     return figure
 
 
-def _draw_idle(axes: Axes, study: Study, places: Mapping[str, float]) -> None:
-    """Put a hollow mark into a strip below the accuracies for every method and tier in which nobody could train."""
+def _draw_idle(axes: Axes, study: Study, places: Mapping[str, float]) -> list[Label]:
+    """Put a hollow mark into a strip below the accuracies for every method and tier in which nobody could train.
+
+    Return the labels of methods that have no other mark.
+    """
+    labels = []
     low, high = axes.get_ylim()
     foot = low - FOOT / 2 * (high - low)
     looks = list(study.looks.items())
     for place, (method, look) in enumerate(looks):
         aside = DODGE * (place - (len(looks) - 1) / 2)
-        for tier in study.tiers:
-            if study.idle(method, tier):
-                axes.plot(places[tier] + aside, foot, ls="", **look.dot(hollow=True))
+        idle = [tier for tier in study.tiers if study.idle(method, tier)]
+        for tier in idle:
+            axes.plot(places[tier] + aside, foot, ls="", **look.dot(hollow=True))
+        if len(idle) == len(study.tiers):
+            weight = "bold" if method == study.highlight else "normal"
+            labels.append(Label(places[idle[-1]] + aside, foot, study.label(method), look.ink, weight))
     ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
     names = [f"{tick:g}" for tick in ticks]
     axes.axhline(low, color=PALE, lw=1, zorder=0.9)
     axes.set_yticks([*ticks, foot], [*names, "nobody\ncan train"])
     axes.set_ylim(low - FOOT * (high - low), high)
+    return labels
 
 
 def _head_kinds(axes: Axes, mixed: int, last: float) -> None:
