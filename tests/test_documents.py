@@ -405,6 +405,18 @@ def ablations(name: str, column: str) -> str:
     return f"{difference.mean:+.1f}, {difference.low:+.1f} to {difference.high:+.1f}{told}"
 
 
+def claims(contender: str, column: str) -> str:
+    """Return a cell of the table of the claims: the report's own words, from the table that has them."""
+    tables = list(blocks_of(ROOT / "results/claims/digits-dirichlet/report/results.md"))
+    accuracies, differences, _, costs = (
+        {name.removesuffix(" (ideal)"): shown for name, *shown in table_of(block)[1:]} for block in tables
+    )
+    name = contender.strip("`")
+    if column == "minus `profl`":
+        return differences.get(name, [""])[0]
+    return (costs if column == "operations, bytes" else accuracies)[name][0]
+
+
 def study(model: str, contender: str, gpu: str = "virtual:jetson-orin") -> pd.DataFrame:
     """Return the tasks of a method, or of one with a technique, in the memory study at batch 64, the dearest first."""
     table = pd.read_csv(ROOT / "results/paper-memory/methods.csv")
@@ -459,6 +471,7 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
         card_steps,
         card_tasks,
         ablations,
+        claims,
         memory,
         saving,
     )
