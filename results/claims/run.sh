@@ -1,6 +1,6 @@
 #!/bin/sh
-# The paper's claims, tested. Each line below is a study: every method in the paper's mixed fleet, and plain training with
-# memory techniques beside them. What is done is not repeated, and what was begun goes on.
+# The paper's claims, tested. Each line below is a study: every method in the published code's mixed fleet, and plain training
+# with memory techniques beside them, at learning rates tuned on digits (Dirichlet). What is done is not repeated, and what was begun goes on.
 #
 #     sh results/claims/run.sh                                              the digits
 #     sh results/claims/run.sh digits-iid                                   one of them
