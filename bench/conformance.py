@@ -376,8 +376,9 @@ def _global_generators() -> list[Any]:
 def test_it_resumes_to_the_bit(subject: Subject) -> None:
     straight, resumed = subject.method(), subject.method()
     play(straight, 1)
+    stored = _stored(straight.state_dict())
     try:
-        resumed.load_state_dict(_stored(straight.state_dict()))
+        resumed.load_state_dict(stored)
     except KeyError as error:
         pytest.fail(f"load_state_dict asks for {error}, which state_dict does not return: return it", pytrace=False)
     _assert_same_method(straight, resumed, 2, "after resuming")
