@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from profl.bench.cli.running import tell_strays
+
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -45,6 +47,8 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, v
     from profl.bench.report import View, closing_table, write_comparison, write_report
     from profl.bench.results import read_run
 
+    for run in runs:
+        tell_strays(run)
     if len(runs) > 1:
         page = (output or runs[-1] / "report") / "comparison.html"
         click.echo(write_comparison([read_run(run) for run in runs], page, highlight))

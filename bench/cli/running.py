@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from profl.bench.cell import Cell
     from profl.bench.experiment import Experiment
     from profl.bench.memory.process.probe import Prober
     from profl.bench.progress import SweepEvents, SweepProgress
@@ -38,6 +39,7 @@ def carry_out(
     from profl.bench.sweep import run_sweep
 
     todo = [experiment.cell for experiment in possible]
+    tell_strays(run, todo)
     workers = workers or os.cpu_count() or 1
     engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
     console = Console(stderr=True)
@@ -66,6 +68,17 @@ def carry_out(
             console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
             raise SystemExit(130) from None
     return progress
+
+
+def tell_strays(run: Path, todo: Sequence[Cell] = ()) -> None:
+    """Say in a line which folders in a run are left out, as they are none of its cells and none of those to do."""
+    from profl.bench.results.folder import strays
+    from profl.bench.validation import printable
+
+    if names := strays(run, todo):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        are = "is no cell" if len(names) == 1 else "are no cells"
+        click.echo(printable(f"left out of {run}/cells: {', '.join(names[:3])}{more}, which {are} of a sweep"), err=True)
 
 
 def refuse_incomplete(progress: SweepEvents | SweepProgress, cells: int, run: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,14 @@ class CellFolder:
         return f"delete {self.path} to run it again"
 
     @property
+    def begun(self) -> bool:
+        """Whether it says what is run here: not after a kill between making the folder and writing its first file."""
+        return (self.path / "cell.json").exists()
+
+    @property
     def status(self) -> str:
         """``done``, ``failed`` (last attempt raised), ``running`` (now), ``stopped`` or ``waiting`` (not begun)."""
-        if (self.path / "summary.json").exists():
+        if self.begun and (self.path / "summary.json").exists():
             return "done"
         if (self.path / "error.txt").exists():
             return "failed"
@@ -117,7 +123,7 @@ class CellFolder:
         return content
 
     def begin(self, cell: Mapping[str, Any]) -> None:
-        """Write what is to be run; forget an earlier failure.
+        """Write what is to be run; forget an earlier failure, and what a kill left half written.
 
         Raises
         ------
@@ -128,8 +134,8 @@ class CellFolder:
         known = self.path / "cell.json"
         if known.exists() and read_json(known) != json.loads(as_json(cell)):
             raise InputError(f"{self.path} holds another cell: move it away, or choose another --output folder")
-        for stale in ("error.txt", "running"):
-            (self.path / stale).unlink(missing_ok=True)
+        for stale in (*self.path.glob("*.partial"), self.path / "error.txt", self.path / "running"):
+            stale.unlink(missing_ok=True)
         write_json(known, cell)
 
     def enter(self, environment: Mapping[str, Any], finished: int) -> None:
@@ -251,8 +257,25 @@ def _check_form(content: Any, form: TypeAdapter[Any], source: str, folder: Path)
         raise InputError(f"{describe(error, source)}; delete {folder} to run it again") from None
 
 
+_NAME = re.compile(r".+-[0-9a-f]{8}")
+"""What `Cell.folder_name` returns."""
+
+
 def cell_folders(run: Path) -> list[CellFolder]:
-    """Return the folders of a run's cells, by name."""
+    """Return the folders of a run's cells that are begun, by name."""
+    return [folder for folder in _folders(run) if _NAME.fullmatch(folder.path.name) and folder.begun]
+
+
+def strays(run: Path, cells: Collection[Cell] = ()) -> list[str]:
+    """Return the names of folders beside a run's cells that are none of its cells, nor of those that are given.
+
+    Copies, say, or a cell whose files were deleted, or that was killed before the first was written.
+    """
+    known = {folder.path.name for folder in cell_folders(run)} | {cell.folder_name for cell in cells}
+    return [folder.path.name for folder in _folders(run) if folder.path.name not in known]
+
+
+def _folders(run: Path) -> list[CellFolder]:
     return [CellFolder(folder) for folder in sorted((run / "cells").glob("*")) if folder.is_dir()]
 
 

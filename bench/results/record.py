@@ -54,9 +54,7 @@ def read_record(folder: CellFolder) -> Record | None:
         If a file of the cell is damaged or is not this cell's.
     """
     path = folder.path
-    if not (path / "cell.json").exists():
-        if path.exists() and any(path.glob("*.json*")):
-            raise InputError(f"{path}/cell.json is missing: {folder.remedy}")
+    if not folder.begun:
         return None
     cell, status = folder.cell(), folder.status
     if cell.folder_name != path.name:
