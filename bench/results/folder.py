@@ -109,9 +109,10 @@ class CellFolder:
             return []
         return [*(entry["environment"] for entry in last.pop("earlier", [])), last]
 
-    def summary(self) -> dict[str, Any]:
-        """Return the final figures of a cell that is done."""
-        return self._read("summary.json", SUMMARY_FORM)
+    def summary(self) -> dict[str, Any] | None:
+        """Return the final figures of a cell that is done, None of another."""
+        summary: dict[str, Any] | None = self._read("summary.json", SUMMARY_FORM)
+        return summary
 
     def _read(self, name: str, form: TypeAdapter[Any]) -> Any:
         """Return a file's content as it stands, or nothing if there is no such file yet."""
@@ -221,8 +222,10 @@ class CellFolder:
 
     def failure(self) -> str:
         """Return the last line of the last failure; empty if it did not fail."""
-        path = self.path / "error.txt"
-        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        try:
+            lines = (self.path / "error.txt").read_text(errors="replace").strip().splitlines()
+        except FileNotFoundError:  # begun anew, perhaps since somebody looked
+            return ""
         return lines[-1] if lines else ""
 
     def rounds(self) -> list[dict[str, Any]]:
