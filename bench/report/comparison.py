@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from profl.bench.errors import InputError
+from profl.bench.files import replacing
 from profl.bench.fleet import format_bytes
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report.grid import Entry, Grid, GridRow
@@ -78,8 +79,8 @@ def write_comparison(runs: Sequence[Run], path: Path, highlight: str | None = No
             for name, (what, frame) in tables.items()
         ],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
 
 

@@ -16,6 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from profl.bench.files import replacing
+
 WIDTH = 850 / 96
 """Inches. At 96 pixels per inch a figure is as wide as a README column, and 9 pt text is 9 pt."""
 
@@ -149,6 +151,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     # Not by savefig, which draws a figure that ever had a layout engine twice.
     figure.set_dpi(192)
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
+    with replacing(png) as partial:
+        FigureCanvasAgg(figure).print_png(partial, metadata={"Software": None})
+    with replacing(svg) as partial:
+        FigureCanvasSVG(figure).print_svg(partial, metadata={"Date": None, "Creator": None})
     return [png, svg]

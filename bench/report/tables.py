@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from profl.bench.files import replacing
 from profl.bench.report.budgets import budgets_frame, budgets_grid
 from profl.bench.report.deviations import deviations
 from profl.bench.report.differences import differences_frame, differences_grid
@@ -46,8 +47,10 @@ def write_tables(run: Run, parts: Sequence[Study], folder: Path) -> list[Path]:
     written = []
     for name, frame in frames.items():
         table, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
-        frame.to_csv(table, index=False, lineterminator="\n")
-        frame.to_parquet(parquet, index=False)
+        with replacing(table) as partial:
+            frame.to_csv(partial, index=False, lineterminator="\n")
+        with replacing(parquet) as partial:
+            frame.to_parquet(partial, index=False)
         written += [table, parquet]
     return written
 
