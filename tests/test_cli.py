@@ -16,6 +16,7 @@ from profl.bench.cli import main
 from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.results import CellFolder
+from tests.conftest import unchecked
 
 SMALL = """
 gpu = "virtual:jetson-orin"
@@ -109,7 +110,7 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
     experiment = Experiment.of(CellFolder(resumed).cell())
     state = {"round": 1, "method": experiment.method().state_dict(), "trained": {}}
     torch.save(state, resumed / "checkpoint.pt")
-    before = json.loads((resumed / "environment.json").read_text())
+    before = unchecked((resumed / "environment.json").read_text())
     now = before["instructions"]
     then = {"avx2": "native", "native": "avx2"}[now]
     (resumed / "environment.json").write_text(json.dumps({**before, "instructions": then}))

@@ -78,7 +78,9 @@ def tell_strays(run: Path, todo: Sequence[Cell] = ()) -> None:
     if names := strays(run, todo):
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         are = "is no cell" if len(names) == 1 else "are no cells"
-        click.echo(printable(f"left out of {run}/cells: {', '.join(names[:3])}{more}, which {are} of a sweep"), err=True)
+        click.echo(
+            printable(f"left out of {run}/cells: {', '.join(names[:3])}{more}, which {are} of a sweep"), err=True
+        )
 
 
 def refuse_incomplete(progress: SweepEvents | SweepProgress, cells: int, run: Path) -> None:

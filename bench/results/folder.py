@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError
-from profl.bench.files import replacing, write_whole
+from profl.bench.files import write_whole
 from profl.bench.memory.timeline import unpack
+from profl.bench.results.checkpoint import read_checkpoint, write_checkpoint
+from profl.bench.results.checksum import sealed, unsealed
 from profl.bench.results.json_files import as_json, read_json, write_json
 from profl.bench.results.schema import (
     ADDED_LATER,
@@ -119,9 +120,24 @@ class CellFolder:
         path = self.path / name
         if not path.exists():
             return None
-        content = read_json(path)
+        content = self._unsealed(read_json(path), str(path))
         _check_form(content, form, str(path), self.path)
         return content
+
+    def _write(self, name: str, values: Mapping[str, Any], indent: int | None = 1) -> None:
+        """Write an object with its checksum."""
+        write_json(self.path / name, sealed(values, self.path.name), indent)
+
+    def _unsealed(self, content: Any, source: str, among: str = "") -> Any:
+        """Return an object, or a list of objects, without its checksum; refuse what does not agree with it."""
+        if isinstance(content, list):
+            return [
+                self._unsealed(entry, source, f" {place} of {len(content)}") for place, entry in enumerate(content, 1)
+            ]
+        try:
+            return unsealed(content, self.path.name + among)
+        except ValueError as error:
+            raise InputError(f"{source} is damaged ({error}): {self.remedy}") from None
 
     def begin(self, cell: Mapping[str, Any]) -> None:
         """Write what is to be run; forget an earlier failure, and what a kill left half written.
@@ -145,15 +161,16 @@ class CellFolder:
         earlier = last.pop("earlier", [])
         if last and last != environment and finished > (earlier[-1]["last_round"] if earlier else 0):
             earlier.append({"last_round": finished, "environment": last})
-        write_json(self.path / "environment.json", {**environment, **({"earlier": earlier} if earlier else {})})
+        self._write("environment.json", {**environment, **({"earlier": earlier} if earlier else {})})
 
     def write_footprints(self, entries: list[dict[str, Any]]) -> None:
         """Write the measured memory of every task of the method."""
-        write_json(self.path / "footprints.json", entries)
+        rows = [sealed(entry, f"{self.path.name} {place} of {len(entries)}") for place, entry in enumerate(entries, 1)]
+        write_json(self.path / "footprints.json", rows)
 
     def write_timelines(self, packed: Mapping[str, Any]) -> None:
         """Write what `profl.bench.memory.timeline.pack` made of every task's timeline, by task."""
-        write_json(self.path / "timelines.json", packed, indent=None)
+        self._write("timelines.json", packed, indent=None)
 
     def timelines(self) -> dict[str, Any]:
         """Return what `write_timelines` wrote; nothing if there is no such file."""
@@ -180,13 +197,21 @@ class CellFolder:
         return entries
 
     def append_round(self, row: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
-        """Add one finished round and replace the checkpoint."""
+        """Add one finished round and replace the checkpoint.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint holds what could not be read back.
+        """
         with open(self.path / "rounds.jsonl", "a") as rows:
-            rows.write(as_json(row) + "\n")
+            rows.write(self._line(row))
             rows.flush()
             os.fsync(rows.fileno())
-        with replacing(self.path / "checkpoint.pt") as partial:
-            torch.save(dict(checkpoint), partial)
+        write_checkpoint(self.path / "checkpoint.pt", self.path.name, checkpoint)
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        return as_json(sealed(row, self.path.name)) + "\n"
 
     def resume(self) -> dict[str, Any] | None:
         """Return the last checkpoint, or None, and drop rows of rounds after it.
@@ -194,18 +219,17 @@ class CellFolder:
         Raises
         ------
         InputError
-            If the checkpoint cannot be read.
+            If the checkpoint cannot be read or is another cell's.
         """
         path = self.path / "checkpoint.pt"
         checkpoint = None
         if path.exists():
             try:
-                checkpoint = torch.load(path, weights_only=True)
-            except Exception as error:
-                message = f"{path} is damaged ({type(error).__name__}): {self.remedy}"
-                raise InputError(message) from error
+                checkpoint = read_checkpoint(path, self.path.name)
+            except ValueError as error:
+                raise InputError(f"{path} {error}: {self.remedy}") from error
         finished = checkpoint["round"] if checkpoint else 0
-        kept = [as_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
+        kept = [self._line(row) for row in self.rounds() if row["round"] <= finished]
         if len(kept) != finished:
             raise InputError(f"{self.path}/rounds.jsonl lacks rows: {self.remedy}")
         write_whole(self.path / "rounds.jsonl", "".join(kept))
@@ -213,7 +237,7 @@ class CellFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the final figures; the checkpoint is no longer needed and goes."""
-        write_json(self.path / "summary.json", summary)
+        self._write("summary.json", summary)
         (self.path / "checkpoint.pt").unlink(missing_ok=True)
 
     def fail(self, traceback: str) -> None:
@@ -248,6 +272,7 @@ class CellFolder:
                 row = json.loads(line)
             except ValueError:
                 raise InputError(f"{path}, line {number} is not JSON: {self.remedy}") from None
+            row = self._unsealed(row, f"{path}, line {number}")
             _check_form(row, ROUND_FORM, f"{path}, line {number}", self.path)
             rows.append({**unknown, **row})
         return rows
