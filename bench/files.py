@@ -27,6 +27,34 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return what a file holds.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it holds more than ``most`` bytes, is no plain file (but a pipe or a device, say, which may never end), or
+        its name is none.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is no plain file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it holds more than {most} bytes")
+    return content
+
+
+def largest_unpacked(packed_bytes: int, most: int) -> int:
+    """Return how many bytes a gzipped file may hold, at most ``most``: what is measured never shrinks a hundredfold.
+
+    What does was made to: a quarter of a megabyte can hold a quarter of a gigabyte of empty lists.
+    """
+    return min(most, 100 * packed_bytes + 2**20)
+
+
 def _to_disk(path: Path) -> None:
     """Wait until a file's content is on the disk: its new name may otherwise get there before it."""
     with open(path, "rb") as file:
