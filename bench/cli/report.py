@@ -41,11 +41,10 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, v
       profl report results/mine --versus fedavg --axis operations
       profl report results/torch-2.14 results/torch-2.15
     """
-    from rich.console import Console
-
     from profl.bench.environment import mixture
     from profl.bench.report import View, closing_table, write_comparison, write_report
     from profl.bench.results import read_run
+    from profl.bench.terminal import Terminal
 
     for run in runs:
         tell_strays(run)
@@ -60,4 +59,4 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, v
     view = View(highlight, versus, axis)
     for path in write_report(results, output, view):
         click.echo(path)
-    Console().print(closing_table(results, view))
+    Terminal().print(closing_table(results, view))

@@ -28,8 +28,6 @@ def carry_out(
     InputError
         Before any work, if the folder is damaged or holds cells of another recipe.
     """
-    from rich.console import Console
-
     from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.environment import mixture, training_environment
     from profl.bench.progress import SweepEvents, SweepProgress
@@ -37,12 +35,13 @@ def carry_out(
     from profl.bench.results.record import read_record
     from profl.bench.results.run import check_one_recipe
     from profl.bench.sweep import run_sweep
+    from profl.bench.terminal import Terminal
 
     todo = [experiment.cell for experiment in possible]
     tell_strays(run, todo)
     workers = workers or os.cpu_count() or 1
     engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     for cell in todo:
         read_record(folder_of(cell, run))
     check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])

@@ -60,18 +60,18 @@ def models(
       profl survey models --model resnet50 --model vit_b_16 --gpu virtual:l4 --batch-size 32 --output mine.csv
       profl survey models --precision bfloat16 --gpu virtual:h100 --gpu estimate:h100
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from profl.bench.cli.survey_output import errors_table, peaks_table, print_line, row_name
     from profl.bench.survey.models import GPUS, MODELS, USUAL_PRECISIONS, entries, identity, missing
     from profl.bench.survey.models import survey as measure_all
     from profl.bench.survey.table import EntryRow, as_frame, errors, identity_of, read_table
+    from profl.bench.terminal import Terminal
 
     gpus = [available(name) for name in gpu or GPUS]
     wanted = entries(model or MODELS, gpus, precision or USUAL_PRECISIONS, batch_size, image_size)
     todo = missing(wanted, output)
-    console, aside = Console(), Console(stderr=True)
+    console, aside = Terminal(), Terminal(stderr=True)
     aside.print(f"{len(wanted)} entries, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
     with Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
         bar = bars.add_task("measuring", total=len(todo))
@@ -125,17 +125,16 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
       profl survey recorders
       profl survey recorders --subject "resnet18, 8 x 224x224" --output mine.csv
     """
-    from rich.console import Console
-
     from profl.bench.cli.survey_output import print_line, recorders_table
     from profl.bench.errors import unknown
     from profl.bench.survey.recorders import SUBJECTS, compare
+    from profl.bench.terminal import Terminal
 
     for name in subject:
         if name not in SUBJECTS:
             unknown("subject", name, SUBJECTS)
     chosen = {name: workload for name, workload in SUBJECTS.items() if not subject or name in subject}
-    aside, console = Console(stderr=True), Console()
+    aside, console = Terminal(stderr=True), Terminal()
     table = compare(chosen, lambda name, recorder: print_line(aside, f"{recorder} has recorded {name}"))
     output.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(output, index=False)

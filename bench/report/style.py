@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogFormatterSciNotation
 
 from profl.bench.files import replacing
 
@@ -42,6 +44,7 @@ _SETTINGS = {
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is one
     "svg.hashsalt": "profl",  # else every SVG gets new random ids
 }
 
@@ -117,6 +120,18 @@ def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
     for place, panel in enumerate(axes[:count]):
         panel.tick_params(labelbottom=place + columns >= count)
     return axes[:count]
+
+
+class PowersOfTen(LogFormatterSciNotation):
+    """Labels of a logarithmic axis as matplotlib writes them, but without its language for formulas."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return ``10⁻³`` where matplotlib has ``$\\mathdefault{10^{-3}}$``."""
+        text = re.sub(r"\^\{(.*?)\}", lambda power: power[1].translate(_RAISED), super().__call__(x, pos))
+        return text.removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def say_empty(axes: Axes) -> None:

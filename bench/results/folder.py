@@ -20,7 +20,7 @@ from profl.bench.files import write_whole
 from profl.bench.memory.timeline import unpack
 from profl.bench.results.checkpoint import read_checkpoint, write_checkpoint
 from profl.bench.results.checksum import sealed, unsealed
-from profl.bench.results.json_files import as_json, read_json, write_json
+from profl.bench.results.json_files import as_json, may_hold_unprintable, read_json, write_json
 from profl.bench.results.schema import (
     ADDED_LATER,
     ENVIRONMENT_FORM,
@@ -32,7 +32,7 @@ from profl.bench.results.schema import (
     ROUND_FORM,
     SUMMARY_FORM,
 )
-from profl.bench.validation import describe
+from profl.bench.validation import check_texts, describe
 
 _GLANCE_SECONDS = 1
 """More than long enough for whoever only looks whether a cell's lock is held."""
@@ -242,7 +242,7 @@ class CellFolder:
 
     def fail(self, traceback: str) -> None:
         """Record a failure; what was finished stays."""
-        write_whole(self.path / "error.txt", traceback)
+        write_whole(self.path / "error.txt", traceback.encode(errors="backslashreplace").decode())
 
     def failure(self) -> str:
         """Return the last line of the last failure; empty if it did not fail."""
@@ -273,6 +273,8 @@ class CellFolder:
             except ValueError:
                 raise InputError(f"{path}, line {number} is not JSON: {self.remedy}") from None
             row = self._unsealed(row, f"{path}, line {number}")
+            if may_hold_unprintable(line):
+                check_texts(row, f"{path}, line {number}")
             _check_form(row, ROUND_FORM, f"{path}, line {number}", self.path)
             rows.append({**unknown, **row})
         return rows
