@@ -12,7 +12,8 @@ _BEGINS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def as_csv(frame: pd.DataFrame) -> str:
     """Return a frame as CSV; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
     texts = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
-    return frame.assign(**{name: frame[name].map(_inert) for name in texts}).to_csv(index=False, lineterminator="\n")
+    inert = frame.assign(**{name: frame[name].map(_inert) for name in texts}).rename(columns=_inert)
+    return inert.to_csv(index=False, lineterminator="\n")
 
 
 def _inert(value: Any) -> Any:

@@ -50,12 +50,12 @@ def _copy(run: Path) -> Path:
 
 def test_texts_that_begin_a_formula_get_an_apostrophe_and_numbers_none():
     frame = pd.DataFrame(
-        {"text": ["=1", "+a", "-a", "@a", "\ta", "a=", None], "number": [-1.5] * 7, "mixed": [-1, *"=bcdef"]}
+        {"text": ["=1", "+a", "-a", "@a", "\ta", "a=", None], "number": [-1.5] * 7, "=mixed": [-1, *"=bcdef"]}
     )
     again = pd.read_csv(io.StringIO(as_csv(frame)))
     assert again["text"].tolist()[:6] == ["'=1", "'+a", "'-a", "'@a", "'\ta", "a="]
     assert again["number"].tolist() == [-1.5] * 7
-    assert again["mixed"].tolist() == ["-1", "'=", *"bcdef"]
+    assert again["'=mixed"].tolist() == ["-1", "'=", *"bcdef"]
 
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "a\x00", "\udcff", "\u202eb", "\x85", "\x7f"])
