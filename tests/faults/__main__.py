@@ -25,7 +25,7 @@ def main() -> None:
             lambda: harm.killed(server, "here", 30, folder, whole, seconds),
             lambda: harm.killed(server, "two", 30, folder, whole, 3 * seconds),
             lambda: harm.broken_worker(server, 10, folder, whole, 3 * seconds),
-            lambda: harm.too_full(server, [1, 100, 700, 2_000, 20_000, 100_000], folder, whole),
+            lambda: harm.too_full(server, [1, 100, 700, 2_000, 20_000, 40_000], folder, whole),
             lambda: harm.full_disk(server, [4, 16, 64, 128, 256, 400], folder, whole),
             lambda: harm.damaged(folder / "whole", 1000, folder),
             lambda: harm.mixed_up(folder / "whole", folder),

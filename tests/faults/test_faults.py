@@ -48,7 +48,7 @@ def test_a_killed_sweep_goes_on_to_the_same_results(whole: Whole, server: harm.V
 
 
 def test_a_disk_without_room_costs_nothing(whole: Whole, server: harm.Victims, tmp_path: Path):
-    holds(harm.too_full(server, [100_000], tmp_path, whole.bits))
+    holds(harm.too_full(server, [20_000], tmp_path, whole.bits))
 
 
 def test_a_damaged_checkpoint_is_told_or_changes_nothing(whole: Whole, server: harm.Victims, tmp_path: Path):
