@@ -338,7 +338,8 @@ def at_once(one: Victims, other: Victims, times: int, folder: Path, whole: Bits,
     """Run two sweeps into one folder, and read it all the while as a report does."""
     tally, draw = Tally("two sweeps and a reader at once"), random.Random(3)
     for number in range(times):
-        sweep, over, wrong = folder / f"both-{number}", threading.Event(), []
+        sweep, over = folder / f"both-{number}", threading.Event()
+        wrong: list[str] = []
 
         def read(sweep: Path = sweep, over: threading.Event = over, wrong: list[str] = wrong) -> None:
             while not over.is_set():
