@@ -7,7 +7,7 @@ RUN ?= results/run-default
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench plots regress test lint
+.PHONY: help install bench plots regress test faults lint
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -33,6 +33,9 @@ test: $(READY)  ## run all tests, with line coverage: the benchmarks alone, then
 	$(BIN)/python -m pytest tests/benchmarks --cov --cov-report=
 	$(BIN)/python -m pytest --ignore tests/benchmarks --numprocesses $(WORKERS) --dist loadfile \
 		--cov --cov-append --cov-report=term --cov-fail-under=90
+
+faults: $(READY)  ## kill sweeps, damage their files, fill their disks (minutes), and tell what came of it
+	$(BIN)/python -m tests.faults
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -16,12 +16,13 @@ from profl.bench.cell import EXACT, Cell, MeasuredAs, Positive, Recipe, Seed, Wi
 from profl.bench.data import shape_of, takes_folder, users_of
 from profl.bench.data.partition import parse_scheme
 from profl.bench.errors import InputError
-from profl.bench.experiment import Experiment
+from profl.bench.experiment import Experiment, Offers
+from profl.bench.files import read_bounded
 from profl.bench.fleet import UNLIMITED, Tier
 from profl.bench.memory.gpu.profile import VIRTUAL, resolve
 from profl.bench.models import ModelSpec
 from profl.bench.registry import method_class, method_options
-from profl.bench.technique import NONE
+from profl.bench.technique import NONE, Technique
 from profl.bench.validation import checked
 
 
@@ -37,6 +38,9 @@ class Grid:
     seed: Annotated[list[Seed], Field(min_length=1)]
     technique: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: [NONE])
 
+
+LARGEST_CONFIG_BYTES = 2**20
+"""Longer files are no sweep's configuration."""
 
 GRID = tuple(axis.name for axis in fields(Grid))
 
@@ -78,10 +82,12 @@ def read_config(path: Path) -> Config:
         If the file is missing or malformed, or holds a key that is not known or a value that cannot be used.
     """
     try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(path, LARGEST_CONFIG_BYTES).decode()
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): give a TOML file, or --preset NAME") from None
-    except tomllib.TOMLDecodeError as error:
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of more digits, and tables deeper, than Python reads
         raise InputError(f"{path} is not TOML: {error}") from None
     return checked(Config, values, str(path))
 
@@ -118,26 +124,38 @@ def cells(config: Config) -> list[Cell]:
         names = ", ".join(config.grid.dataset)
         raise InputError(f"data is '{config.data}', but {names} comes with profl: leave data out, or name its dataset")
     ignoring = {name for name in config.grid.method if method_class(name).ignores_memory}
+    rates = {name: config.learning_rates.get(name, config.recipe.learning_rate) for name in config.grid.method}
+    recipes = {rate: replace(config.recipe, learning_rate=rate) for rate in rates.values()}
+    tiers = {text: _read_tier(text, config.recipe.devices) for text in {*config.grid.tier, UNLIMITED}}
+    techniques = {text: str(Technique.parse(text)) for text in config.grid.technique}
+    seen = set()
     for values in itertools.product(*(getattr(config.grid, axis) for axis in GRID)):
         named = dict(zip(GRID, values, strict=True))
         if named["method"] in ignoring:
             named["tier"] = UNLIMITED
-        tier = Tier.parse(named["tier"])
-        tier.budgets(config.recipe.devices, named["seed"], full_model_bytes=1)
-        rate = config.learning_rates.get(named["method"], config.recipe.learning_rate)
+        named["technique"] = techniques[named["technique"]]
+        if (identity := tuple(named.values())) in seen:
+            continue
+        seen.add(identity)
         cell = Cell(
             **named,
             gpu=config.gpu,
             data=config.data,
-            recipe=replace(config.recipe, learning_rate=rate),
+            recipe=recipes[rates[named["method"]]],
             options=config.options.get(named["method"], {}),
-            listed_budgets=None if tier.listed is None else list(tier.listed),
+            listed_budgets=tiers[named["tier"]],
             memory_only=config.memory_only,
             measured_as=config.measured_as,
         )
-        if cell not in result:
-            result.append(cell)
+        result.append(cell)
     return result
+
+
+def _read_tier(text: str, devices: int) -> list[int] | None:
+    """Return the budgets that a tier lists, if it is a file; refuse one that gives no fleet of this size its memory."""
+    tier = Tier.parse(text)
+    tier.budgets(devices, 0, full_model_bytes=1)
+    return None if tier.listed is None else list(tier.listed)
 
 
 def experiments(config: Config) -> list[Experiment]:
@@ -151,7 +169,8 @@ def experiments(config: Config) -> list[Experiment]:
     GpuUnavailable
         If no GPU has this name.
     """
-    possible = [Experiment.of(cell) for cell in cells(config)]
+    offers = Offers()
+    possible = [Experiment.of(cell, offers) for cell in cells(config)]
     for dataset, model in {(one.cell.dataset, one.model) for one in possible}:
         _check_shapes(dataset, model)
     for dataset, folder in {(one.cell.dataset, one.cell.data_folder) for one in possible if one.cell.recipe.by_user}:

@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,15 @@ def training_environment() -> dict[str, Any]:
         "mkl_cbwr": os.environ.get("MKL_CBWR", "not set"),
         "blas": _built_with(r"BLAS_INFO=(\w+)", build),
     }
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine, or what of it this process's container may have."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no such limit, or the word max
+        return installed
 
 
 def _built_with(pattern: str, build: str) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from profl.bench.cell import Cell
+from profl.bench.contained import contained
 from profl.bench.data import Dataset, load_dataset
 from profl.bench.data.held_out import hold_out
 from profl.bench.data.partition import parse_scheme, partition
@@ -30,6 +32,7 @@ from profl.bench.memory.usage import PEAK_STATISTICS, Usage, memory_usage
 from profl.bench.method import LocalContext, RoundSummary, Task, Update, filled
 from profl.bench.models.normalisation import batchnorms
 from profl.bench.operations import operations_per_example
+from profl.bench.plugins import offered_by
 from profl.bench.randomness import initialised, numpy_generator, torch_generator
 from profl.bench.results import CellFolder
 from profl.bench.results.score import mean_of_last_tests
@@ -41,6 +44,7 @@ from profl.bench.training import (
     recalibrate_batchnorm,
     train_locally,
 )
+from profl.bench.validation import check_texts
 
 RoundRow = dict[str, Any]
 
@@ -122,6 +126,7 @@ class Federation:
         # Tested before the schedule moves on: the next step's network is not what this round trained.
         tested = self._test(number)
         diagnostics = dict(self.method.diagnostics())
+        check_texts([phase, tested["tested"], list(diagnostics)], f"phases and diagnostics of '{self.cell.method}'")
         self.method.finish_round(RoundSummary(number, len(updates), train_loss))
         return {
             "round": number,
@@ -294,28 +299,38 @@ def run_cell(
     cell = experiment.cell
     whole = load_dataset(cell.dataset, cell.data_folder, cell.recipe.by_user)
     dataset = hold_out(whole, cell.recipe.held_out_share, cell.seed)
-    federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
+    who = f"method '{cell.method}'"
     checkpoint = folder.resume()
-    if checkpoint:
-        if "trained" not in checkpoint:
-            raise InputError(f"{folder.path} was begun by a version that tested by other rules: {folder.remedy}")
-        federation.method.load_state_dict(checkpoint["method"])
-        federation.trained.load_state_dict(checkpoint["trained"])
+    with contained(who):
+        federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
+        if checkpoint:
+            if "trained" not in checkpoint:
+                raise InputError(f"{folder.path} was begun by a version that tested by other rules: {folder.remedy}")
+            federation.method.load_state_dict(checkpoint["method"])
+            federation.trained.load_state_dict(checkpoint["trained"])
     finished = checkpoint["round"] if checkpoint else 0
-    folder.enter(training_environment(), finished)
+    folder.enter(training_environment() | _packages(cell), finished)
     attempt = max((row["attempt"] or 1 for row in folder.rounds()), default=0) + 1
     for number in range(finished + 1, cell.recipe.rounds + 1):
-        row = {**federation.run_round(number), "attempt": attempt}
-        folder.append_round(
-            row,
-            {
+        with contained(who):
+            row = {**federation.run_round(number), "attempt": attempt}
+            state = {
                 "round": number,
                 "method": federation.method.state_dict(),
                 "trained": federation.trained.state_dict(),
-            },
-        )
+            }
+        folder.append_round(row, state)
         on_round(row)
     folder.finish(_summary(folder.rounds(), federation, full_model_bytes))
+
+
+def _packages(cell: Cell) -> dict[str, str]:
+    """Return which packages the cell's method and model come from, as far as that is known."""
+    found = {
+        "method_package": offered_by("profl.methods", cell.method),
+        "model_package": offered_by("profl.models", cell.model.partition(":")[0]),
+    }
+    return {name: package for name, package in found.items() if package}
 
 
 def _summary(rows: list[RoundRow], federation: Federation, full_model_bytes: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,52 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Yield another path to write to, which then takes the place of ``path``; its folder is made if need be.
 
-    Whoever reads meanwhile, and after a kill, finds the old file or the new one.
+    Whoever reads meanwhile, and after a kill or the loss of power, finds the old file or the new one. Several may write
+    at once, as each has a path of its own: the last one's file stays. An error leaves nothing behind, a kill a file
+    that ends in ``.partial``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    yield partial
-    os.replace(partial, path)
+    partial = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        _to_disk(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return what a file holds.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it holds more than ``most`` bytes, is no plain file (but a pipe or a device, say, which may never end), or
+        its name is none.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is no plain file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it holds more than {most} bytes")
+    return content
+
+
+def largest_unpacked(packed_bytes: int, most: int) -> int:
+    """Return how many bytes a gzipped file may hold, at most ``most``: what is measured never shrinks a hundredfold.
+
+    What does was made to: a quarter of a megabyte can hold a quarter of a gigabyte of empty lists.
+    """
+    return min(most, 100 * packed_bytes + 2**20)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content is on the disk: its new name may otherwise get there before it."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_whole(path: Path, text: str) -> None:

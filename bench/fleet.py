@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from profl.bench.errors import InputError
+from profl.bench.files import read_bounded
 
 UNITS = {
     "B": 1,
@@ -34,7 +35,7 @@ UNLIMITED = "unlimited"
 """The tier of a method that ignores memory: every task fits every device."""
 
 _BYTES_BY_NAME = {name.lower(): size for name, size in UNITS.items()}
-_NUMBER = r"([+-]?\d+(?:\.\d+)?)"
+_NUMBER = r"([+-]?\d{1,20}(?:\.\d{1,20})?)"
 _AMOUNT = re.compile(rf"{_NUMBER}\s*([a-z]*|%)", re.IGNORECASE)
 _RANGE = re.compile(rf"{_NUMBER}\s*(%?)\s*\.\.\s*{_NUMBER}\s*([a-z]*|%)", re.IGNORECASE)
 
@@ -54,7 +55,13 @@ def parse_bytes(text: str) -> int:
     size = int(Fraction(number) * _unit_bytes(unit, text))
     if size < 1:
         raise InputError(f"'{text}' is not above zero: a budget is at least one byte")
+    _check_size(size, text)
     return size
+
+
+def _check_size(size: int | Fraction, text: str) -> None:
+    if size > sys.maxsize:
+        raise InputError(f"'{text}' is more memory than can be addressed: write at most {sys.maxsize} B")
 
 
 def format_bytes(size: float) -> str:
@@ -120,11 +127,13 @@ class Tier:
                 return cls(text, scale=Fraction(parse_bytes(text)))
             if Fraction(number) <= 0:
                 raise InputError(f"tier '{text}' is not above zero: write a share such as 50%")
+            _check_share(Fraction(number), text)
             return cls(text, scale=Fraction(number), relative=True)
-        if Path(text).expanduser().is_file():
-            return cls(text, listed=_read_budgets(Path(text).expanduser()))
+        if path := _file(text):
+            return cls(text, listed=_read_budgets(path))
+        shown = text if len(text) < 100 else f"{text[:100]}..."
         raise InputError(
-            f"tier '{text}' is neither a budget (512MiB), a share of the full model's least budget (50%), "
+            f"tier '{shown}' is neither a budget (512MiB), a share of the full model's least budget (50%), "
             "a range (100..900MB, 20%..120%) nor a file with one budget a line"
         )
 
@@ -139,6 +148,10 @@ class Tier:
         if low_percent and not relative:
             raise InputError(f"tier '{text}' mixes a share and an amount: write 100..900MB or 20%..120%")
         scale = 1 if relative else _unit_bytes(unit, text)
+        if relative:
+            _check_share(int(high), text)
+        else:
+            _check_size(int(high) * scale, text)
         return cls(text, int(low), int(high), Fraction(scale), relative)
 
     def budgets(self, devices: int, seed: int, full_model_bytes: int | None = None) -> list[int]:
@@ -261,10 +274,31 @@ def _unit_bytes(unit: str, text: str) -> int:
     return _BYTES_BY_NAME[unit.lower()]
 
 
+_LARGEST_SHARE = 10**6
+"""Percent of a model's least budget; far above what any device has."""
+
+_LARGEST_FILE_BYTES = 2**26
+"""Of a list of budgets: 64 bytes for each of a million devices."""
+
+
+def _check_share(percent: int | Fraction, text: str) -> None:
+    if percent > _LARGEST_SHARE:
+        raise InputError(f"tier '{text}' is above {_LARGEST_SHARE}%: write a smaller share, or {UNLIMITED}")
+
+
+def _file(text: str) -> Path | None:
+    """Return the file that a text names, if it does."""
+    try:
+        path = Path(text).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long for a name; ~ of nobody; a null character
+        return None
+
+
 def _read_budgets(path: Path) -> tuple[int, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_bounded(path, _LARGEST_FILE_BYTES).decode().splitlines()
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a list of budgets ({error})") from error
     budgets = []
     for number, line in enumerate(lines, start=1):

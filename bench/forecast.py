@@ -11,9 +11,9 @@ from functools import cache
 import torch
 
 from profl.bench.cell import Cell
+from profl.bench.contained import usual_torch
 from profl.bench.data import Dataset, load_dataset
 from profl.bench.data.held_out import hold_out
-from profl.bench.engine.job import one_torch_thread
 from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation
 from profl.bench.fleet import eligibility
@@ -158,7 +158,7 @@ def operations_per_second(experiment: Experiment) -> float:
     targets = torch.zeros(recipe.batch_size, dtype=torch.int64, device=device)
     step = LocalStep(task, module, recipe)
     steps, seconds = 0, 0.0
-    with one_torch_thread():
+    with usual_torch():
         float(step(inputs, targets))  # the first one chooses kernels
         began = time.perf_counter()
         while seconds < TIMED_SECONDS:

@@ -31,7 +31,8 @@ def load(kind: str, name: str, points: Mapping[str, EntryPoint]) -> Any:
     Raises
     ------
     InputError
-        If no installed package offers it, if several do, or if its module cannot be imported.
+        If no installed package offers it, if several do, or if its module cannot be imported or sets PyTorch
+        otherwise for all.
     """
     if name not in points:
         unknown(kind, name, points)
@@ -39,11 +40,21 @@ def load(kind: str, name: str, points: Mapping[str, EntryPoint]) -> Any:
     if len({offer.value for offer in offers}) > 1:
         packages = " and ".join(sorted(f"{offer.dist.name if offer.dist else '?'} ({offer.value})" for offer in offers))
         raise InputError(f"{kind} '{name}' is offered by {packages}: uninstall all but one, or rename theirs")
-    try:
-        return points[name].load()
-    except (Exception, SystemExit) as error:  # a plug-in's module may raise anything
-        where = f"{kind} '{name}' ({points[name].value})"
-        raise InputError(f"{where} cannot be imported: {_said(error)}") from error
+    from profl.bench.contained import contained  # imports torch, which names alone do not need
+
+    where = f"{kind} '{name}' ({points[name].value})"
+    with contained(where):
+        try:
+            return points[name].load()
+        except (Exception, SystemExit) as error:  # a plug-in's module may raise anything
+            raise InputError(f"{where} cannot be imported: {_said(error)}") from error
+
+
+def offered_by(group: str, name: str) -> str | None:
+    """Return the package and version that offer a name, and where it lies there; None if that is not known."""
+    point = installed(group).get(name)
+    dist = point.dist if point else None
+    return f"{dist.name} {dist.version} ({point.value})" if point and dist else None
 
 
 def _said(error: Exception | SystemExit) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 from filelock import Timeout
 
 from profl.bench.cell import Cell
+from profl.bench.contained import contained
 from profl.bench.data import load_dataset
 from profl.bench.data.held_out import held_out
 from profl.bench.data.partition import partition
@@ -16,7 +17,7 @@ from profl.bench.engine import Engine, Job, Listener, Outcome
 from profl.bench.engine.job import failure
 from profl.bench.experiment import Experiment
 from profl.bench.measuring import measure_tasks
-from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import CellFolder, folder_of
 
@@ -83,13 +84,16 @@ def _measured(experiment: Experiment, folder: CellFolder, prober: Prober, listen
     try:
         with folder.lock():
             folder.begin(cell.to_dict())
-            measured = measure_tasks(experiment, prober)
+            with contained(f"method '{cell.method}'"):
+                measured = measure_tasks(experiment, prober)
             folder.write_footprints(measured.entries(cell))
             folder.write_timelines(measured.timelines())
     except Timeout:
         listener.finished(cell, Outcome(taken=True))
         return None
-    except MeasurementFailed as error:
+    except (GpuUnavailable, OSError):  # and so it is for every cell
+        raise
+    except Exception as error:  # code that is plugged in may raise anything
         listener.finished(cell, failure(folder, error))
         return None
     listener.measured(cell)

@@ -12,6 +12,7 @@ from profl.bench.config import Config, override
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.results import Record, read_run
+from profl.bench.results.folder import cell_folders
 from profl.bench.technique import Technique
 
 
@@ -97,6 +98,8 @@ def finished(folder: Path, config: Config, share: float) -> dict[float, list[Rec
         try:
             rate = float(run.parent.name)
         except ValueError:
+            continue
+        if not cell_folders(run.parent):  # killed before it began one
             continue
         wanted = override(replace(config, learning_rates={}), {}, learning_rate=rate, held_out_share=share).recipe
         records[rate] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -29,8 +29,17 @@ def checked(kind: type[T], values: Any, source: str) -> T:
         Naming ``source``, the first value that cannot be used, and why.
     """
     try:
+        check_texts(values, source)
         # As JSON, since only there may a list stand for a tuple and a table for a dataclass while types are strict.
-        return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+        text = json.dumps(values, default=str)
+    except RecursionError:
+        raise InputError(f"{source}: values lie too deep within each other: take them apart") from None
+    except InputError:
+        raise
+    except ValueError as error:  # a number of more digits than Python writes
+        raise InputError(f"{source}: {error}") from None
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         raise InputError(describe(error, source, kind)) from None
 
@@ -51,8 +60,12 @@ def describe(error: ValidationError, source: str = "", kind: type | None = None)
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         problem = f"{', '.join(missing[:5])}{more} {'is' if len(missing) == 1 else 'are'} missing"
     else:
-        problem = f"{name} cannot be {first['input']!r}: {first['msg'].lower()}".lstrip()
+        problem = f"{name} cannot be {_shortened(repr(first['input']))}: {first['msg'].lower()}".lstrip()
     return f"{source}: {problem}" if source else problem
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) < 200 else f"{text[:200]}..."
 
 
 def _known(kind: Any, place: Sequence[str]) -> str:
@@ -64,6 +77,26 @@ def _known(kind: Any, place: Sequence[str]) -> str:
         return ""
     names = [field.name for field in fields(kind)]
     return f": {choose(nearest(place[-1], names), ', '.join(names))}"
+
+
+def check_texts(values: Any, source: str) -> None:
+    """Make sure that every text in plain values, the keys among them, can be shown wherever results are.
+
+    Raises
+    ------
+    InputError
+        Naming ``source`` and the text, with what cannot be shown in it written out.
+    """
+    if isinstance(values, str):
+        if not is_printable(values):
+            raise InputError(f"{source}: {values[:60]!r} holds characters that cannot be shown: choose another name")
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            check_texts(name, source)
+            check_texts(value, source)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            check_texts(value, source)
 
 
 def is_printable(text: str) -> bool:

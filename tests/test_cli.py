@@ -16,6 +16,7 @@ from profl.bench.cli import main
 from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.results import CellFolder
+from tests.conftest import unchecked
 
 SMALL = """
 gpu = "virtual:jetson-orin"
@@ -77,6 +78,28 @@ def test_a_second_sweep_repeats_nothing(run: Path):
     assert {path: path.read_bytes() for path in (run / "cells").rglob("*") if path.is_file()} == before
 
 
+def test_folders_that_are_no_cells_stop_neither_sweep_nor_report(run: Path, tmp_path: Path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    cells = copy / "cells"
+    lost, kept, _ = sorted(cells.iterdir())
+    rows = (lost / "rounds.jsonl").read_bytes()
+    (lost / "cell.json").rename(lost / "cell.json.partial")  # as if killed before its name was given
+    shutil.copytree(kept, cells / f"{kept.name} (copy)")
+    (cells / "fedavg-resnet18w9-digits-50-seed0-01234567").mkdir()  # killed before it was begun, and of another sweep
+    (cells / ".ipynb_checkpoints").mkdir()
+    report = profl("report", copy)
+    assert report.exit_code == 0
+    assert f"left out of {cells}: " in report.stderr
+    assert "and 1 more, which are no cells of a sweep" in report.stderr
+    result = profl("sweep", "--config", run.parent / "small.toml", "--output", copy, "--workers", 1)
+    assert result.exit_code == 0, result.output
+    assert "2 of them done already" in " ".join(result.stderr.split())
+    assert lost.name not in result.stderr.splitlines()[0]
+    assert not (lost / "cell.json.partial").exists()
+    assert (lost / "rounds.jsonl").read_bytes() == rows
+    assert len((copy / "report" / "cells.csv").read_text().splitlines()) == 4
+
+
 def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run: Path, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
@@ -87,7 +110,7 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
     experiment = Experiment.of(CellFolder(resumed).cell())
     state = {"round": 1, "method": experiment.method().state_dict(), "trained": {}}
     torch.save(state, resumed / "checkpoint.pt")
-    before = json.loads((resumed / "environment.json").read_text())
+    before = unchecked((resumed / "environment.json").read_text())
     now = before["instructions"]
     then = {"avx2": "native", "native": "avx2"}[now]
     (resumed / "environment.json").write_text(json.dumps({**before, "instructions": then}))

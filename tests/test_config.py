@@ -1,15 +1,18 @@
 """A sweep's configuration: its cells, and what is refused before any work."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from profl.bench.config import Grid, cells, experiments, override, read_config, read_options
+from profl.bench.environment import memory_bytes
 from profl.bench.errors import InputError
+from profl.bench.experiment import Experiment
 from profl.bench.fleet import UNLIMITED
 from profl.bench.presets import presets
-from profl.bench.registry import methods
+from profl.bench.registry import create_method, methods
 from profl.bench.results.run import check_one_recipe
 from tests.conftest import SMALL_RECIPE
 from tests.sweeps import CONFIG, GRID
@@ -104,6 +107,16 @@ def test_unknown_options_are_refused():
         (FILE.replace("width = [2]", "width = [1000000]"), "grid.width.0 cannot be 1000000"),
         (FILE + "recipe = {devices = 100000000}", "recipe.devices cannot be 100000000"),
         (FILE + "recipe = {learning_rate = 1e308}", r"recipe.learning_rate cannot be 1e\+308"),
+        (FILE.replace("[0]", f"[{'9' * 5000}]"), "is not TOML: Exceeds the limit"),
+        (FILE.replace("[0]", f"[0x{'f' * 5000}]"), "Exceeds the limit"),
+        (FILE + f"options = {{profl = {{a = {'[' * 5000}}}", "is not TOML: "),
+        (FILE + f"options = {{profl = {{a = {'[' * 300}{']' * 300}}}}}", "recursion limit|take them apart"),
+        (
+            FILE + "learning_rates = {" + "a." * 3000 + "b = 1}",
+            r"learning_rates\.a cannot be|take them apart|is not TOML",
+        ),
+        (FILE.replace("'1MB'", '"\\u001b[31m"'), r"holds characters that cannot be shown"),
+        (FILE + "#" * 2**20, "holds more than 1048576 bytes"),
     ],
 )
 def test_a_bad_file_is_refused(text: str, message: str, tmp_path: Path):
@@ -111,6 +124,37 @@ def test_a_bad_file_is_refused(text: str, message: str, tmp_path: Path):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_config(path)
+
+
+def test_what_is_no_plain_file_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in (tmp_path / "pipe.toml", tmp_path, Path("/dev/zero"), Path("a\0b")):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_config(path)
+
+
+def test_a_large_grid_is_looked_up_in_few_steps(monkeypatch: pytest.MonkeyPatch):
+    built: list[str] = []
+
+    def counted(name: str, *arguments: object):
+        built.append(name)
+        return create_method(name, *arguments)
+
+    monkeypatch.setattr("profl.bench.experiment.create_method", counted)
+    tiers, seeds = [f"{share}%" for share in range(1, 21)], list(range(50))
+    grid = Grid(**{**GRID, "method": ["exclusive", "heterofl", "decomfl"], "tier": tiers, "seed": seeds})
+    possible = experiments(replace(CONFIG, grid=grid))
+    assert len(possible) == 3 * 20 * 50
+    assert {name: built.count(name) for name in grid.method} == {"exclusive": 2, "heterofl": 2, "decomfl": 50}
+    for one in possible[:: 20 * 50 - 1]:
+        assert one.tasks == Experiment.of(one.cell).tasks
+
+
+def test_a_network_that_this_machine_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("profl.bench.experiment.memory_bytes", lambda: 10**7)
+    with pytest.raises(InputError, match=r"width 61 takes at least .* MiB to train, and this machine has 9.537 MiB"):
+        experiments(replace(CONFIG, grid=Grid(**{**GRID, "width": [61]})))
+    assert memory_bytes() > 10**8
 
 
 def test_a_missing_file_is_refused(tmp_path: Path):

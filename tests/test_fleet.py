@@ -1,3 +1,6 @@
+import random
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -237,3 +240,38 @@ def test_a_mask_of_another_fleet_is_refused():
 
 def test_a_tier_keeps_its_text():
     assert Tier.parse(" 100..900MB ").text == "100..900MB"
+
+
+def test_whatever_is_written_is_a_tier_or_refused_in_one_line():
+    draw = random.Random(0)
+    pieces = [
+        *"0123456789.%+-~/ \0\n",
+        "..",
+        "MB",
+        "GiB",
+        "kb",
+        "TiB",
+        "unlimited",
+        "9" * 40,
+        "9" * 5000,
+        "~nouser",
+        "²",
+        "٣",
+    ]
+    refused = 0
+    for _ in range(3000):
+        text = "".join(draw.choices(pieces, k=draw.randint(0, 6)))
+        try:
+            budgets = Tier.parse(text).budgets(3, 0, full_model_bytes=2**40)
+        except InputError as error:
+            refused += 1
+            assert len(str(error)) < 6000  # noqa: PT017
+            continue
+        assert all(0 <= budget < 2**63 for budget in budgets)
+    assert 1000 < refused < 3000
+
+
+def test_a_list_of_budgets_that_never_ends_is_refused(tmp_path: Path):
+    (tmp_path / "long").write_text("1MB\n" * 2**24 + "1")
+    with pytest.raises(InputError, match="holds more than 67108864 bytes"):
+        Tier.parse(str(tmp_path / "long"))

@@ -6,8 +6,10 @@ A command's module imports click alone, and its function what the command needs:
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -31,6 +33,7 @@ class Friendly(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _print_any_text()
             with _terminated_like_ctrl_c():
                 return super().invoke(ctx)
         except KeyboardInterrupt as stop:
@@ -52,16 +55,22 @@ def _in_one_line(error: Exception) -> str | None:
     from pydantic import ValidationError
 
     from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
-    from profl.bench.validation import describe
+    from profl.bench.validation import describe, printable
 
     match error:
         case ValidationError():
-            return describe(error)
+            return printable(describe(error))
         case InputError() | GpuUnavailable() | MeasurementFailed():
-            return in_one_line(error)
+            return printable(in_one_line(error))
         case OSError():
-            return f"{error.filename or 'a file'}: {error.strerror or error}"
+            return printable(f"{error.filename or 'a file'}: {error.strerror or error}")
     return None
+
+
+def _print_any_text() -> None:
+    """Let the name of a file be printed whose bytes are no text."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

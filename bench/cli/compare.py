@@ -27,11 +27,10 @@ def compare(run: Path, other: Path, device: int | None, task: str | None, as_jso
       profl compare card.pickle virtual.json.gz --task "full model"
       profl compare yesterday.pickle today.pickle --json > difference.json
     """
-    from rich.console import Console
-
     from profl.bench.cli.against import print_comparison
     from profl.bench.memory.comparison.against import Comparison
     from profl.bench.memory.comparison.pairing import pairs, read_sides
+    from profl.bench.terminal import Terminal
 
     sides = [read_sides(path, device, task) for path in (run, other)]
     compared = [(title, Comparison(one, its)) for title, one, its in pairs(*sides)]
@@ -39,6 +38,6 @@ def compare(run: Path, other: Path, device: int | None, task: str | None, as_jso
         found = [{"title": title, **comparison.to_dict()} for title, comparison in compared]
         click.echo(json.dumps({"run": str(run), "other": str(other), "comparisons": found}))
         return
-    console = Console()
+    console = Terminal()
     for title, comparison in compared:
         print_comparison(console, title, comparison)

@@ -13,18 +13,18 @@ def doctor() -> None:
     Example:
       profl doctor
     """
-    from rich.console import Console
     from rich.table import Table
 
     from profl.bench.doctor import examine
+    from profl.bench.terminal import Terminal
 
     table = Table("part", "state", "remedy", title="profl doctor")
     whole = True
-    with Console(stderr=True).status("looking at torch") as status:
+    with Terminal(stderr=True).status("looking at torch") as status:
         for finding in examine():
             status.update(f"found {finding.part}, looking on")
             table.add_row(finding.part, finding.state, finding.remedy or "")
             whole = whole and not finding.remedy
-    Console().print(table)
+    Terminal().print(table)
     if not whole:
         raise SystemExit(1)

@@ -50,10 +50,9 @@ def fit(
       profl fit --budget 256MiB --method fedavg --technique none --technique checkpoint
       profl fit --budget 2GiB --batch-size 1024 --json > fit.json
     """
-    from rich.console import Console
-
     from profl.bench.fit import fit_table, fit_task, guarantee, read_budgets
     from profl.bench.memory.process.probe import Prober
+    from profl.bench.terminal import Terminal
 
     check_own(build, argument, OF_TASKS)
     gpu = available(gpu)
@@ -68,7 +67,7 @@ def fit(
     if as_json:
         click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": [task.to_dict() for task in fits]}))
         return
-    console = Console()
+    console = Terminal()
     console.print(f"{model} width {width}, batches up to {batch_size} in the memory of {gpu}", highlight=False)
     console.print(fit_table(fits, budgets, batch_size))
     console.print(guarantee(batch_size), highlight=False)

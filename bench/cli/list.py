@@ -50,11 +50,10 @@ def list_names(kind: str | None) -> None:
         for name, way in WAYS.items():
             click.echo(f"{name}{':' * bool(way.setting)}{way.setting}: {way.about}")
     elif kind == "methods":
-        from rich.console import Console
-
         from profl.bench.cards import method_table
+        from profl.bench.terminal import Terminal
 
-        Console().print(method_table(NAMES["methods"]()), highlight=False)
+        Terminal().print(method_table(NAMES["methods"]()), highlight=False)
     elif kind == "cards":
         from profl.bench.cards import page
 

@@ -8,13 +8,13 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from profl.bench.cli.against import print_comparison
 from profl.bench.memory.footprint import PEAKS, Footprint
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.operations import operations_per_step
+from profl.bench.terminal import Terminal
 
 if TYPE_CHECKING:
     from profl.bench.memory.comparison.against import Comparison
@@ -71,7 +71,7 @@ class Result:
 
 def print_results(heading: str, results: list[Result]) -> None:
     """Print tables of the footprints, or of what they are compared with, and remarks."""
-    console = Console()
+    console = Terminal()
     console.print(heading, highlight=False)
     for result in results:
         if result.comparison:

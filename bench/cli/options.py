@@ -215,8 +215,9 @@ def available(gpu: str) -> str:
 
 def tracked(entries: Collection[T], text: str) -> Iterable[T]:
     """Return the entries, with a progress bar on stderr if that is a terminal."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    from profl.bench.terminal import Terminal
+
+    console = Terminal(stderr=True)
     return track(entries, text, console=console, transient=True, disable=not console.is_terminal)

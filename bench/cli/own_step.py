@@ -102,11 +102,11 @@ def measure_own(
 
 def fit_own(build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, str], most: int, as_json: bool) -> None:
     """Find the largest batch of a step of the user's in every budget, and print it."""
-    from rich.console import Console
 
     from profl.bench.fit import Fit, fit_batches, fit_table, guarantee, step_at
     from profl.bench.memory.named import NamedBuild
     from profl.bench.memory.process.probe import Prober
+    from profl.bench.terminal import Terminal
 
     named = NamedBuild.parse(build, own_arguments(argument))
     with Prober() as prober:
@@ -115,7 +115,7 @@ def fit_own(build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, 
     if as_json:
         click.echo(json.dumps({"gpu": gpu, "batch_size": most, "step": str(named), **found.to_dict()}))
         return
-    console = Console()
+    console = Terminal()
     console.print(f"{named}, batches up to {most} in the memory of {gpu}", highlight=False, markup=False)
     console.print(fit_table([found], budgets, most))
     console.print(guarantee(most), highlight=False)

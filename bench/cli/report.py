@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from profl.bench.cli.running import tell_strays
 from profl.bench.cli.stopping import if_stopped
 
 
@@ -42,12 +43,13 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, v
       profl report results/mine --versus fedavg --axis operations
       profl report results/torch-2.14 results/torch-2.15
     """
-    from rich.console import Console
-
     from profl.bench.environment import mixture
     from profl.bench.report import View, closing_table, write_comparison, write_report
     from profl.bench.results import read_run
+    from profl.bench.terminal import Terminal
 
+    for run in runs:
+        tell_strays(run)
     if len(runs) > 1:
         page = (output or runs[-1] / "report") / "comparison.html"
         click.echo(write_comparison([read_run(run) for run in runs], page, highlight))
@@ -59,4 +61,4 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, v
     view = View(highlight, versus, axis)
     for path in write_report(results, output, view):
         click.echo(path)
-    Console().print(closing_table(results, view))
+    Terminal().print(closing_table(results, view))

@@ -12,6 +12,7 @@ import click
 from profl.bench.cli.stopping import if_stopped
 
 if TYPE_CHECKING:
+    from profl.bench.cell import Cell
     from profl.bench.experiment import Experiment
     from profl.bench.memory.process.probe import Prober
     from profl.bench.progress import SweepEvents, SweepProgress
@@ -27,8 +28,6 @@ def carry_out(
     InputError
         Before any work, if the folder is damaged or holds cells of another recipe.
     """
-    from rich.console import Console
-
     from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.environment import mixture, training_environment
     from profl.bench.progress import SweepEvents, SweepProgress
@@ -36,11 +35,13 @@ def carry_out(
     from profl.bench.results.record import read_record
     from profl.bench.results.run import check_one_recipe
     from profl.bench.sweep import run_sweep
+    from profl.bench.terminal import Terminal
 
     todo = [experiment.cell for experiment in possible]
+    tell_strays(run, todo)
     workers = workers or os.cpu_count() or 1
     engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     for cell in todo:
         read_record(folder_of(cell, run))
     check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
@@ -62,6 +63,19 @@ def carry_out(
             progress.trained_otherwise(otherwise)
         run_sweep(possible, run, engine, prober, progress)
     return progress
+
+
+def tell_strays(run: Path, todo: Sequence[Cell] = ()) -> None:
+    """Say in a line which folders in a run are left out, as they are none of its cells and none of those to do."""
+    from profl.bench.results.folder import strays
+    from profl.bench.validation import printable
+
+    if names := strays(run, todo):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        are = "is no cell" if len(names) == 1 else "are no cells"
+        click.echo(
+            printable(f"left out of {run}/cells: {', '.join(names[:3])}{more}, which {are} of a sweep"), err=True
+        )
 
 
 def refuse_incomplete(progress: SweepEvents | SweepProgress, cells: int, run: Path) -> None:

@@ -35,12 +35,11 @@ def show(snapshot: Path, plot: Path | None, page: Path | None, replay: bool, as_
       profl show snapshot.pickle.gz --replay
       profl show snapshot.pickle --json > snapshot.json
     """
-    from rich.console import Console
-
     from profl.bench.memory.snapshot import tables
     from profl.bench.memory.snapshot.history import TracedHistory
     from profl.bench.memory.snapshot.reading import read_snapshot
     from profl.bench.memory.snapshot.summary import summary, to_dict
+    from profl.bench.terminal import Terminal
 
     if plot and plot.suffix not in _DRAWN:
         raise InputError(f"'{plot}' cannot be drawn to: choose a file that ends in {', '.join(_DRAWN)}")
@@ -60,7 +59,7 @@ def show(snapshot: Path, plot: Path | None, page: Path | None, replay: bool, as_
     if as_json:
         click.echo(json.dumps(to_dict(read, summaries)))
         return
-    console = Console()
+    console = Terminal()
     for device in summaries:
         console.print(tables.heading(device), style="bold", highlight=False, markup=False, soft_wrap=True)
         for table in tables.tables(device):

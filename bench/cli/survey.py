@@ -71,15 +71,14 @@ def models(
       profl survey models --model resnet50 --model vit_b_16 --gpu virtual:l4 --batch-size 32 --output mine.csv
       profl survey models --precision bfloat16 --gpu virtual:h100 --gpu estimate:h100
     """
-    from rich.console import Console
-
     from profl.bench.cli.survey_output import errors_table, peaks_table, print_line, row_name
     from profl.bench.survey.models import GPUS, MODELS, TABLE, USUAL_PRECISIONS, entries, errors
+    from profl.bench.terminal import Terminal
 
     gpus = [available(name) for name in gpu or GPUS]
     wanted = entries(model or MODELS, gpus, precision or USUAL_PRECISIONS, batch_size, image_size)
     table = _measured(wanted, TABLE, output, workers, row_name)
-    console = Console()
+    console = Terminal()
     for name, part in table.groupby("gpu", sort=False):
         console.print(peaks_table(f"{name}, batch {batch_size}, in MiB", part))
     compared = errors(table)
@@ -94,15 +93,15 @@ def _measured(
     wanted: Sequence[Entry], table: Table, output: Path, workers: int, name_of: Callable[[Row], str]
 ) -> pd.DataFrame:
     """Measure what the table at ``output`` lacks of ``wanted``, with a bar; return their rows. Ends on Ctrl-C."""
-    from rich.console import Console
     from rich.progress import Progress
 
     from profl.bench.cli.survey_output import print_line
     from profl.bench.survey.measuring import missing
     from profl.bench.survey.measuring import survey as measure_all
+    from profl.bench.terminal import Terminal
 
     todo = missing(wanted, table, output)
-    aside = Console(stderr=True)
+    aside = Terminal(stderr=True)
     aside.print(f"{len(wanted)} measurements, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
     kept = f"what is measured is kept in {output}: run the same command to go on"
     with if_stopped(kept), Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
@@ -120,11 +119,10 @@ def _measured(
 
 def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> None:
     """Print what failed and how many entries there are; end with a bad status if any failed."""
-    from rich.console import Console
-
     from profl.bench.cli.survey_output import print_line
+    from profl.bench.terminal import Terminal
 
-    console, failed = Console(), table[table["failure"].notna()]
+    console, failed = Terminal(), table[table["failure"].notna()]
     for _, row in failed.iterrows():
         print_line(console, f"{name_of(row)} failed: {row['failure']}")
     print_line(
@@ -179,13 +177,12 @@ def methods(
       profl survey methods --model resnet18 --batch-size 64 --gpu virtual:jetson-orin
       profl survey methods --method profl --model vit --technique none --technique checkpoint --output mine.csv
     """
-    from rich.console import Console
-
     from profl.bench.cli.survey_output import print_line, task_name
     from profl.bench.registry import methods as installed
     from profl.bench.survey.drawing import draw
     from profl.bench.survey.methods import BATCH_SIZES, GPUS, PUBLISHED_WIDTHS, TABLE, entries
     from profl.bench.survey.summary import write_markdown
+    from profl.bench.terminal import Terminal
 
     measured = None
     if not draw_only:
@@ -193,12 +190,12 @@ def methods(
         gpus = [available(name) for name in gpu or GPUS]
         wanted, refused = entries(names, networks, width, batch_size or BATCH_SIZES, gpus, technique)
         for reason in refused:
-            print_line(Console(stderr=True), f"left out: {reason}")
+            print_line(Terminal(stderr=True), f"left out: {reason}")
         measured = _measured(wanted, TABLE, output, workers, task_name)
     everything = TABLE.frame(TABLE.read(output))
     figures = draw(everything, output.parent)
     write_markdown(everything, output.parent / "results.md")
-    print_line(Console(), f"{len(figures)} figures and results.md in {output.parent}")
+    print_line(Terminal(), f"{len(figures)} figures and results.md in {output.parent}")
     if measured is not None:
         _end(measured, output, task_name)
 
@@ -223,17 +220,16 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
       profl survey recorders
       profl survey recorders --subject "resnet18, 8 x 224x224" --output mine.csv
     """
-    from rich.console import Console
-
     from profl.bench.cli.survey_output import print_line, recorders_table
     from profl.bench.errors import unknown
     from profl.bench.survey.recorders import SUBJECTS, compare
+    from profl.bench.terminal import Terminal
 
     for name in subject:
         if name not in SUBJECTS:
             unknown("subject", name, SUBJECTS)
     chosen = {name: workload for name, workload in SUBJECTS.items() if not subject or name in subject}
-    aside, console = Console(stderr=True), Console()
+    aside, console = Terminal(stderr=True), Terminal()
     table = compare(chosen, lambda name, recorder: print_line(aside, f"{recorder} has recorded {name}"))
     output.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(output, index=False)

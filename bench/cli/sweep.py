@@ -49,12 +49,11 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
     name, chosen = chosen_sweep(**given)
-    from rich.console import Console
-
     from profl.bench.config import experiments
     from profl.bench.memory.process.probe import Prober
     from profl.bench.report import closing_table, write_report
     from profl.bench.results import read_run
+    from profl.bench.terminal import Terminal
 
     possible = experiments(chosen)
     if dry_run:
@@ -69,8 +68,8 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool
         results = read_run(run)
         written = write_report(results)
         if not as_json:
-            Console().print(closing_table(results))
-    Console(stderr=True).print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
+            Terminal().print(closing_table(results))
+    Terminal(stderr=True).print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
     refuse_incomplete(progress, len(possible), run)
 
 

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
 def print_forecasts(possible: Sequence[Experiment], workers: int | None, as_json: bool) -> None:
     """Print what a sweep will take: tables for a person, or one JSON object a line for every cell."""
-    from rich.console import Console
-
     from profl.bench.forecast import forecasts, operations_per_second
     from profl.bench.memory.process.probe import Prober
     from profl.bench.results.json_files import as_json as text
+    from profl.bench.terminal import Terminal
 
     with Prober() as prober:
         found = list(forecasts(tracked(possible, "measuring"), prober))
@@ -39,7 +38,7 @@ def print_forecasts(possible: Sequence[Experiment], workers: int | None, as_json
         for forecast in found:
             click.echo(text(as_values(forecast, hours[forecast.cell.folder_name])))
         return
-    console = Console()
+    console = Terminal()
     console.print(task_table(found))
     console.print(cell_table(found, hours))
     console.print(_in_all(found, sum(hours.values()), list(per_second.values()), workers), highlight=False)

@@ -47,12 +47,13 @@ def tune(
       profl tune --config my-study.toml --method profl --tier 80% --rounds 60 --output results/rates
     """
     name, config = chosen_sweep(**given)
-    from rich.console import Console
     from rich.table import Table
 
     from profl.bench.config import experiments
     from profl.bench.files import write_whole
     from profl.bench.memory.process.probe import Prober
+    from profl.bench.report.sheets import as_csv
+    from profl.bench.terminal import Terminal
     from profl.bench.tuning import at_each_rate, choose, finished, rates_around, scores, table
 
     folder = output or Path("results") / f"tune-{name}"
@@ -65,7 +66,7 @@ def tune(
     found = scores(finished(folder, config, held_out_share))
     choices = choose(found)
     chosen = found["rate"] == found["method"].map(lambda method: choices[method].rate)
-    write_whole(folder / "learning_rates.csv", found.assign(chosen=chosen).to_csv(index=False, lineterminator="\n"))
+    write_whole(folder / "learning_rates.csv", as_csv(found.assign(chosen=chosen)))
     means = found.pivot_table("score", "method", "rate")
     shown = Table("method", *map(str, means), title="mean accuracy on the held-out part, last five tests")
     for method, row in means.iterrows():
@@ -74,7 +75,7 @@ def tune(
             str(method),
             *("–" if isnan(score) else f"{100 * score:.1f}%{marks.get(rate, ' ')}" for rate, score in row.items()),
         )
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     console.print(shown)
     console.print(f"every cell's score is in {folder / 'learning_rates.csv'}", highlight=False)
     click.echo(table(choices))

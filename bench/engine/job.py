@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import torch
 from filelock import Timeout
 
 from profl.bench.cell import Cell
+from profl.bench.contained import usual_torch
 from profl.bench.errors import InputError, in_one_line
 from profl.bench.experiment import Experiment
 from profl.bench.federation import RoundRow, run_cell
@@ -113,7 +114,7 @@ def _run_here(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
     """Run one cell in this process, unless another sweep is at it."""
     folder = CellFolder(job.path)
     try:
-        with folder.lock(), folder.attempt(), one_torch_thread():
+        with folder.lock(), folder.attempt(), usual_torch():
             if folder.status != "done":
                 run_cell(job.experiment, folder, job.least_budgets, job.full_model_bytes, on_round)
     except Timeout:
@@ -129,14 +130,3 @@ def failure(folder: CellFolder, error: Exception) -> Outcome:
         folder.fail(traceback.format_exc())
     text = in_one_line(error)
     return Outcome(error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}")
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Let torch compute with one thread, as every cell is run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from profl.bench.errors import InputError
+from profl.bench.files import replacing
 from profl.bench.fleet import format_bytes
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report.grid import Entry, Grid, GridRow
@@ -17,9 +18,11 @@ from profl.bench.report.looks import highlighted, in_order
 from profl.bench.report.page.records import environments, recipes
 from profl.bench.report.page.writing import data_uri, render
 from profl.bench.report.score import SCORE, SCORE_NAME
+from profl.bench.report.sheets import as_csv
 from profl.bench.report.study import ideals_of
 from profl.bench.report.style import mebibytes
 from profl.bench.results import FOOTPRINT_KEY, Run, peak_column
+from profl.bench.validation import printable
 
 QUANTITIES = {"peak requested": "peak_requested_bytes", "least budget": "least_budget_bytes"}
 """What is compared of a footprint, and its column."""
@@ -73,13 +76,10 @@ def write_comparison(runs: Sequence[Run], path: Path, highlight: str | None = No
         memory=_memory_grid(memory, names),
         accuracy=_accuracy_grid(accuracy, names, runs, stands_out),
         unshared=unshared,
-        downloads=[
-            (name, what, data_uri(frame.to_csv(index=False, lineterminator="\n"), "text/csv"))
-            for name, (what, frame) in tables.items()
-        ],
+        downloads=[(name, what, data_uri(as_csv(frame), "text/csv")) for name, (what, frame) in tables.items()],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
 
 
@@ -97,8 +97,8 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise InputError(f"{twice} is named twice: compare different runs")
-    names = [path.name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    names = [printable(path.name) for path in paths]
+    return names if len(set(names)) == len(names) else [printable(str(path)) for path in paths]
 
 
 def differ(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogFormatterSciNotation
+
+from profl.bench.files import replacing
 
 WIDTH = 850 / 96
 """Inches. At 96 pixels per inch a figure is as wide as a README column, and 9 pt text is 9 pt."""
@@ -40,6 +44,7 @@ _SETTINGS = {
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is one
     "svg.hashsalt": "profl",  # else every SVG gets new random ids
 }
 
@@ -117,6 +122,18 @@ def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
     return axes[:count]
 
 
+class PowersOfTen(LogFormatterSciNotation):
+    """Labels of a logarithmic axis as matplotlib writes them, but without its language for formulas."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return ``10⁻³`` where matplotlib has ``$\\mathdefault{10^{-3}}$``."""
+        text = re.sub(r"\^\{(.*?)\}", lambda power: power[1].translate(_RAISED), super().__call__(x, pos))
+        return text.removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def say_empty(axes: Axes) -> None:
     """Say that there is nothing to show yet, instead of an axis of made-up numbers."""
     axes.text(0.5, 0.5, "no result yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
@@ -149,6 +166,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     # Not by savefig, which draws a figure that ever had a layout engine twice.
     figure.set_dpi(192)
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
+    with replacing(png) as partial:
+        FigureCanvasAgg(figure).print_png(partial, metadata={"Software": None})
+    with replacing(svg) as partial:
+        FigureCanvasSVG(figure).print_svg(partial, metadata={"Date": None, "Creator": None})
     return [png, svg]

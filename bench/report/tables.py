@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from profl.bench.files import replacing, write_whole
 from profl.bench.report.budgets import budgets_frame, budgets_grid
 from profl.bench.report.deviations import deviations
 from profl.bench.report.differences import differences_frame, differences_grid
@@ -22,11 +23,13 @@ from profl.bench.report.grid import Grid
 from profl.bench.report.held import held
 from profl.bench.report.ranking import best_methods
 from profl.bench.report.score import SCORE, SCORE_NAME
+from profl.bench.report.sheets import as_csv
 from profl.bench.report.spread import INTERVAL
 from profl.bench.report.study import Study, studies
 from profl.bench.report.style import mebibytes
 from profl.bench.report.view import USUAL, View
 from profl.bench.results import Run
+from profl.bench.terminal import Terminal
 
 
 def write_tables(run: Run, parts: Sequence[Study], folder: Path) -> list[Path]:
@@ -46,8 +49,9 @@ def write_tables(run: Run, parts: Sequence[Study], folder: Path) -> list[Path]:
     written = []
     for name, frame in frames.items():
         table, parquet = folder / f"{name}.csv", folder / f"{name}.parquet"
-        frame.to_csv(table, index=False, lineterminator="\n")
-        frame.to_parquet(parquet, index=False)
+        write_whole(table, as_csv(frame))
+        with replacing(parquet) as partial:
+            frame.to_parquet(partial, index=False)
         written += [table, parquet]
     return written
 
@@ -81,7 +85,7 @@ def closing_table(run: Run, view: View = USUAL) -> Group:
 
 def closing_text(run: Run) -> str:
     """Return ``closing_table`` as plain text, as wide as it needs to be."""
-    console = Console(file=io.StringIO(), width=1000, color_system=None, legacy_windows=False)
+    console = Terminal(file=io.StringIO(), width=1000, color_system=None, legacy_windows=False)
     with console.capture() as capture:
         console.print(closing_table(run))
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

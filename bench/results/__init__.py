@@ -13,6 +13,9 @@ A run is a folder with one folder per cell::
                    error.txt         traceback of the last failure, if it failed
                    running           empty; present while a worker is at the cell, and after it was killed
                    cell.lock         empty, and stays; whoever works on the cell holds a lock on it
+
+Every object in environment, footprints, timelines, rounds and summary ends with a ``checksum``, and the checkpoint has
+one, so that damage is found which can still be read; ``cell.json`` has its own in the folder's name.
 """
 
 from profl.bench.results.folder import CellFolder

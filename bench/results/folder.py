@@ -5,20 +5,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError
-from profl.bench.files import replacing, write_whole
+from profl.bench.files import write_whole
 from profl.bench.memory.timeline import unpack
-from profl.bench.results.json_files import as_json, read_json, write_json
+from profl.bench.results.checkpoint import read_checkpoint, write_checkpoint
+from profl.bench.results.checksum import sealed, unsealed
+from profl.bench.results.json_files import as_json, may_hold_unprintable, read_json, write_json
 from profl.bench.results.schema import (
     ADDED_LATER,
     ENVIRONMENT_FORM,
@@ -30,7 +32,7 @@ from profl.bench.results.schema import (
     ROUND_FORM,
     SUMMARY_FORM,
 )
-from profl.bench.validation import describe
+from profl.bench.validation import check_texts, describe
 
 _GLANCE_SECONDS = 1
 """More than long enough for whoever only looks whether a cell's lock is held."""
@@ -51,9 +53,14 @@ class CellFolder:
         return f"delete {self.path} to run it again"
 
     @property
+    def begun(self) -> bool:
+        """Whether it says what is run here: not after a kill between making the folder and writing its first file."""
+        return (self.path / "cell.json").exists()
+
+    @property
     def status(self) -> str:
         """``done``, ``failed`` (last attempt raised), ``running`` (now), ``stopped`` or ``waiting`` (not begun)."""
-        if (self.path / "summary.json").exists():
+        if self.begun and (self.path / "summary.json").exists():
             return "done"
         if (self.path / "error.txt").exists():
             return "failed"
@@ -103,21 +110,37 @@ class CellFolder:
             return []
         return [*(entry["environment"] for entry in last.pop("earlier", [])), last]
 
-    def summary(self) -> dict[str, Any]:
-        """Return the final figures of a cell that is done."""
-        return self._read("summary.json", SUMMARY_FORM)
+    def summary(self) -> dict[str, Any] | None:
+        """Return the final figures of a cell that is done, None of another."""
+        summary: dict[str, Any] | None = self._read("summary.json", SUMMARY_FORM)
+        return summary
 
     def _read(self, name: str, form: TypeAdapter[Any]) -> Any:
         """Return a file's content as it stands, or nothing if there is no such file yet."""
         path = self.path / name
         if not path.exists():
             return None
-        content = read_json(path)
+        content = self._unsealed(read_json(path), str(path))
         _check_form(content, form, str(path), self.path)
         return content
 
+    def _write(self, name: str, values: Mapping[str, Any], indent: int | None = 1) -> None:
+        """Write an object with its checksum."""
+        write_json(self.path / name, sealed(values, self.path.name), indent)
+
+    def _unsealed(self, content: Any, source: str, among: str = "") -> Any:
+        """Return an object, or a list of objects, without its checksum; refuse what does not agree with it."""
+        if isinstance(content, list):
+            return [
+                self._unsealed(entry, source, f" {place} of {len(content)}") for place, entry in enumerate(content, 1)
+            ]
+        try:
+            return unsealed(content, self.path.name + among)
+        except ValueError as error:
+            raise InputError(f"{source} is damaged ({error}): {self.remedy}") from None
+
     def begin(self, cell: Mapping[str, Any]) -> None:
-        """Write what is to be run; forget an earlier failure.
+        """Write what is to be run; forget an earlier failure, and what a kill left half written.
 
         Raises
         ------
@@ -128,8 +151,8 @@ class CellFolder:
         known = self.path / "cell.json"
         if known.exists() and read_json(known) != json.loads(as_json(cell)):
             raise InputError(f"{self.path} holds another cell: move it away, or choose another --output folder")
-        for stale in ("error.txt", "running"):
-            (self.path / stale).unlink(missing_ok=True)
+        for stale in (*self.path.glob("*.partial"), self.path / "error.txt", self.path / "running"):
+            stale.unlink(missing_ok=True)
         write_json(known, cell)
 
     def enter(self, environment: Mapping[str, Any], finished: int) -> None:
@@ -138,15 +161,16 @@ class CellFolder:
         earlier = last.pop("earlier", [])
         if last and last != environment and finished > (earlier[-1]["last_round"] if earlier else 0):
             earlier.append({"last_round": finished, "environment": last})
-        write_json(self.path / "environment.json", {**environment, **({"earlier": earlier} if earlier else {})})
+        self._write("environment.json", {**environment, **({"earlier": earlier} if earlier else {})})
 
     def write_footprints(self, entries: list[dict[str, Any]]) -> None:
         """Write the measured memory of every task of the method."""
-        write_json(self.path / "footprints.json", entries)
+        rows = [sealed(entry, f"{self.path.name} {place} of {len(entries)}") for place, entry in enumerate(entries, 1)]
+        write_json(self.path / "footprints.json", rows)
 
     def write_timelines(self, packed: Mapping[str, Any]) -> None:
         """Write what `profl.bench.memory.timeline.pack` made of every task's timeline, by task."""
-        write_json(self.path / "timelines.json", packed, indent=None)
+        self._write("timelines.json", packed, indent=None)
 
     def timelines(self) -> dict[str, Any]:
         """Return what `write_timelines` wrote; nothing if there is no such file."""
@@ -173,13 +197,21 @@ class CellFolder:
         return entries
 
     def append_round(self, row: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
-        """Add one finished round and replace the checkpoint."""
+        """Add one finished round and replace the checkpoint.
+
+        Raises
+        ------
+        InputError
+            If the checkpoint holds what could not be read back.
+        """
         with open(self.path / "rounds.jsonl", "a") as rows:
-            rows.write(as_json(row) + "\n")
+            rows.write(self._line(row))
             rows.flush()
             os.fsync(rows.fileno())
-        with replacing(self.path / "checkpoint.pt") as partial:
-            torch.save(dict(checkpoint), partial)
+        write_checkpoint(self.path / "checkpoint.pt", self.path.name, checkpoint)
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        return as_json(sealed(row, self.path.name)) + "\n"
 
     def resume(self) -> dict[str, Any] | None:
         """Return the last checkpoint, or None, and drop rows of rounds after it.
@@ -187,18 +219,17 @@ class CellFolder:
         Raises
         ------
         InputError
-            If the checkpoint cannot be read.
+            If the checkpoint cannot be read or is another cell's.
         """
         path = self.path / "checkpoint.pt"
         checkpoint = None
         if path.exists():
             try:
-                checkpoint = torch.load(path, weights_only=True)
-            except Exception as error:
-                message = f"{path} is damaged ({type(error).__name__}): {self.remedy}"
-                raise InputError(message) from error
+                checkpoint = read_checkpoint(path, self.path.name)
+            except ValueError as error:
+                raise InputError(f"{path} {error}: {self.remedy}") from error
         finished = checkpoint["round"] if checkpoint else 0
-        kept = [as_json(row) + "\n" for row in self.rounds() if row["round"] <= finished]
+        kept = [self._line(row) for row in self.rounds() if row["round"] <= finished]
         if len(kept) != finished:
             raise InputError(f"{self.path}/rounds.jsonl lacks rows: {self.remedy}")
         write_whole(self.path / "rounds.jsonl", "".join(kept))
@@ -206,17 +237,19 @@ class CellFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the final figures; the checkpoint is no longer needed and goes."""
-        write_json(self.path / "summary.json", summary)
+        self._write("summary.json", summary)
         (self.path / "checkpoint.pt").unlink(missing_ok=True)
 
     def fail(self, traceback: str) -> None:
         """Record a failure; what was finished stays."""
-        write_whole(self.path / "error.txt", traceback)
+        write_whole(self.path / "error.txt", traceback.encode(errors="backslashreplace").decode())
 
     def failure(self) -> str:
         """Return the last line of the last failure; empty if it did not fail."""
-        path = self.path / "error.txt"
-        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        try:
+            lines = (self.path / "error.txt").read_text(errors="replace").strip().splitlines()
+        except FileNotFoundError:  # begun anew, perhaps since somebody looked
+            return ""
         return lines[-1] if lines else ""
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -239,6 +272,9 @@ class CellFolder:
                 row = json.loads(line)
             except ValueError:
                 raise InputError(f"{path}, line {number} is not JSON: {self.remedy}") from None
+            row = self._unsealed(row, f"{path}, line {number}")
+            if may_hold_unprintable(line):
+                check_texts(row, f"{path}, line {number}")
             _check_form(row, ROUND_FORM, f"{path}, line {number}", self.path)
             rows.append({**unknown, **row})
         return rows
@@ -251,8 +287,25 @@ def _check_form(content: Any, form: TypeAdapter[Any], source: str, folder: Path)
         raise InputError(f"{describe(error, source)}; delete {folder} to run it again") from None
 
 
+_NAME = re.compile(r".+-[0-9a-f]{8}")
+"""What `Cell.folder_name` returns."""
+
+
 def cell_folders(run: Path) -> list[CellFolder]:
-    """Return the folders of a run's cells, by name."""
+    """Return the folders of a run's cells that are begun, by name."""
+    return [folder for folder in _folders(run) if _NAME.fullmatch(folder.path.name) and folder.begun]
+
+
+def strays(run: Path, cells: Collection[Cell] = ()) -> list[str]:
+    """Return the names of folders beside a run's cells that are none of its cells, nor of those that are given.
+
+    Copies, say, or a cell whose files were deleted, or that was killed before the first was written.
+    """
+    known = {folder.path.name for folder in cell_folders(run)} | {cell.folder_name for cell in cells}
+    return [folder.path.name for folder in _folders(run) if folder.path.name not in known]
+
+
+def _folders(run: Path) -> list[CellFolder]:
     return [CellFolder(folder) for folder in sorted((run / "cells").glob("*")) if folder.is_dir()]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from profl.bench.errors import InputError
 from profl.bench.files import write_whole
+from profl.bench.validation import check_texts
 
 
 def read_json(path: Path) -> Any:
@@ -18,14 +19,23 @@ def read_json(path: Path) -> Any:
     Raises
     ------
     InputError
-        If it is missing or damaged.
+        If it is missing or damaged, or holds texts that cannot be shown.
     """
     try:
-        return json.loads(path.read_text())
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: is this the folder of a run?") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}): delete the folder to run it again") from None
+    if may_hold_unprintable(text):
+        check_texts(content, str(path))
+    return content
+
+
+def may_hold_unprintable(text: str) -> bool:
+    """Say whether the texts in JSON need a look: all that this package writes is ASCII, and hardly ever escaped."""
+    return not text.isascii() or "\\u" in text
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

@@ -53,27 +53,31 @@ def read_record(folder: CellFolder) -> Record | None:
     InputError
         If a file of the cell is damaged or is not this cell's.
     """
-    path = folder.path
-    if not (path / "cell.json").exists():
-        if path.exists() and any(path.glob("*.json*")):
-            raise InputError(f"{path}/cell.json is missing: {folder.remedy}")
+    if not folder.begun:
         return None
-    cell, status = folder.cell(), folder.status
-    if cell.folder_name != path.name:
-        raise InputError(f"{path}/cell.json is that of {cell.folder_name}: move it back, or {folder.remedy}")
+    cell = folder.cell()
+    if cell.folder_name != folder.path.name:
+        raise InputError(f"{folder.path}/cell.json is that of {cell.folder_name}: move it back, or {folder.remedy}")
+    # What is written last is read first, so that all that an earlier file tells of is there: the cell may be run now.
+    summary = folder.summary()
+    rounds = folder.rounds()
+    resumable = (folder.path / "checkpoint.pt").exists()
+    status = folder.status
+    if status == "done" and summary is None:  # finished while it was read
+        return read_record(folder)
     record = Record(
-        path.name,
+        folder.path.name,
         status,
         cell,
         folder.environments(),
         folder.footprints(),
         folder.timelines(),
-        folder.rounds(),
-        folder.summary() if status == "done" else {},
+        rounds,
+        summary or {},
         folder.failure() if status == "failed" else "",
     )
     _check_footprints(record, folder)
-    _check_rounds(record, folder)
+    _check_rounds(record, folder, resumable)
     return record
 
 
@@ -87,13 +91,13 @@ def _check_footprints(record: Record, folder: CellFolder) -> None:
         raise InputError(f"{folder.path} holds no footprint of {', '.join(sorted(unmeasured))}: {folder.remedy}")
 
 
-def _check_rounds(record: Record, folder: CellFolder) -> None:
+def _check_rounds(record: Record, folder: CellFolder, resumable: bool) -> None:
     rows = record.rounds
     if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
         raise InputError(f"{folder.path}/rounds.jsonl repeats or lacks rounds: {folder.remedy}")
     if record.status == "done":
         _check_summary(record, folder)
-    elif len(rows) > 1 and not (folder.path / "checkpoint.pt").exists():
+    elif len(rows) > 1 and not resumable:
         raise InputError(f"{folder.path} holds rounds, but neither summary.json nor checkpoint.pt: {folder.remedy}")
 
 

@@ -64,7 +64,7 @@ def test_an_engine_is_handed_all_that_is_measured_and_only_that(tmp_path: Path, 
     fine = [small_cell("heterofl", "50%", seed=seed, recipe=CONFIG.recipe) for seed in range(2)]
     taken, done = (small_cell(seed=seed, recipe=CONFIG.recipe) for seed in range(2))
     for cell in (taken, done):
-        folder_of(cell, tmp_path).path.mkdir(parents=True)
+        folder_of(cell, tmp_path).begin(cell.to_dict())
     write_json(folder_of(done, tmp_path).path / "summary.json", {})
     engine, listener = Handed(), Silent()
     with FileLock(folder_of(taken, tmp_path).path / "cell.lock"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,6 +114,20 @@ def test_other_files(content: bytes, reason: str, tmp_path: Path) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.json is missing: name a file that 'profl measure --save FILE' wrote"):
+        read_runs(tmp_path / "run.json")
+
+
+def test_a_small_file_that_becomes_a_large_one(tmp_path: Path) -> None:
+    bomb = gzip.compress(b"[" + b"[]," * 3_000_000)
+    most = 100 * len(bomb) + 2**20
+    assert refusal(tmp_path / "run.json.gz", bomb) == f" holds more than {most} bytes: save fewer tasks at a time"
+    many = b"[" + b"[]," * 2_000_000
+    assert refusal(tmp_path / "run.json", many).startswith(" holds more than 2000000 lists and tables")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(InputError, match=r"run\.json is no plain file"):
         read_runs(tmp_path / "run.json")
 
 

@@ -1,8 +1,9 @@
 """Runs that nobody trained: written through the real folders, with every nasty case a report can meet."""
 
 import math
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -98,11 +99,13 @@ def write_cell(
     model: str = "resnet18",
     trained_to: float | None = None,
     like: str | None = None,
+    tier_file: str | None = None,
 ) -> None:
     """Write one cell as the harness does.
 
     ``trained_to`` is its accuracy in place of the table's; a method that the tables lack is ``like`` one of theirs.
-    One like fedavg ignores memory, and has the same cell whatever the tier.
+    One like fedavg ignores memory, and has the same cell whatever the tier. ``tier_file`` is the tier's name in the
+    cell, of a file that is gone.
     """
     name, method = method, like or method
     given, tier = (tier, UNLIMITED) if method == "fedavg" else (tier, tier)
@@ -111,7 +114,9 @@ def write_cell(
     final = ACCURACY[method][place]
     final = trained_to or (final if final == 0.1 else final + 0.012 * seed * (0.5 - draw.random()))
     recipe = Recipe(rounds=rounds, devices=20, participants=4)
-    cell = Cell(name, model, 16, "digits", tier, seed, "virtual:jetson-orin", recipe=recipe)
+    listed = [int(TIERS[tier] * FULL)] * 20 if tier_file else None
+    gpu = "virtual:jetson-orin"
+    cell = Cell(name, model, 16, "digits", tier_file or tier, seed, gpu, recipe=recipe, listed_budgets=listed)
     folder = CellFolder(path / "cells" / cell.folder_name)
     folder.begin(cell.to_dict())
     folder.enter({"torch": "2.11"}, 0)
@@ -177,6 +182,13 @@ def write_cell(
                 "mean_device_budget_bytes": math.nan if tier == UNLIMITED else TIERS[tier] * FULL,
             }
         )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _do_not_wait_for_the_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
 
 
 def write_run(path: Path, rounds: int = 60, seeds: int = 1, troubles: bool = True) -> Path:

@@ -20,6 +20,7 @@ from profl.bench.report.comparison import (
     write_comparison,
 )
 from profl.bench.results import Run, mean_of_last_tests, read_run
+from tests.conftest import unchecked
 from tests.report.browser import browser, requested, resize
 from tests.report.conftest import MIB, TASKS, write_cell
 
@@ -29,7 +30,7 @@ Change = Callable[[str, Any], Any]
 def change(run: Path, name: str, edit: Change) -> None:
     """Edit a file of every cell."""
     for path in run.glob(f"cells/*/{name}"):
-        path.write_text(json.dumps(edit(path.parent.name, json.loads(path.read_text()))))
+        path.write_text(json.dumps(edit(path.parent.name, unchecked(path.read_text()))))
 
 
 def newer(_: str, entries: list[dict]) -> list[dict]:
@@ -56,8 +57,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     change(folder / "new", "footprints.json", newer)
     change(folder / "new", "environment.json", lambda _, values: {**values, "commit": "<abc>"})
     (worse,) = folder.glob("new/cells/profl-resnet18w16-digits-50-*")
-    summary = json.loads((worse / "summary.json").read_text())
-    rows = [json.loads(line) for line in (worse / "rounds.jsonl").read_text().splitlines()]
+    summary = unchecked((worse / "summary.json").read_text())
+    rows = [unchecked(line) for line in (worse / "rounds.jsonl").read_text().splitlines()]
     rows[-1]["test_accuracy"] = summary["final_accuracy"] = summary["final_accuracy"] - 0.04
     tested = [row["test_accuracy"] for row in rows if row["test_accuracy"] is not None]
     summary["last_five_accuracy"] = mean_of_last_tests(tested)

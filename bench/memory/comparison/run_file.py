@@ -38,7 +38,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from profl.bench.errors import InputError
-from profl.bench.files import replacing
+from profl.bench.files import largest_unpacked, replacing
 from profl.bench.memory.comparison.measured_run import MeasuredRun
 from profl.bench.memory.comparison.side import BlockEvent, Description
 from profl.bench.memory.footprint import Footprint
@@ -52,6 +52,9 @@ SUFFIXES = (".json", ".gz")
 
 LARGEST_FILE_BYTES = 1 << 28
 """Unpacked; a run of 10,000 events takes about one MiB."""
+
+_MOST_CONTAINERS = 2_000_000
+"""Events are a few long lists; many short ones would take far more memory than the file."""
 
 _Count = Annotated[int, Field(ge=0)]
 _PhaseName = Literal["prepare", "between", "forward", "backward", "optimizer"]
@@ -208,15 +211,22 @@ def find_run(runs: Sequence[MeasuredRun], workload: Description, source: str) ->
 
 def _content(path: Path) -> Any:
     """Return what the JSON says."""
+    most = LARGEST_FILE_BYTES
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is no plain file: name one that 'profl measure --save FILE' wrote")
+        if path.suffix == ".gz":
+            most = largest_unpacked(path.stat().st_size, LARGEST_FILE_BYTES)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(LARGEST_FILE_BYTES + 1)
+            content = file.read(most + 1)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: name a file that 'profl measure --save FILE' wrote") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}): have it sent again") from None
-    if len(content) > LARGEST_FILE_BYTES:
-        raise InputError(f"{path} holds more than {LARGEST_FILE_BYTES} bytes: save fewer tasks at a time")
+    if len(content) > most:
+        raise InputError(f"{path} holds more than {most} bytes: save fewer tasks at a time")
+    if content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS:
+        raise InputError(f"{path} holds more than {_MOST_CONTAINERS} lists and tables: save fewer tasks at a time")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from profl.bench.errors import InputError, in_one_line
+from profl.bench.files import largest_unpacked
 
 LARGEST_FILE_BYTES = 1 << 29
 """Unpacked; a step of 20,000 events with their stacks takes about 4 MB."""
@@ -89,19 +90,24 @@ def read_plain(path: Path) -> Plain:
 
 
 def _content(path: Path) -> bytes:
+    most = LARGEST_FILE_BYTES
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is no plain file: name one that torch.cuda.memory._dump_snapshot wrote")
         with path.open("rb") as file:
             packed = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
+            if packed:
+                most = largest_unpacked(path.stat().st_size, LARGEST_FILE_BYTES)
             opened = gzip.GzipFile(fileobj=file) if packed else file
             parts = iter(lambda: opened.read(_PART_BYTES), b"")
-            content = b"".join(islice(parts, LARGEST_FILE_BYTES // _PART_BYTES + 1))
+            content = b"".join(islice(parts, most // _PART_BYTES + 1))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: name a file that torch.cuda.memory._dump_snapshot wrote") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}): have it sent again") from None
-    if len(content) > LARGEST_FILE_BYTES:
-        raise InputError(f"{path} holds more than {LARGEST_FILE_BYTES} bytes: record fewer steps, or without stacks")
+    if len(content) > most:
+        raise InputError(f"{path} holds more than {most} bytes: record fewer steps, or without stacks")
     return content
 
 

@@ -17,7 +17,7 @@ from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.rounds import legend_columns, round_panels, set_axis
 from profl.bench.report.schedule import STRIP, draw_schedules, stepping_methods, strips_note
 from profl.bench.report.study import Study
-from profl.bench.report.style import legend_above, say_empty
+from profl.bench.report.style import PowersOfTen, legend_above, say_empty
 
 
 class Piece(NamedTuple):
@@ -59,6 +59,8 @@ def draw(study: Study) -> Figure:
     figure, axes = round_panels(study, title, "2-norm of the gradient", notes, study.axis_label)
     for panel, tier in zip(axes, study.tiers, strict=True):
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(PowersOfTen())
+        panel.yaxis.set_minor_formatter(PowersOfTen(minor_thresholds=(1, 0.4), labelOnlyBase=False))
         for method in shown:
             look = styles[method]
             for piece in pieces(study, method, tier):

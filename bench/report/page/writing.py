@@ -27,6 +27,7 @@ from profl.bench.report.page.reproduce import commands, configurations
 from profl.bench.report.study import Study, bytes_of, studies
 from profl.bench.report.view import USUAL, View
 from profl.bench.results import Record, Run
+from profl.bench.validation import printable
 
 TABLES = {
     "cells.csv": "one row per cell: method, tier, accuracy, participation, memory",
@@ -63,7 +64,7 @@ def write_page(run: Run, folder: Path, view: View = USUAL) -> Path:
     tables = {name: _text(folder / name) for name in TABLES}
     text = render(
         "run.html",
-        title=run.path.resolve().name,
+        title=printable(run.path.resolve().name),
         run=run,
         parts=[_part(study, records, folder, alone=len(parts) == 1) for study in parts],
         failures=[record for record in records if record.error],

@@ -336,3 +336,16 @@ def test_odd_values_are_read_or_refused(at: tuple[Any, ...], tmp_path: Path) -> 
         assert message.startswith(str(path))
         assert len(message) < 500
         assert not {"\n", "\x1b"} & set(message)
+
+
+def test_a_small_file_that_becomes_a_large_one_is_refused(tmp_path: Path):
+    path = tmp_path / "snapshot.pickle.gz"
+    path.write_bytes(gzip.compress(bytes(8 * MIB)))
+    with pytest.raises(InputError, match=f"holds more than {100 * path.stat().st_size + MIB} bytes"):
+        read_plain(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "snapshot.pickle")
+    with pytest.raises(InputError, match=r"snapshot\.pickle is no plain file"):
+        read_plain(tmp_path / "snapshot.pickle")
