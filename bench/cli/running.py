@@ -10,13 +10,36 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from profl.bench.engine import Engine
     from profl.bench.experiment import Experiment
     from profl.bench.memory.process.probe import Prober
     from profl.bench.progress import SweepEvents, SweepProgress
 
 
+def chosen_engine(engine: str = "local", address: str | None = None, workers: int | None = None) -> Engine:
+    """Return who runs cells, as the options say.
+
+    Raises
+    ------
+    click.UsageError
+        If an option has no meaning for the engine.
+    InputError
+        If there is no Ray, or no cluster.
+    """
+    from profl.bench.engine import InProcess, LocalProcesses, RayCluster
+
+    if engine == "ray":
+        if workers:
+            raise click.UsageError("--workers is for --engine local: on Ray, cells run on all cores of the cluster")
+        return RayCluster(address)
+    if address:
+        raise click.UsageError("--address is that of a Ray cluster: give --engine ray too")
+    workers = workers or os.cpu_count() or 1
+    return InProcess() if workers == 1 else LocalProcesses(workers)
+
+
 def carry_out(
-    possible: Sequence[Experiment], run: Path, workers: int | None, prober: Prober, as_json: bool = False
+    possible: Sequence[Experiment], run: Path, engine: Engine, prober: Prober, as_json: bool = False
 ) -> SweepEvents | SweepProgress:
     """Run what is missing of a sweep in the folder of a run; return who was told how it went.
 
@@ -29,7 +52,6 @@ def carry_out(
     """
     from rich.console import Console
 
-    from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.environment import mixture, training_environment
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.results.folder import cell_folders, folder_of
@@ -38,8 +60,6 @@ def carry_out(
     from profl.bench.sweep import run_sweep
 
     todo = [experiment.cell for experiment in possible]
-    workers = workers or os.cpu_count() or 1
-    engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
     console = Console(stderr=True)
     for cell in todo:
         read_record(folder_of(cell, run))
