@@ -104,12 +104,13 @@ def test_the_cells_of_a_killed_node_go_on_elsewhere(
     assert capfd.readouterr().out == ""  # events go there
 
 
-def test_a_cell_that_no_node_can_hold_is_refused(tmp_path: Path, prober: Prober, cluster: Any):
-    many = small_cell(width=64, recipe=replace(SMALL_RECIPE, participants=90))
-    with pytest.raises(InputError, match=r"no node of the Ray cluster has the core, 5\.\d+ GiB of memory that"):
-        sweep([many], tmp_path, RayCluster(cluster.address), prober, Silent())
-    assert SMALL_NODE["memory"] < 5 * 2**30
-    assert folder_of(many, tmp_path).rounds() == []
+def test_a_cell_that_no_node_can_hold_is_refused(
+    tmp_path: Path, prober: Prober, cluster: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("profl.bench.engine.ray_cluster.memory_bytes", lambda job: SMALL_NODE["memory"] + 2**30)
+    with pytest.raises(InputError, match=r"no node of the Ray cluster has the core, 3 GiB of memory that fedavg-"):
+        sweep(LONG, tmp_path, RayCluster(cluster.address), prober, Silent())
+    assert [folder_of(cell, tmp_path).status for cell in LONG] == ["waiting"] * 2
 
 
 @pytest.mark.parametrize(
