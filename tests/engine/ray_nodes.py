@@ -18,7 +18,9 @@ def nodes(count: int) -> Iterator[Any]:
     """Yield a cluster of ``count`` nodes with one core each, and a head that runs no cells."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**SMALL_NODE, "num_cpus": 0, "include_dashboard": False})
+    # Ray gives way to everything else on a machine, and here that is the other tests.
+    settings = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+    cluster = Cluster(initialize_head=True, head_node_args={**SMALL_NODE, "num_cpus": 0, **settings})
     try:
         for _ in range(count):
             cluster.add_node(**SMALL_NODE)
