@@ -137,10 +137,13 @@ class _RemoteCell:
         return outcome
 
     def _start(self) -> None:
+        self._fruitless_starts += 1
+        self._send()
+
+    def _send(self) -> None:
         """Send the cell to the cluster with all that is finished of it."""
         import ray
 
-        self._fruitless_starts += 1
         task = ray.remote(max_retries=0, num_cpus=1, num_gpus=self._gpu_share, memory=self._memory_bytes)(run_on_node)
         self.stream = task.remote(self.job, pack(self.folder), self._gpu_share, Path.cwd())
 
@@ -153,7 +156,7 @@ class _RemoteCell:
         except ray.exceptions.RayTaskError as error:  # raised on the node
             return failure(self.folder, error.cause if isinstance(error.cause, InputError) else error)
         except (ray.exceptions.RayError, StopIteration):
-            return self._start_again()
+            return self.start_again()
         except Exception as error:
             return failure(self.folder, error)
         self._fruitless_starts = 0
@@ -168,16 +171,14 @@ class _RemoteCell:
         told: RoundRow | Outcome = event
         return told
 
-    def _start_again(self) -> Outcome | None:
+    def start_again(self) -> Outcome | None:
+        """Start the cell again after its last finished round; return how it ended if that has failed too often."""
         if self._fruitless_starts < STARTS:
             try:
                 self._start()
             except Exception as error:
                 return failure(self.folder, error)
-            finished = len(self.folder.rounds())
-            _log.warning(
-                "%s was lost with its node or process: it goes on after round %d", self.job.path.name, finished
-            )
+            _log.warning("%s was lost with its node or process: it goes on elsewhere", self.job.path.name)
             return None
         message = (
             f"lost with its node or process {STARTS} times without one more finished round, perhaps because a node ran "

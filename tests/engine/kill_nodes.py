@@ -1,7 +1,7 @@
 """Nodes of a Ray cluster are killed in mid-sweep at random moments; what comes out must be the bits of one process.
 
 ``python -m tests.engine.kill_nodes`` runs the same sweep again and again on a cluster of this machine, kills a node in
-each and puts another in its place; it prints a line for each and fails if any differs. Takes half a minute a kill.
+each and puts another in its place; it prints a line for each and fails if any differs.
 """
 
 from __future__ import annotations

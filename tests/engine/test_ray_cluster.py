@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import logging
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+import profl.bench
 from profl.bench.cell import Cell
-from profl.bench.engine import InProcess, RayCluster
+from profl.bench.engine import InProcess, Job, RayCluster
 from profl.bench.engine.needs import PROCESS_BYTES
+from profl.bench.engine.ray_cluster import _RemoteCell
 from profl.bench.errors import InputError
+from profl.bench.experiment import Experiment
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import folder_of
 from tests.conftest import SMALL_RECIPE, small_cell
@@ -123,14 +126,32 @@ def test_where_no_cluster_is_nothing_begins(address: str, why: str):
         RayCluster(address)
 
 
+def test_a_cell_that_is_lost_again_and_again_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = folder_of(LONG[0], tmp_path)
+    folder.begin(LONG[0].to_dict())
+    cell = _RemoteCell(Job(Experiment.of(LONG[0]), folder.path, {"full model": 1}, 1))
+    started: list[int] = []
+    monkeypatch.setattr("profl.bench.engine.ray_cluster.STARTS", 3)
+    monkeypatch.setattr(_RemoteCell, "_send", lambda self: started.append(self._fruitless_starts))
+    assert cell.begin() is None
+    assert [cell.start_again() for _ in range(2)] == [None, None]
+    outcome = cell.start_again()
+    assert outcome is not None
+    assert str(outcome.error).startswith("lost with its node or process 3 times without one more finished round")
+    assert started == [1, 2, 3]
+    cell.release()
+    assert folder.status == "failed"
+
+
 def test_without_ray_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("profl.bench.engine.ray_cluster.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs the package ray: pip install 'profl\[ray\]'"):
         RayCluster()
 
 
-def test_engines_do_not_bring_ray_in():
-    import subprocess
-
-    code = "import sys, profl.bench.engine; sys.exit('ray' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_ray_is_imported_where_it_is_used_alone():
+    for path in Path(profl.bench.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] == "ray"], path
