@@ -48,7 +48,7 @@ def run_on_node(job: Job, files: Mapping[str, bytes], gpu_share: float, working_
 
         def work() -> None:
             try:
-                with _within(gpu_share):
+                with within_share(gpu_share):
                     outcome = run_job(here, lambda row: news.put((copy.changes(), row)))
                 news.put((copy.changes(), outcome))
             except BaseException as error:
@@ -62,7 +62,7 @@ def run_on_node(job: Job, files: Mapping[str, bytes], gpu_share: float, working_
     yield new  # when the folder is gone: whoever hears that the last cell is over may end this process
 
 
-def _within(gpu_share: float) -> AbstractContextManager[None]:
+def within_share(gpu_share: float) -> AbstractContextManager[None]:
     """Limit this process to its share of the GPU, if others have the rest."""
     if not 0 < gpu_share < 1:
         return nullcontext()

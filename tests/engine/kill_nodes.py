@@ -30,8 +30,8 @@ from tests.sweeps import Silent, bits, sweep
 
 ROUNDS = 6
 TODO = [
-    small_cell(method, "unlimited", seed=seed, recipe=replace(SMALL_RECIPE, rounds=ROUNDS, evaluate_every=3))
-    for method, seed in (("fedavg", 0), ("fedavg", 1), ("profl", 0))
+    small_cell(method, tier, recipe=replace(SMALL_RECIPE, rounds=ROUNDS, evaluate_every=3))
+    for method, tier in (("fedavg", "unlimited"), ("heterofl", "50%"), ("depthfl", "60%"))
 ]
 
 
