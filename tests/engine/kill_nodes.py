@@ -45,7 +45,7 @@ class Lost(logging.Handler):
 
 
 class Killer(Silent):
-    """Kills one node of a cluster, a moment after so many rounds; then puts another in its place."""
+    """Kills one node of a cluster, a moment after so many rounds."""
 
     def __init__(self, cluster: Any, after_rounds: int, delay_seconds: float, chosen: random.Random) -> None:
         super().__init__()
@@ -65,7 +65,6 @@ class Killer(Silent):
         time.sleep(self.delay_seconds)
         node = self.chosen.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.node_id))
         self.cluster.remove_node(node, allow_graceful=False)
-        self.cluster.add_node(**SMALL_NODE)
 
 
 def main() -> None:
@@ -86,6 +85,7 @@ def main() -> None:
             killer = Killer(cluster, draw.randrange(len(TODO) * ROUNDS), draw.uniform(0, 1), draw)
             sweep(TODO, run, RayCluster(cluster.address), prober, killer)
             killer.thread.join()
+            cluster.add_node(**SMALL_NODE)
             same = bits(TODO, run) == bits(TODO, here) and set(killer.errors.values()) == {None}
             wrong += not same
             where = f"{kill},{chosen.nodes},{len(TODO)},{killer.after_rounds},{killer.delay_seconds:.2f}"
