@@ -11,7 +11,7 @@ import pytest
 from profl.bench.errors import InputError
 from profl.bench.results import CellFolder
 from profl.bench.results.transfer import Copy, bring_back, pack
-from tests.results.conftest import SUMMARY, add, row
+from tests.results.conftest import SUMMARY, add
 
 
 def contents(folder: CellFolder) -> dict[str, bytes]:
@@ -26,7 +26,7 @@ def carry(copy: Copy, folder: CellFolder) -> None:
 
 def test_every_round_comes_back_and_so_does_the_end(folder: CellFolder, tmp_path: Path):
     add(folder, 1)
-    copy = Copy(tmp_path / "there", pack(folder))
+    copy = Copy(tmp_path / "there" / folder.path.name, pack(folder))
     there = CellFolder(copy.path)
     assert there.resume()["round"] == 1
     there.enter({"torch": "y"}, 1)
@@ -45,17 +45,18 @@ def test_every_round_comes_back_and_so_does_the_end(folder: CellFolder, tmp_path
 def test_only_what_is_new_travels(folder: CellFolder, tmp_path: Path):
     for number in range(1, 30):
         add(folder, number)
-    copy = Copy(tmp_path / "there", pack(folder))
+    copy = Copy(tmp_path / "there" / folder.path.name, pack(folder))
     add(CellFolder(copy.path), 30)
     changes = copy.changes()
-    assert changes.rows == (json.dumps(row(30)) + "\n").encode()
+    (line,) = changes.rows.splitlines()
+    assert json.loads(line)["round"] == 30
     assert set(changes.files) == {"checkpoint.pt"}
     again = copy.changes()
     assert (again.rows, again.files) == (b"", {})
 
 
 def test_a_failure_comes_back(folder: CellFolder, tmp_path: Path):
-    copy = Copy(tmp_path / "there", pack(folder))
+    copy = Copy(tmp_path / "there" / folder.path.name, pack(folder))
     CellFolder(copy.path).fail("Traceback\nRuntimeError: no")
     carry(copy, folder)
     assert (folder.status, folder.failure()) == ("failed", "RuntimeError: no")
@@ -65,7 +66,7 @@ def test_a_kill_between_row_and_checkpoint_loses_that_round_alone(
     folder: CellFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     add(folder, 1)
-    copy = Copy(tmp_path / "there", pack(folder))
+    copy = Copy(tmp_path / "there" / folder.path.name, pack(folder))
     add(CellFolder(copy.path), 2)
 
     def killed(path: Path) -> None:
@@ -76,12 +77,13 @@ def test_a_kill_between_row_and_checkpoint_loses_that_round_alone(
         with pytest.raises(KeyboardInterrupt):
             carry(copy, folder)
     assert len(folder.rounds()) == 2
-    assert Copy(tmp_path / "elsewhere", pack(folder)).changes().rows == b""  # the row without its checkpoint is gone
-    assert [kept["round"] for kept in CellFolder(tmp_path / "elsewhere").rounds()] == [1]
+    elsewhere = Copy(tmp_path / "elsewhere" / folder.path.name, pack(folder))
+    assert [kept["round"] for kept in CellFolder(elsewhere.path).rounds()] == [1]  # with its checkpoint, that is
+    assert elsewhere.changes().rows == b""
 
 
 def test_what_is_damaged_does_not_travel(folder: CellFolder):
     add(folder, 1)
     (folder.path / "checkpoint.pt").write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"checkpoint\.pt is damaged"):
+    with pytest.raises(InputError, match="checkpoint"):
         pack(folder)
