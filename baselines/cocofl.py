@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.baselines.depth import stage_count
 from profl.bench.aggregation import Update, owner_mean
-from profl.bench.method import LocalContext, Method, RoundSummary, Task
+from profl.bench.method import LocalContext, Method, Task
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import numpy_generator
 
@@ -72,14 +72,13 @@ class CoCoFL(Method):
             WindowTask(model, first, last, options.quantised) for first in stages for last in stages if first <= last
         ]
         self._windows.sort(key=lambda task: task.first - task.last)
-        self._finished_rounds = 0
 
     def all_tasks(self) -> Sequence[Task]:
         return self._windows
 
     def tasks(self) -> Sequence[Task]:
         """Return the windows in a drawn order in which each comes behind all that contain it."""
-        draw = numpy_generator(self.seed, "windows", self._finished_rounds)
+        draw = numpy_generator(self.seed, "windows", self.finished_rounds)
         left = [self._windows[int(place)] for place in draw.permutation(len(self._windows))]
         order: list[WindowTask] = []
         while left:
@@ -97,16 +96,6 @@ class CoCoFL(Method):
                 for update in updates
             ],
         )
-
-    def finish_round(self, summary: RoundSummary) -> None:
-        self._finished_rounds = summary.round
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "finished_rounds": self._finished_rounds}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._finished_rounds = state["finished_rounds"]
 
 
 @dataclass(frozen=True)
@@ -154,8 +143,10 @@ class WindowTask(Task):
     def update(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> Update:
         """Upload all tensors of the parts that train."""
         assert isinstance(module, WindowModel)  # as built
-        state = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        return Update({name: value for name, value in state.items() if name.startswith(module.trained)}, local.examples)
+        whole = super().update(module, global_state, local)
+        return replace(
+            whole, state={name: value for name, value in whole.state.items() if name.startswith(module.trained)}
+        )
 
 
 class WindowModel(nn.Module):

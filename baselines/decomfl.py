@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from profl.bench.aggregation import State, Update
 from profl.bench.errors import InputError
-from profl.bench.method import LocalContext, Method, RoundSummary, Task
+from profl.bench.method import LocalContext, Method, Task
 from profl.bench.models import ModelSpec
 from profl.bench.models.normalisation import normalise
 from profl.bench.randomness import named_seed, torch_generator
@@ -80,28 +80,14 @@ class DeComFL(Method):
                 if not 0 < getattr(self, name) < math.inf:
                     raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
 
-    def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
-        super().__init__(model, rounds, seed, options)
-        self._finished_rounds = 0
-
     def all_tasks(self) -> Sequence[Task]:
         return self.tasks()
 
     def tasks(self) -> Sequence[Task]:
         chosen = self.options
-        seed = named_seed(self.seed, "directions", self._finished_rounds)
+        seed = named_seed(self.seed, "directions", self.finished_rounds)
         central = chosen.estimate == "central"
         return [PerturbationTask(self.model, seed, chosen.perturbations, chosen.distance, central, chosen.rate_share)]
-
-    def finish_round(self, summary: RoundSummary) -> None:
-        self._finished_rounds = summary.round
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "finished_rounds": self._finished_rounds}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._finished_rounds = state["finished_rounds"]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,28 @@
-"""Depth slicing: the first stages of a network, with exits behind some of them."""
+"""What depth methods share: the first stages of a network, with exits behind some of them, and averaging options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from profl.bench.models import ModelSpec, global_average_head
+
+
+@dataclass(frozen=True)
+class AveragingOptions:
+    """How the server averages.
+
+    Parameters
+    ----------
+    weighted_by_examples
+        Weigh devices by their numbers of examples [code]; otherwise all count alike, as in the other methods.
+    """
+
+    weighted_by_examples: bool = True
+
 
 NewExit = Callable[[Sequence[int], int], nn.Module]
 """Makes the exit behind a stage from that stage's channels and those of all later ones, and the classes."""

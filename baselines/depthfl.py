@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from profl.baselines.depth import MeanLogits, cut, stage_count
 from profl.bench.errors import InputError
-from profl.bench.method import Method, RoundSummary, Task, TestedNetwork
+from profl.bench.method import Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, global_average_head, initialise_convolutions
 from profl.bench.randomness import initialised
 
@@ -63,7 +63,6 @@ class DepthFL(Method):
         if options.ramp_rounds is not None and options.ramp_rounds < 1:
             raise InputError(f"ramp_rounds must be at least 1, not {options.ramp_rounds}")
         self._ramp_rounds = options.ramp_rounds or max(1, round(0.3 * rounds))
-        self._finished_rounds = 0
         with initialised(seed, "model"):
             self.global_state = cut(model, self._depths[-1], self._depths, gated_exit).state_dict()
 
@@ -71,7 +70,7 @@ class DepthFL(Method):
         return self.tasks()
 
     def tasks(self) -> Sequence[Task]:
-        weight = distillation_weight(self._finished_rounds, self._ramp_rounds)
+        weight = distillation_weight(self.finished_rounds, self._ramp_rounds)
         return [ExitsTask(self.model, depth, weight) for depth in reversed(self._depths)]
 
     def tested_networks(self) -> Sequence[TestedNetwork]:
@@ -83,16 +82,6 @@ class DepthFL(Method):
             )
             for depth in reversed(self._depths)
         ]
-
-    def finish_round(self, summary: RoundSummary) -> None:
-        self._finished_rounds = summary.round
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "finished_rounds": self._finished_rounds}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._finished_rounds = state["finished_rounds"]
 
 
 def distillation_weight(finished_rounds: int, ramp_rounds: int) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from profl.baselines.depth import stage_count
+from profl.baselines.depth import AveragingOptions, stage_count
 from profl.bench.aggregation import Update, owner_mean
 from profl.bench.method import LocalContext, Method, Task
 from profl.bench.models import ModelSpec
@@ -45,17 +45,7 @@ class FeDepth(Method):
         "Mutual distillation on devices with memory to spare (m-FeDepth) is left out.",
     )
 
-    @dataclass(frozen=True)
-    class Options:
-        """Options of FeDepth.
-
-        Parameters
-        ----------
-        weighted_by_examples
-            Weigh devices by their numbers of examples [code]; otherwise all count alike, as in the other methods.
-        """
-
-        weighted_by_examples: bool = True
+    Options = AveragingOptions
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from profl.baselines.width import SubnetworkOptions, refuse_heads, subnetwork_tasks
-from profl.bench.method import LocalContext, Method, RoundSummary, Task
+from profl.bench.method import LocalContext, Method, Task
 from profl.bench.models import ModelSpec
 
 
@@ -46,24 +46,13 @@ class FedRolex(Method):
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         refuse_heads(model, "fedrolex")
-        self._finished_rounds = 0
         self._tasks = subnetwork_tasks(model, options)
 
     def all_tasks(self) -> Sequence[Task]:
         return self.tasks()
 
     def tasks(self) -> Sequence[Task]:
-        return [replace(task, channels=Window(self._finished_rounds)) for task in self._tasks]
-
-    def finish_round(self, summary: RoundSummary) -> None:
-        self._finished_rounds = summary.round
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "finished_rounds": self._finished_rounds}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._finished_rounds = state["finished_rounds"]
+        return [replace(task, channels=Window(self.finished_rounds)) for task in self._tasks]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from profl.baselines.depth import MeanLogits, MultiExit, cut, plain_exit, stage_count
+from profl.baselines.depth import AveragingOptions, MeanLogits, MultiExit, cut, plain_exit, stage_count
 from profl.bench.aggregation import Update, owner_mean
 from profl.bench.method import Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec
@@ -42,17 +42,7 @@ class InclusiveFL(Method):
         "There is no momentum distillation, as stages differ in shape.",
     )
 
-    @dataclass(frozen=True)
-    class Options:
-        """Options of InclusiveFL.
-
-        Parameters
-        ----------
-        weighted_by_examples
-            Weigh devices by their numbers of examples [code]; otherwise all count alike, as in the other methods.
-        """
-
-        weighted_by_examples: bool = True
+    Options = AveragingOptions
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)

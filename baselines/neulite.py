@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import ConfigDict, Field
@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from profl.bench.aggregation import Update
 from profl.bench.errors import InputError
-from profl.bench.method import LocalContext, Method, RoundSummary, Task, TestedNetwork
+from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
 from profl.blocks import changed_state, pass_through
@@ -87,7 +87,6 @@ class NeuLite(Method):
         self._count = len(stages)
         if rounds < self._count:
             raise InputError(f"neulite cannot train {model.name} in {rounds} rounds: give it at least {self._count}")
-        self._finished_rounds = 0
         self._tasks = [TurnTask(model, block, *self._weights(block)) for block in range(1, self._count + 1)]
         with initialised(seed, "model"):
             self.global_state = dict(StageModel(model, self._count).state_dict())
@@ -107,7 +106,7 @@ class NeuLite(Method):
         return self._tasks
 
     def tasks(self) -> Sequence[Task]:
-        return [self._tasks[self._finished_rounds % self._count]]
+        return [self._tasks[self.finished_rounds % self._count]]
 
     @property
     def phase(self) -> str:
@@ -118,16 +117,6 @@ class NeuLite(Method):
             TestedNetwork(f"{block} of {self._count} blocks", partial(StageModel, self.model, block))
             for block in range(self._count, 0, -1)
         ]
-
-    def finish_round(self, summary: RoundSummary) -> None:
-        self._finished_rounds = summary.round
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "finished_rounds": self._finished_rounds}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._finished_rounds = state["finished_rounds"]
 
 
 class StageModel(nn.Module):

@@ -13,11 +13,11 @@ from torch.nn import functional
 from profl.baselines.depth import MeanLogits, cut, plain_exit, stage_count
 from profl.bench.aggregation import Update
 from profl.bench.errors import InputError
-from profl.bench.method import LocalContext, Method, RoundSummary, Task, TestedNetwork
+from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import initialised
 from profl.blocks import changed_state
-from profl.steps import Course, Step
+from profl.steps import Step, begun
 
 PUBLISHED_ROUNDS, PUBLISHED_WARM_UP_ROUNDS = 3000, 25
 
@@ -63,36 +63,26 @@ class ProgFed(Method):
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         self._stages = stage_count(model)
-        self._course = Course(schedule(model, rounds, options.warm_up_rounds))
+        self._steps = schedule(model, rounds, options.warm_up_rounds)
         depths = range(1, self._stages + 1)
         with initialised(seed, "model"):
             self.global_state = cut(model, self._stages, depths, plain_exit).state_dict()
 
     def all_tasks(self) -> Sequence[Task]:
-        return [step.task for step in self._course.steps]
+        return [step.task for step in self._steps]
 
-    def tasks(self) -> Sequence[Task]:
-        return [self._course.step.task]
+    def tasks(self) -> Sequence[StageTask]:
+        return [begun(self._steps, self.finished_rounds)[-1].task]
 
     @property
     def phase(self) -> str:
-        return f"{self._course.step.task.key}/{self._stages}"
+        return f"{self.tasks()[0].key}/{self._stages}"
 
     def tested_networks(self) -> Sequence[TestedNetwork]:
         return [
             TestedNetwork(f"stage {stage}", partial(cut, self.model, stage, [stage], plain_exit, MeanLogits))
-            for stage in range(self._course.step.task.stage, 0, -1)
+            for stage in range(self.tasks()[0].stage, 0, -1)
         ]
-
-    def finish_round(self, summary: RoundSummary) -> None:
-        self._course.finish_round()
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | self._course.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._course.load_state_dict(state)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from profl.baselines.depth import MeanLogits, cut, stage_count
 from profl.baselines.width import load_leading, parse_rates
 from profl.bench.errors import InputError
-from profl.bench.method import LocalContext, Method, RoundSummary, Task, TestedNetwork
+from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, bare_convolution, global_average_head
 from profl.bench.models.normalisation import normalise
 from profl.bench.randomness import initialised
@@ -84,7 +84,6 @@ class ScaleFL(Method):
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         super().__init__(model, rounds, seed, options)
         self._levels = level_rates(options.rates, stage_count(model))
-        self._finished_rounds = 0
         with initialised(seed, "model"):
             self.global_state = cut(model, len(self._levels), self._levels, convolutional_exit).state_dict()
 
@@ -92,7 +91,7 @@ class ScaleFL(Method):
         return self.tasks()
 
     def tasks(self) -> Sequence[Task]:
-        begun = self._finished_rounds > self.options.distillation_start * self.rounds
+        begun = self.finished_rounds > self.options.distillation_start * self.rounds
         weight = self.options.distillation if begun else 0.0
         return [LevelTask(self.model.at_rate(rate), depth, weight) for depth, rate in reversed(self._levels.items())]
 
@@ -104,16 +103,6 @@ class ScaleFL(Method):
             )
             for depth, rate in reversed(self._levels.items())
         ]
-
-    def finish_round(self, summary: RoundSummary) -> None:
-        self._finished_rounds = summary.round
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "finished_rounds": self._finished_rounds}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._finished_rounds = state["finished_rounds"]
 
 
 def level_rates(rates: Sequence[str | float], stages: int) -> dict[int, Fraction]:

@@ -15,10 +15,10 @@ from profl.baselines.depth import stage_count
 from profl.baselines.width import RATES, load_leading, parse_rates
 from profl.bench.aggregation import Update
 from profl.bench.errors import InputError
-from profl.bench.method import LocalContext, Method, RoundSummary, Task, TestedNetwork
+from profl.bench.method import LocalContext, Method, Task, TestedNetwork
 from profl.bench.models import ModelSpec, StagedModel
 from profl.blocks import changed_state, pass_through
-from profl.steps import Course, Step, apportion
+from profl.steps import Step, apportion, begun
 
 FULL = Fraction(1)
 
@@ -34,7 +34,7 @@ class SLT(Method):
 
     The beginning takes the share s of all rounds, and each step a share of the others in proportion to the parameters
     that train in it [code]; if as many devices can train the full model as anything else, it takes all rounds and
-    this is federated averaging.
+    this is federated averaging, to the bit.
 
     A device uploads what trains, and the running statistics of the frozen blocks. The server takes each element's
     plain mean over the devices that hold it; what nobody holds keeps its value [code]. The network that is tested is
@@ -53,6 +53,8 @@ class SLT(Method):
         "A step adds a block at full width; published is one layer, which needs less memory.",
         "The width of a step is the widest of HeteroFL's that as many devices can train as any; published is any width "
         "that the weakest device can hold by a formula.",
+        "Where as many devices can train the full model as anything else, they train it in every round, exactly as in "
+        "FedAvg.",
         "All devices train alike; in the published code stronger ones also train wide layers in front.",
         "BatchNorm keeps running statistics; published has none.",
     )
@@ -83,7 +85,11 @@ class SLT(Method):
     def _enter(self, widths: Sequence[Fraction]) -> None:
         """Begin the schedule with these widths behind the first block, the second and so on."""
         self._widths = list(widths)
-        self._course = Course(schedule(self.model, self.rounds, self._widths))
+        self._steps = schedule(self.model, self.rounds, self._widths)
+
+    def _begun(self) -> Sequence[WidenedTask]:
+        """Return what has trained so far; what trains in the coming round is the last."""
+        return [step.task for step in begun(self._steps, self.finished_rounds)]
 
     def all_tasks(self) -> Sequence[Task]:
         behind = [self._offers(block) for block in range(1, self._blocks)]
@@ -94,7 +100,7 @@ class SLT(Method):
         return [WidenedTask(self.model, block, rate) for rate in self._rates]
 
     def tasks(self) -> Sequence[Task]:
-        return [self._course.step.task]
+        return [self._begun()[-1]]
 
     def settle(self, eligible_devices: Mapping[str, int]) -> None:
         widths = []
@@ -105,28 +111,23 @@ class SLT(Method):
 
     @property
     def phase(self) -> str:
-        task = self._course.step.task
+        task = self._begun()[-1]
         return f"grow {task.blocks}/{self._blocks}" if task.blocks else "train narrow"
 
     def tested_networks(self) -> Sequence[TestedNetwork]:
-        so_far = [step.task for step in self._course.steps[: self._course.position + 1]]
         return [
             TestedNetwork(
                 f"{task.blocks} wide, width {task.rate}", partial(widened, self.model, task.blocks, task.rate)
             )
-            for task in reversed(so_far)
+            for task in reversed(self._begun())
         ]
 
-    def finish_round(self, summary: RoundSummary) -> None:
-        self._course.finish_round()
-
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | self._course.state_dict() | {"widths": [str(width) for width in self._widths]}
+        return {**super().state_dict(), "widths": [str(width) for width in self._widths]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._enter([Fraction(width) for width in state["widths"]])
-        self._course.load_state_dict(state)
 
 
 @dataclass(frozen=True)

@@ -90,15 +90,14 @@ class SmartFreeze(Method):
         if rounds < least:
             raise InputError(f"smartfreeze cannot train {model.name} in {rounds} rounds: give it at least {least}")
         shares = apportion(rounds, [1] * len(self._blocks), options.min_rounds)
-        self._course = Course(
-            [
-                Step(GrowTask(model, block, options.frozen_batchnorm), share, may_end_early=True)
-                for block, share in enumerate(shares, start=1)
-            ]
-        )
-        self._rule = FreezingRule(options.slope_window, options.slope_evaluations, options.slope_threshold)
+        steps = [
+            Step(GrowTask(model, block, options.frozen_batchnorm), share, may_end_early=True)
+            for block, share in enumerate(shares, start=1)
+        ]
+        rule = FreezingRule(options.slope_window, options.slope_evaluations, options.slope_threshold)
+        self._course = Course(steps, rule, options.min_rounds, self._perturbation)
         self.global_state = initial_block_state(model, seed)
-        self._watch()
+        self._course.movement.observe(self.global_state)
 
     @property
     def _block(self) -> int:
@@ -125,34 +124,27 @@ class SmartFreeze(Method):
 
     def aggregate(self, updates: Sequence[Update]) -> None:
         super().aggregate(updates)
-        self._perturbation.observe(self.global_state)
+        self._course.movement.observe(self.global_state)
 
     def diagnostics(self) -> Mapping[str, float]:
         """Return the block's perturbation, its slope, and whether the freezing rule holds (1 or 0)."""
-        return self._rule.figures(self._perturbation.values)
+        return self._course.figures
 
     def finish_round(self, summary: RoundSummary) -> None:
-        enough = self._course.spent + 1 >= self.options.min_rounds
-        if self._course.finish_round(converged=enough and self._rule.holds(self._perturbation.values)):
-            self._watch()
+        if self._course.finish_round():
+            self._course.movement.observe(self.global_state)
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | self._course.state_dict() | {"perturbation": self._perturbation.state_dict()}
+        return super().state_dict() | self._course.state_dict("perturbation")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._course.load_state_dict(state)
-        self._perturbation = self._new_log()
-        self._perturbation.load_state_dict(state["perturbation"])
+        self._course.load_state_dict(state, "perturbation")
 
-    def _watch(self) -> None:
-        self._perturbation = self._new_log()
-        self._perturbation.observe(self.global_state)
-
-    def _new_log(self) -> MovementLog:
+    def _perturbation(self, task: GrowTask) -> MovementLog:
         options = self.options
         return MovementLog(
-            self._blocks[self._block - 1],
+            self._blocks[task.block - 1],
             options.perturbation_rounds,
             options.perturbation_scalars,
             self.seed,

@@ -37,11 +37,18 @@ def page(names: Iterable[str]) -> str:
     InputError
         As `method_class`.
     """
-    parts = [HEADING]
-    for kind, group in groupby(_ordered((name, method_class(name)) for name in names), lambda one: one[1].kind):
+    methods = _ordered((name, method_class(name)) for name in names)
+    parts = [HEADING, _contents(methods)]
+    for kind, group in groupby(methods, lambda one: one[1].kind):
         parts.append(f"## {(kind or 'other').capitalize()}\n")
         parts += [card(name, method) for name, method in group]
     return "\n".join(parts)
+
+
+def _contents(methods: Iterable[tuple[str, type[Method]]]) -> str:
+    """Return a row per method, which leads to its card, as Markdown."""
+    rows = [f"| [{name}](#{name}) | {method.kind or '-'} | {method.shrinks or '-'} |" for name, method in methods]
+    return "\n".join(["| method | kind | shrinks |", "|---|---|---|", *rows]) + "\n"
 
 
 def card(name: str, method: type[Method]) -> str:

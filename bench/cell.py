@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
+from profl.bench.data.partition import Natural, parse_scheme
 from profl.bench.errors import InputError
 from profl.bench.fleet import Tier
 from profl.bench.models import ModelSpec
@@ -42,7 +43,8 @@ class Recipe:
     devices, participants
         Size of the fleet; how many of the devices that can take part are drawn each round (all, if fewer can).
     partition
-        How training examples are dealt to devices: ``iid``, ``dirichlet:ALPHA`` or ``shards:N``.
+        How training examples are dealt to devices: ``iid``, ``dirichlet:ALPHA``, ``shards:N``, or ``natural``: each
+        device is a user that the dataset names.
     batch_size
         Largest local batch; footprints are measured at it.
     local_epochs, learning_rate, momentum, weight_decay
@@ -75,6 +77,11 @@ class Recipe:
             raise InputError(
                 f"participants = {self.participants} of {self.devices} devices: draw at most as many as there are"
             )
+
+    @property
+    def by_user(self) -> bool:
+        """Whether the dataset itself has to say who holds which training example."""
+        return isinstance(parse_scheme(self.partition), Natural)
 
 
 @validated(frozen=True, config=EXACT)

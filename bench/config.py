@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
 from profl.bench.cell import EXACT, Cell, MeasuredAs, Positive, Recipe, Seed, Width
-from profl.bench.data import shape_of, takes_folder
+from profl.bench.data import shape_of, takes_folder, users_of
 from profl.bench.data.partition import parse_scheme
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
@@ -146,13 +146,16 @@ def experiments(config: Config) -> list[Experiment]:
     Raises
     ------
     InputError
-        If a name is unknown, a value cannot be used, or a model cannot take the examples of a dataset.
+        If a name is unknown, a value cannot be used, a model cannot take the examples of a dataset, or a dataset
+        does not say who holds its examples where they are to be dealt so.
     GpuUnavailable
         If no GPU has this name.
     """
     possible = [Experiment.of(cell) for cell in cells(config)]
     for dataset, model in {(one.cell.dataset, one.model) for one in possible}:
         _check_shapes(dataset, model)
+    for dataset, folder in {(one.cell.dataset, one.cell.data_folder) for one in possible if one.cell.recipe.by_user}:
+        users_of(dataset, folder)
     return possible
 
 
@@ -183,11 +186,16 @@ def read_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise InputError(f"option '{text}' is no assignment: write METHOD.NAME=VALUE, as in profl.pace=equal")
         if name in options.setdefault(method, {}):
             raise InputError(f"option '{key}' is given twice: give one value")
-        try:
-            options[method][name] = tomllib.loads(f"value = {value}")["value"]
-        except ValueError:  # no TOML, or a number of more digits than Python reads
-            options[method][name] = value
+        options[method][name] = read_value(value)
     return options
+
+
+def read_value(text: str) -> Any:
+    """Return a value as TOML writes it; a bare word is a text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:  # no TOML, or a number of more digits than Python reads
+        return text
 
 
 def override(

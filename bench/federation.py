@@ -74,6 +74,7 @@ class Federation:
             recipe.devices,
             parse_scheme(recipe.partition),
             cell.seed,
+            users=None if dataset.users is None else dataset.users.numpy(),
         )
         on_gpu = cell.memory_only or cell.gpu == PHYSICAL
         self.device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
@@ -86,11 +87,7 @@ class Federation:
     def run_round(self, number: int) -> RoundRow:
         """Run round ``number`` (from 1); return its row, ``profl.bench.results.ROUND_COLUMNS`` but for the attempt."""
         began = time.perf_counter()
-        tasks, phase = list(self.method.tasks()), self.method.phase
-        if unlisted := [task.key for task in tasks if task.key not in self.least_budgets]:
-            name = self.cell.method
-            raise InputError(f"method '{name}' offers the task '{unlisted[0]}', which its all_tasks does not list")
-        chosen = {device: self.first_fit(tasks, budget) for device, budget in enumerate(self.budgets)}
+        chosen, phase = self.choices(number), self.method.phase
         eligible = [device for device, task in chosen.items() if task is not None]
         out = lost(
             [task is not None for task in chosen.values()],
@@ -148,9 +145,23 @@ class Federation:
             "seconds": time.perf_counter() - began,
         }
 
-    def first_fit(self, tasks: Sequence[Task], budget: int) -> Task | None:
-        """Return the first task that a memory of ``budget`` bytes holds, if any."""
-        return next((task for task in tasks if self.least_budgets[task.key] <= budget), None)
+    def choices(self, number: int) -> dict[int, Task | None]:
+        """Begin round ``number``: return the first offered task that each device's memory holds, if any.
+
+        Raises
+        ------
+        InputError
+            If the method offers a task that it has not listed.
+        """
+        self.method.finished_rounds = number - 1
+        tasks = list(self.method.tasks())
+        if unlisted := [task.key for task in tasks if task.key not in self.least_budgets]:
+            name = self.cell.method
+            raise InputError(f"method '{name}' offers the task '{unlisted[0]}', which its all_tasks does not list")
+        return {
+            device: next((task for task in tasks if self.least_budgets[task.key] <= budget), None)
+            for device, budget in enumerate(self.budgets)
+        }
 
     def draw(self, eligible: Sequence[int], number: int) -> list[int]:
         """Draw the round's participants uniformly, without replacement; devices without data cannot be drawn."""
@@ -281,7 +292,8 @@ def run_cell(
         If a network cannot be tested on the GPU. Training that runs out of memory is counted in the round's row.
     """
     cell = experiment.cell
-    dataset = hold_out(load_dataset(cell.dataset, cell.data_folder), cell.recipe.held_out_share, cell.seed)
+    whole = load_dataset(cell.dataset, cell.data_folder, cell.recipe.by_user)
+    dataset = hold_out(whole, cell.recipe.held_out_share, cell.seed)
     federation = Federation(experiment, dataset, least_budgets, full_model_bytes)
     checkpoint = folder.resume()
     if checkpoint:

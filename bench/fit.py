@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -13,9 +13,12 @@ from rich.table import Table
 
 from profl.bench.errors import InputError
 from profl.bench.fleet import format_bytes, parse_bytes
+from profl.bench.memory.api import BuiltStep
 from profl.bench.memory.errors import OutOfMemory
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
+from profl.bench.memory.workload import Workload
+from profl.bench.operations import operations_per_example
 from profl.bench.technique import PLAIN, Technique
 from profl.bench.training import TrainingWorkload
 
@@ -81,6 +84,8 @@ class Fit:
         Pictures by budget in bytes, as `largest_batch` finds them; None where nothing fits.
     least_budget_bytes
         What a batch of one picture needs; None if the whole GPU is too small.
+    operations_per_example
+        Floating-point operations of training on one picture, in the largest batch to try; None if not counted.
     technique
         How its steps save memory.
     """
@@ -89,6 +94,7 @@ class Fit:
     task: str
     largest_batches: Mapping[int, int | None]
     least_budget_bytes: int | None
+    operations_per_example: int | None
     technique: Technique = PLAIN
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,6 +104,7 @@ class Fit:
             "technique": str(self.technique),
             "task": self.task,
             "least_budget_bytes": self.least_budget_bytes,
+            "operations_per_example": self.operations_per_example,
             "fits": [
                 {"budget_bytes": budget, "largest_batch": batch} for budget, batch in self.largest_batches.items()
             ],
@@ -128,34 +135,91 @@ def read_budgets(texts: Iterable[str], gpu: str) -> dict[int, str]:
     return budgets
 
 
-def fit(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Prober) -> Fit:
-    """Return in what batches a task trains, each of them run for ten steps under a real limit.
+def fit_task(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Prober) -> Fit:
+    """Return in what batches a task trains; its recipe's batch size is the largest to try. As `fit_batches`."""
+
+    def at(batch: int) -> TrainingWorkload:
+        return replace(workload, recipe=replace(workload.recipe, batch_size=batch))
+
+    batches, least = fit_batches(at, workload.recipe.batch_size, gpu, budgets, prober)
+    task, technique = workload.task, workload.technique
+    operations = operations_per_example(task, workload.model, workload.recipe, technique)
+    return Fit(workload.scope, task.key, batches, least, operations, technique)
+
+
+def fit_batches(
+    at: Callable[[int], Workload], most: int, gpu: str, budgets: Iterable[int], prober: Prober
+) -> tuple[dict[int, int | None], int | None]:
+    """Return the largest batch by budget, each run for ten steps under a real limit, and the least budget of batch 1.
 
     Parameters
     ----------
-    workload
-        Its recipe's batch size is the largest to try.
+    at
+        The step with a batch of this size.
+    most
+        The largest to try.
     budgets
         Bytes of GPU memory.
 
     Raises
     ------
     GpuUnavailable, MeasurementFailed
-        As `Prober.measure`, but `OutOfMemory` is an answer.
+        As `Prober.measure`, but `OutOfMemory` is an answer: None.
     """
 
-    def at(batch: int) -> TrainingWorkload:
-        return replace(workload, recipe=replace(workload.recipe, batch_size=batch))
-
     def largest(budget_bytes: int) -> int | None:
-        return largest_batch(lambda batch: prober.fits(at(batch), gpu, budget_bytes), workload.recipe.batch_size)
+        return largest_batch(lambda batch: prober.fits(at(batch), gpu, budget_bytes), most)
 
     try:
         least_budget_bytes = prober.measure(at(1), gpu).least_budget_bytes
     except OutOfMemory:
         least_budget_bytes = None
-    batches = {budget: largest(budget) for budget in budgets}
-    return Fit(workload.scope, workload.task.key, batches, least_budget_bytes, workload.technique)
+    return {budget: largest(budget) for budget in budgets}, least_budget_bytes
+
+
+def fit(build: Callable[..., Any], budget: int | str, gpu: str = "virtual:h100", *, most: int = 256) -> int | None:
+    """Return the largest batch whose training step runs in a given GPU memory, as `largest_batch` finds it.
+
+    Parameters
+    ----------
+    build
+        As `profl.bench.memory.measure` takes it, with a second argument ``batch_size``, examples in the batch.
+    budget
+        GPU memory: bytes, or a text such as ``512MiB``.
+    gpu
+        ``cuda``, or a virtual GPU, which needs no hardware: ``virtual:h100``, ``virtual:t4``, ...
+    most
+        The largest batch to try.
+
+    Returns
+    -------
+    int or None
+        Examples; None if no batch that was tried fits.
+
+    Raises
+    ------
+    InputError
+        If the budget is no amount of memory, or more than the virtual GPU has.
+    GpuUnavailable, MeasurementFailed
+        As `profl.bench.memory.measure`.
+
+    Examples
+    --------
+    ::
+
+        from profl import fit
+
+        if __name__ == "__main__":
+            print(fit(build, "512MiB", "virtual:t4"))
+    """
+    (budget_bytes,) = read_budgets([f"{budget} B" if isinstance(budget, int) else budget], gpu)
+    with Prober() as prober:
+        return largest_batch(lambda batch: prober.fits(step_at(build, batch), gpu, budget_bytes), most)
+
+
+def step_at(build: Callable[..., Any], batch_size: int) -> BuiltStep:
+    """Return the step that ``build`` makes with a batch of this size."""
+    return BuiltStep(partial(build, batch_size=batch_size))
 
 
 def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Table:
@@ -166,12 +230,15 @@ def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Tab
     for text in budgets.values():
         table.add_column(text, justify="right")
     table.add_column("batch 1 needs", justify="right")
+    table.add_column("M operations\na picture", justify="right")
     for method, group in groupby(fits, key=lambda fit: fit.technique.label(fit.method)):
         tasks = list(group)
         for row, task in enumerate(tasks):
             batches = [_batch(task.largest_batches[budget], most) for budget in budgets]
             least = "?" if task.least_budget_bytes is None else format_bytes(task.least_budget_bytes)
-            table.add_row("" if row else method, task.task, *batches, least, end_section=task is tasks[-1])
+            counted = task.operations_per_example
+            operations = "?" if counted is None else f"{counted / 1e6:,.1f}"
+            table.add_row("" if row else method, task.task, *batches, least, operations, end_section=task is tasks[-1])
     return table
 
 

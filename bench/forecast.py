@@ -73,7 +73,8 @@ def forecasts(possible: Iterable[Experiment], prober: Prober) -> Iterator[Foreca
     load = cache(load_dataset)
     for experiment in possible:
         cell = experiment.cell
-        dataset = hold_out(load(cell.dataset, cell.data_folder), cell.recipe.held_out_share, cell.seed)
+        whole = load(cell.dataset, cell.data_folder, cell.recipe.by_user)
+        dataset = hold_out(whole, cell.recipe.held_out_share, cell.seed)
         yield forecast(experiment, dataset, measure_tasks(experiment, prober))
 
 
@@ -92,8 +93,7 @@ def forecast(experiment: Experiment, dataset: Dataset, measured: Measured) -> Fo
     traffic: dict[tuple[str, int], tuple[float, float]] = {}
     operations, uploaded, downloaded, shares = 0, 0.0, 0.0, []
     for number in range(1, cell.recipe.rounds + 1):
-        tasks = fleet.method.tasks()
-        chosen = {device: fleet.first_fit(tasks, budget) for device, budget in enumerate(fleet.budgets)}
+        chosen = fleet.choices(number)
         eligible = {device: task for device, task in chosen.items() if task is not None}
         shares.append(len(eligible) / len(chosen))
         for device in fleet.draw(list(eligible), number):

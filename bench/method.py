@@ -201,6 +201,9 @@ class Method(ABC):
     deviations: ClassVar[tuple[str, ...]] = ()
     """What differs from the published method, one short sentence each; shown wherever its results are."""
 
+    finished_rounds: int = 0
+    """Rounds before the one that comes or runs. Set by the harness as each begins, also in a run that is resumed."""
+
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: Any) -> None:
         self.model = model
         self.rounds = rounds
@@ -244,14 +247,17 @@ class Method(ABC):
         """Hear once, before round 1, how many devices can train each of ``all_tasks``, by key."""
 
     def aggregate(self, updates: Sequence[Update]) -> None:
-        """Merge the round's updates, in participant order, into the global state. Never called with none."""
+        """Merge the round's updates, in participant order, into the global state. Never called with none.
+
+        By default the mean over the devices that own an element, all alike whatever their ``Update.examples``.
+        """
         owner_mean(self.global_state, updates)
 
     def finish_round(self, summary: RoundSummary) -> None:  # noqa: B027 - only schedules move here
         """Hear that a round is over; schedules move here."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that is needed to go on to the bit: tensors, numbers, strings and containers."""
+        """Return what is needed to go on to the bit, but for `finished_rounds`: tensors, numbers, text, containers."""
         return {"global_state": self.global_state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

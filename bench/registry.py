@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 from inspect import isabstract
 from typing import Any
 
-from profl.bench.errors import InputError, unknown
+from profl.bench.errors import InputError, choose, nearest
 from profl.bench.method import Method
 from profl.bench.models import ModelSpec
 from profl.bench.plugins import installed, load
@@ -51,7 +51,8 @@ def method_options(name: str, options: Mapping[str, Any]) -> Any:
     known = [field.name for field in fields(kind)]
     for option in options:
         if option not in known:
-            unknown(f"option of method '{name}'", option, known or ["(it has none)"])
+            there = choose(nearest(option, known), ", ".join(sorted(known))) if known else "it has none"
+            raise InputError(f"method '{name}' has no option '{option}': {there}")
     return checked(kind, dict(options), f"options of method '{name}'")
 
 

@@ -27,17 +27,19 @@ def deal(todo: Sequence[Cell]) -> None:
     Raises
     ------
     InputError
-        If a dataset is missing or damaged, does not give every device an example, or has a class of which nothing can
-        be held out.
+        If a dataset is missing or damaged, does not give every device an example or say who holds it, or has a class of
+        which nothing can be held out.
     """
-    by_data: dict[tuple[str, Path | None], list[Cell]] = {}
+    by_data: dict[tuple[str, Path | None, bool], list[Cell]] = {}
     for cell in todo:
-        by_data.setdefault((cell.dataset, cell.data_folder), []).append(cell)
-    for (dataset, folder), mine in by_data.items():
-        targets = load_dataset(dataset, folder).train_targets.numpy()
+        by_data.setdefault((cell.dataset, cell.data_folder, cell.recipe.by_user), []).append(cell)
+    for data, mine in by_data.items():
+        whole = load_dataset(*data)
+        targets, users = whole.train_targets.numpy(), None if whole.users is None else whole.users.numpy()
         for recipe, seed in {(cell.recipe, cell.seed) for cell in mine}:
-            dealt = targets[~held_out(targets, recipe.held_out_share, seed)]
-            partition(dealt, recipe.devices, recipe.partition, seed)
+            dealt = ~held_out(targets, recipe.held_out_share, seed)
+            theirs = None if users is None else users[dealt]
+            partition(targets[dealt], recipe.devices, recipe.partition, seed, users=theirs)
 
 
 class SweepListener(Listener, Protocol):

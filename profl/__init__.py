@@ -1,8 +1,8 @@
 """Measured training memory of ProFL and its rivals in memory-constrained federated learning.
 
 What most users need is importable from here, and loaded when it is first asked for: ``import profl`` alone takes
-milliseconds. Measure a training step with `measure` (any code) or `recorded` (code on a GPU); write a method with
-`Method` and `Task`, a model with `ModelSpec` and `StagedModel`.
+milliseconds. Measure a training step with `measure` (any code) or `recorded` (code on a GPU), and find the batch that
+fits a memory with `fit`; write a method with `Method` and `Task`, a model with `ModelSpec` and `StagedModel`.
 
 The rooms: ``profl.bench`` is the harness (``profl.bench.method`` the contract, ``profl.bench.memory`` the
 measurement), ``profl.baselines`` the rivals, and the modules beside them are ProFL itself: progressive training of one
@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from profl.bench.aggregation import Update as Update
+    from profl.bench.aggregation import owner_mean as owner_mean
     from profl.bench.errors import InputError as InputError
+    from profl.bench.fit import fit as fit
     from profl.bench.memory import Footprint as Footprint
     from profl.bench.memory import GpuUnavailable as GpuUnavailable
     from profl.bench.memory import MeasurementFailed as MeasurementFailed
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
     from profl.bench.models import StagedModel as StagedModel
 
 _HOMES = {
-    "profl.bench.aggregation": ("Update",),
+    "profl.bench.aggregation": ("Update", "owner_mean"),
     "profl.bench.errors": ("InputError",),
+    "profl.bench.fit": ("fit",),
     "profl.bench.memory": (
         "Footprint",
         "GpuUnavailable",

@@ -55,10 +55,10 @@ class ProFL(Method):
 
     def __init__(self, model: ModelSpec, rounds: int, seed: int, options: ProFLOptions) -> None:
         super().__init__(model, rounds, seed, options)
-        self.course = Course(schedule(model, rounds, options))
-        self.rule = FreezingRule(options.slope_window, options.slope_evaluations, options.slope_threshold)
         self.global_state = initial_block_state(model, seed, options.stand_in)
         self._blocks = block_parameters(model)
+        rule = FreezingRule(options.slope_window, options.slope_evaluations, options.slope_threshold)
+        self.course = Course(schedule(model, rounds, options), rule, options.min_rounds, self._movement_log)
         self._enter_step()
 
     @property
@@ -81,7 +81,7 @@ class ProFL(Method):
 
         There is none while a block is mapped: a basic layer trains then.
         """
-        return self.movement.values
+        return self.course.movement.values
 
     def all_tasks(self) -> Sequence[Task]:
         return [step.task for step in self.steps]
@@ -100,32 +100,28 @@ class ProFL(Method):
     def aggregate(self, updates: Sequence[Update]) -> None:
         super().aggregate(updates)
         if not isinstance(self.step.task, MapTask):  # which trains a basic layer, and no block
-            self.movement.observe(self.global_state)
+            self.course.movement.observe(self.global_state)
 
     def diagnostics(self) -> Mapping[str, float]:
         """Return the active block's effective movement, its slope, and whether the freezing rule holds (1 or 0).
 
         The rule is asked whatever the pace. Unknown in the first rounds of a step, and while a block is mapped.
         """
-        return self.rule.figures(self.movements)
+        return self.course.figures
 
     def finish_round(self, summary: RoundSummary) -> None:
-        enough = self.course.spent + 1 >= self.options.min_rounds
-        if self.course.finish_round(converged=enough and self.rule.holds(self.movements)):
+        if self.course.finish_round():
             self._enter_step()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | self.course.state_dict() | {"movement": self.movement.state_dict()}
+        return super().state_dict() | self.course.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.course.load_state_dict(state)
-        self.movement = self._movement_log()
-        self.movement.load_state_dict(state["movement"])
 
     def _enter_step(self) -> None:
-        self.movement = self._movement_log()
-        self.movement.observe(self.global_state)
+        self.course.movement.observe(self.global_state)
         for name in [name for name in self.global_state if name.startswith(TEACHER_HEAD)]:
             del self.global_state[name]
         task = self.step.task
@@ -136,8 +132,8 @@ class ProFL(Method):
                 if name.startswith("head.")
             }
 
-    def _movement_log(self) -> MovementLog:
-        task, options = self.step.task, self.options
+    def _movement_log(self, task: BlockTask) -> MovementLog:
+        options = self.options
         return MovementLog(
             self._blocks[task.block - 1],
             options.movement_rounds,

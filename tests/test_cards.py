@@ -68,6 +68,14 @@ def test_the_committed_page_is_what_the_command_prints_of_our_methods():
     assert sorted(methods()) != OURS or printed == committed
 
 
+def test_the_page_begins_with_a_list_that_leads_to_every_card():
+    rows = [line for line in page(OURS).splitlines() if line.startswith("| [")]
+    headings = [line.removeprefix("### ") for line in page(OURS).splitlines() if line.startswith("### ")]
+    assert [row.split("](#")[1].split(")")[0] for row in rows] == headings
+    assert sorted(headings) == OURS
+    assert f"| [slt](#slt) | progressive | {method_class('slt').shrinks} |" in rows
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_each_of_ours_says_what_it_is_and_documents_every_option(name: str):
     method = method_class(name)

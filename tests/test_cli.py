@@ -231,6 +231,35 @@ def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
     assert result.output == "stopped\n"
 
 
+SWEEP = ["sweep", "--config", "{config}", "--output", "{run}", "--workers", 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "told"),
+    [
+        (["report", "{run}"], "profl.bench.report.write_report", "the results are as they were, .* to draw it"),
+        (
+            ["report", "{run}", "{run}"],
+            "profl.bench.report.write_comparison",
+            "the results are as they were, .* to draw it",
+        ),
+        ([*SWEEP, "--dry-run"], "profl.bench.forecast.forecasts", "nothing was trained, .* to begin again"),
+        (SWEEP, "profl.bench.sweep.run_sweep", "finished rounds are kept in {run}: run the same command to go on"),
+        (SWEEP, "profl.bench.report.write_report", "the cells are kept in {run}, .*: 'profl report {run}' draws it"),
+    ],
+)
+def test_ctrl_c_tells_what_is_kept_and_how_to_go_on(
+    arguments: list[object], where: str, told: str, run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stop)
+    result = profl(*(str(argument).format(run=run, config=run.parent / "small.toml") for argument in arguments))
+    assert result.exit_code == 130
+    assert re.fullmatch("stopped; " + told.format(run=re.escape(str(run))), result.stderr.splitlines()[-1])
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("profl.bench.presets.presets", lambda: {}["nothing"])
     with pytest.raises(KeyError):
@@ -300,7 +329,7 @@ def test_measure_draws_a_table_timelines_and_snapshots(tmp_path: Path):
     assert [path.name for path in folders["snapshot"].iterdir()] == ["allsmall-width-1-4.pickle"]
     (trace,) = folders["trace"].iterdir()
     assert json.loads(trace.read_text())["traceEvents"]
-    assert re.search(r"allsmall, width 1/4: peak in step \d, backward, in stages\S+ by \S+Backward0\n", result.output)
+    assert re.search(r"allsmall, width 1/4: peak in step \d, backward in stages\S+ by \S+Backward0\n", result.output)
 
 
 def test_measure_replays_other_allocator_settings():

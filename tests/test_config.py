@@ -9,6 +9,7 @@ from profl.bench.config import Grid, cells, experiments, override, read_config, 
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.presets import presets
+from profl.bench.registry import methods
 from profl.bench.results.run import check_one_recipe
 from tests.conftest import SMALL_RECIPE
 from tests.sweeps import CONFIG, GRID
@@ -17,6 +18,13 @@ FILE = """
 gpu = 'cuda'
 grid = {method = ['profl'], model = ['resnet18'], width = [2], dataset = ['digits'], tier = ['1MB'], seed = [0]}
 """
+
+
+def test_the_short_look_at_everything_names_every_method_that_comes_along():
+    chosen = read_config(presets()["smoke"])
+    ours = [name for name, point in methods().items() if point.value.startswith("profl.")]
+    assert sorted(chosen.grid.method) == sorted(ours)
+    assert len(experiments(chosen)) == len(ours)  # a cell each, with rounds enough for every schedule
 
 
 def test_a_method_that_ignores_memory_gets_one_cell():
@@ -68,7 +76,7 @@ def test_a_learning_rate_of_an_unknown_method_is_refused():
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(InputError, match="unknown option of method 'heterofl' 'speed'"):
+    with pytest.raises(InputError, match="method 'heterofl' has no option 'speed': choose one of"):
         cells(replace(CONFIG, options={"heterofl": {"speed": 1}}))
 
 

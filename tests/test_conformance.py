@@ -40,16 +40,26 @@ class Unannounced(Plain):
 
 
 class Forgetful(FedRolex):
-    def state_dict(self):
-        return Method.state_dict(self)
+    """Counts for itself and does not keep the count."""
 
-    def load_state_dict(self, state):
-        Method.load_state_dict(self, state)
+    turn = 0
+
+    def all_tasks(self):
+        return [WindowTask(task.model, self.turn) for task in super().all_tasks()]
+
+    def finish_round(self, summary):
+        self.turn += 1
 
 
 class Unreadable(Plain):
     def state_dict(self):
         return {**super().state_dict(), "model": self.model}
+
+
+class Unwritten(Forgetful):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.turn = state["turn"]
 
 
 class Gambling(Plain):
@@ -116,7 +126,7 @@ class Leading(WindowTask):
 
 class Shifted(FedRolex):
     def all_tasks(self):
-        return [Leading(task.model, self.turn) for task in super().all_tasks()[1:]]
+        return [Leading(task.model, task.turn) for task in super().all_tasks()[1:]]
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ class Classless(WindowTask):
 
 class Clinging(FedRolex):
     def all_tasks(self):
-        return [Classless(task.model, self.turn) for task in super().all_tasks()]
+        return [Classless(task.model, task.turn) for task in super().all_tasks()]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +151,7 @@ class Clinging(FedRolex):
             "'window 1' is offered .* does not list it",
         ),
         (Forgetful, "it_resumes_to_the_bit", "other tasks are offered after resuming: state_dict must return"),
+        (Unwritten, "it_resumes_to_the_bit", "load_state_dict asks for 'turn', which state_dict does not return"),
         (Unreadable, "it_resumes_to_the_bit", "more than tensors, numbers, strings and containers"),
         (Gambling, "global_generators_are_left_alone", "all_tasks, settle or tasks draws from a global"),
         (Zeroing, "what_nobody_trains_keeps_its_value", "aggregate changes elements of '.*' that no device has sent"),

@@ -32,6 +32,7 @@ from textwrap import indent
 import click
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 
 import profl.bench.memory
@@ -158,7 +159,7 @@ def test_files_that_are_named_exist(document: Path):
 def test_figures_stand_beside_the_command_that_makes_them(document: Path):
     for section in re.split(r"^##? ", document.read_text(encoding="utf-8"), flags=re.MULTILINE):
         if "![" in section:
-            assert re.search(r"profl (report results/\S+|measure .*--plot)", section), section[:80]
+            assert re.search(r"profl (report results/\S+|measure .*--plot|survey methods)", section), section[:80]
 
 
 def test_the_door_is_short_and_leads_to_every_document():
@@ -404,13 +405,67 @@ def ablations(name: str, column: str) -> str:
     return f"{difference.mean:+.1f}, {difference.low:+.1f} to {difference.high:+.1f}{told}"
 
 
+def study(model: str, contender: str, gpu: str = "virtual:jetson-orin") -> pd.DataFrame:
+    """Return the tasks of a method, or of one with a technique, in the memory study at batch 64, the dearest first."""
+    table = pd.read_csv(ROOT / "results/paper-memory/methods.csv")
+    method, _, technique = contender.partition(" with ")
+    same = {"model": model, "method": method, "technique": technique or "none", "gpu": gpu, "batch_size": 64}
+    for name, value in same.items():
+        table = table[table[name] == value]
+    return table.sort_values("peak_requested_bytes", ascending=False)
+
+
+def in_study(row: pd.Series, column: str) -> str:
+    """Return what a row of the memory study says, as tables write it."""
+    name = {"peak": "peak_requested_bytes", "least budget": "least_budget_bytes", "up": "uploaded_bytes"}.get(column)
+    if name:
+        return f"{row[name] / 2**20:.1f} MiB" if name == "peak_requested_bytes" else f"{row[name] / 2**20:.3g} MiB"
+    shares = {"saved": "peak_requested_reduction", "saved as a budget": "least_budget_reduction"}
+    if column in shares:
+        return percent(row[shares[column]])
+    return {
+        "operations": lambda: percent(row["operations_share"]),
+        "devices": lambda: f"{row['eligible_devices']:.0f}",
+        "task": lambda: f"`{row['task']}`",
+    }[column]()
+
+
+def memory(contender: str, column: str) -> str:
+    """Return a cell of the table of all methods: ResNet18, dearest and cheapest task."""
+    rows = study("resnet18", contender.strip("`"))
+    which, _, quantity = column.partition(": ")
+    return in_study(rows.iloc[0 if which == "dearest" else -1], quantity)
+
+
+def saving(model: str, column: str) -> str:
+    """Return a cell of the table of what ProFL saves, by model; nothing if it is not measured yet."""
+    if " with " in column and study(model, f"fedavg{column[column.index(' with ') :]}").empty:
+        return ""
+    if column == "full model":
+        return in_study(study(model, "fedavg").iloc[0], "peak")
+    if " with " in column:
+        return in_study(study(model, f"fedavg{column[column.index(' with ') :]}").iloc[0], "saved")
+    return in_study(study(model, "profl").iloc[0], column.removeprefix("ProFL's dearest: "))
+
+
 FROM_FILES: dict[str, Callable[[str, str], str]] = {
     function.__name__: function
-    for function in (accuracy, models, estimates, recorders, deviations, card_steps, card_tasks, ablations)
+    for function in (
+        accuracy,
+        models,
+        estimates,
+        recorders,
+        deviations,
+        card_steps,
+        card_tasks,
+        ablations,
+        memory,
+        saving,
+    )
 }
 """By the name of a table: what a cell says, given what its row and its column are called."""
 
-MEASURED = {"reduction", "steps", "techniques", "traces"}
+MEASURED = {"published", "reduction", "steps", "techniques", "traces"}
 """Tables that tests of their own measure, those of traces in tests/hardware, of steps in tests/memory."""
 
 
@@ -475,6 +530,51 @@ def test_what_techniques_save_is_measured_again(prober: Prober):
         else:
             continue
         assert f"{found / 2**20:.1f} MiB" == peak
+
+
+def least_saved(method: str) -> float:
+    """Return by which share the dearest task of a method needs less at the peak, of the model where that is most."""
+    models = pd.read_csv(ROOT / "results/paper-memory/methods.csv")["model"].unique()
+    dearest = [study(model, method)["peak_requested_reduction"].head(1) for model in models]
+    return pd.concat(dearest).max()
+
+
+def slt_bytes(model: ModelSpec, batch_size: int) -> int:
+    """Return what SLT's published code counts for plain training: outputs of all layers, tensors, gradients.
+
+    Restated from memory/memory_configs_slt.py of k1l1/SLT: no optimizer, no workspaces, nothing that is freed.
+    """
+    outputs: list[int] = []
+    module = model.skeleton()
+    for part in module.modules():
+        if not any(True for _ in part.children()):
+            part.register_forward_hook(lambda part, inputs, output: outputs.append(output.numel()))
+    module(torch.zeros(batch_size, *module.input_shape, device="meta"))
+    tensors = sum(value.numel() for value in module.state_dict().values())
+    return 4 * (sum(outputs) + tensors + sum(parameter.numel() for parameter in module.parameters()))
+
+
+def test_what_was_published_stands_beside_what_the_memory_study_says():
+    (block,) = (block for block in BLOCKS if block.mark == "table: published")
+    shown = {figure: measured for figure, _, measured, _ in table_of(block)[1:]}
+    full = study("resnet18", "fedavg").iloc[0]
+    steps = study("resnet18", "profl").set_index("task")["peak_requested_bytes"]
+    said = {"ProFL, full ResNet18": full["peak_requested_bytes"]}
+    said |= {f"ProFL, block {block} of ResNet18": steps[f"grow {block}"] for block in (1, 2, 3, 4)}
+    expected = {figure: f"{size / 1e6:.0f} MB" for figure, size in said.items()}
+    expected["ProFL, saved by these thresholds"] = percent(
+        study("resnet18", "profl")["peak_requested_reduction"].iloc[0]
+    )
+    expected["ProFL, saved at most"] = percent(least_saved("profl"))
+    formula = slt_bytes(ModelSpec("resnet18", 64, 10), 64)
+    expected["SLT, its formula for full ResNet18"] = f"{full['peak_requested_bytes'] / 1e6:.0f} MB"
+    assert f"{formula / 1e6:.0f} MB" in next(line for line in block.lines if "SLT, its formula" in line)
+    expected["NeuLite, saved at most"] = percent(study("resnet18", "neulite")["peak_requested_reduction"].iloc[0])
+    mean = 1 - study("resnet18", "smartfreeze")["peak_requested_bytes"].mean() / full["peak_requested_bytes"]
+    expected["SmartFreeze, saved on average"] = percent(mean)
+    for figure, measured in expected.items():
+        assert shown[figure].startswith(measured), (figure, measured)
+    assert set(shown) == set(expected)
 
 
 @each_document

@@ -58,7 +58,7 @@ def test_it_is_a_small_value_that_travels(method: str):
 def test_what_a_method_refuses_is_refused_as_the_cell_is_looked_up():
     with pytest.raises(InputError, match="rounds"):
         Experiment.of(small_cell("profl", recipe=replace(CONFIG.recipe, rounds=2)))
-    with pytest.raises(InputError, match="unknown option of method 'heterofl' 'speed'"):
+    with pytest.raises(InputError, match="method 'heterofl' has no option 'speed': choose one of"):
         Experiment.of(small_cell("heterofl", options={"speed": 1}))
 
 

@@ -67,6 +67,38 @@ def test_a_resumed_run_equals_a_fresh_one_to_the_bit(method: str, tmp_path: Path
     assert attempts == [1] * 3 + [2] * 4 + [3] * (len(fresh) - 7)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "counted"),
+    [
+        ("neulite", {}, {"finished_rounds": 2}),
+        ("progfed", {"warm_up_rounds": 0}, {"position": 2, "spent": 0, "left_over": 0}),
+    ],
+)
+def test_a_checkpoint_that_also_counts_its_rounds_is_gone_on_with(
+    method: str, options: dict, counted: dict, tmp_path: Path
+):
+    """As methods once did for themselves: the count is the harness's now."""
+    recipe = replace(SMALL_RECIPE, rounds=4, participants=1, evaluate_every=4)
+    cell = small_cell(method, recipe=recipe, options=options)
+    fresh = run(cell, tmp_path / "fresh")
+    assert len({row["phase"] for row in fresh}) == 4
+    run(cell, tmp_path / "resumed", stop_after=2)
+    path = tmp_path / "resumed" / "checkpoint.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["method"].keys() == {"global_state"}
+    torch.save({**checkpoint, "method": {**checkpoint["method"], **counted}}, path)
+    assert run(cell, tmp_path / "resumed") == fresh
+
+
+def test_a_method_is_told_how_many_rounds_are_over():
+    fleet, counts = federation(small_cell()), []
+    tasks = fleet.method.tasks
+    fleet.method.tasks = lambda: counts.append(fleet.method.finished_rounds) or tasks()  # type: ignore[method-assign]
+    for number in (1, 2, 7):
+        fleet.run_round(number)
+    assert counts == [0, 1, 6]
+
+
 def test_a_cell_begun_under_other_rules_is_not_gone_on_with(tmp_path: Path):
     cell = small_cell()
     run(cell, tmp_path, stop_after=2)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
-from profl.bench.fit import LOOKAHEAD, Fit, fit, fit_table, guarantee, largest_batch, read_budgets
+from profl.bench.fit import LOOKAHEAD, Fit, fit_table, fit_task, guarantee, largest_batch, read_budgets
 from profl.bench.measuring import workloads
 from profl.bench.memory.errors import GpuUnavailable, OutOfMemory
 from profl.bench.memory.footprint import Footprint
@@ -73,7 +73,7 @@ def workload(method: str, task: str, most: int) -> TrainingWorkload:
 
 def test_the_virtual_gpu_agrees_with_trying_every_batch(prober: Prober):
     task, budget = workload("fedavg", "full model", 12), 22 * MIB
-    found = fit(task, GPU, [budget], prober).largest_batches[budget]
+    found = fit_task(task, GPU, [budget], prober).largest_batches[budget]
     ran = [
         batch
         for batch in range(1, 13)
@@ -85,9 +85,9 @@ def test_the_virtual_gpu_agrees_with_trying_every_batch(prober: Prober):
 
 def test_less_than_the_least_budget_of_one_picture_fits_nothing(prober: Prober):
     task = workload("heterofl", "subnetwork 1", 2)
-    least = fit(task, GPU, [], prober).least_budget_bytes
+    least = fit_task(task, GPU, [], prober).least_budget_bytes
     assert least is not None
-    found = fit(task, GPU, [least - 2 * MIB, least, 1], prober)
+    found = fit_task(task, GPU, [least - 2 * MIB, least, 1], prober)
     assert found.largest_batches[least - 2 * MIB] is None
     assert found.largest_batches[least] in (1, 2)
     assert found.largest_batches[1] is None
@@ -99,8 +99,9 @@ def test_a_task_for_which_the_whole_gpu_is_too_small_is_an_answer(monkeypatch: p
 
     monkeypatch.setattr(Prober, "measure", too_small)
     monkeypatch.setattr(Prober, "fits", lambda *_: False)
-    found = fit(workload("fedavg", "full model", 4), GPU, [MIB], Prober())
-    assert found == Fit("fedavg", "full model", {MIB: None}, None)
+    found = fit_task(workload("fedavg", "full model", 4), GPU, [MIB], Prober())
+    assert found == Fit("fedavg", "full model", {MIB: None}, None, found.operations_per_example)
+    assert found.operations_per_example > 0
     assert found.to_dict()["fits"] == [{"budget_bytes": MIB, "largest_batch": None}]
 
 
@@ -134,18 +135,19 @@ def test_unknown_gpus_are_refused_and_a_physical_one_is_not_asked():
 
 def test_the_table_groups_tasks_and_marks_what_is_missing():
     fits = [
-        Fit("heterofl", "wide", {64 * MIB: None, 256 * MIB: 12}, 70 * MIB),
-        Fit("heterofl", "narrow", {64 * MIB: 32, 256 * MIB: 256}, 20 * MIB),
-        Fit("profl", "grow 1", {64 * MIB: None, 256 * MIB: None}, None),
+        Fit("heterofl", "wide", {64 * MIB: None, 256 * MIB: 12}, 70 * MIB, 1_234_500_000),
+        Fit("heterofl", "narrow", {64 * MIB: 32, 256 * MIB: 256}, 20 * MIB, 10**6),
+        Fit("profl", "grow 1", {64 * MIB: None, 256 * MIB: None}, None, 10**6),
     ]
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(fit_table(fits, {64 * MIB: "64MiB", 256 * MIB: "256MiB"}, most=256))
     rows = [line.split() for line in console.export_text().splitlines() if line.strip(" ─")]
     assert rows == [
-        ["method", "task", "64MiB", "256MiB", "batch", "1", "needs"],
-        ["heterofl", "wide", "-", "12", "70", "MiB"],
-        ["narrow", "32", "256+", "20", "MiB"],
-        ["profl", "grow", "1", "-", "-", "?"],
+        ["M", "operations"],
+        ["method", "task", "64MiB", "256MiB", "batch", "1", "needs", "a", "picture"],
+        ["heterofl", "wide", "-", "12", "70", "MiB", "1,234.5"],
+        ["narrow", "32", "256+", "20", "MiB", "1.0"],
+        ["profl", "grow", "1", "-", "-", "?", "1.0"],
     ]
 
 

@@ -19,8 +19,12 @@ MODEL = ModelSpec("resnet18", 2, 10)
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("fedavg", {"speed": 1}, "unknown option of method 'fedavg' 'speed': choose one of .it has none."),
-        ("heterofl", {"scalar": 1}, r"unknown option of method 'heterofl' 'scalar': did you mean 'scaler'\?"),
+        ("fedavg", {"speed": 1}, "method 'fedavg' has no option 'speed': it has none$"),
+        (
+            "heterofl",
+            {"scalar": 1},
+            r"method 'heterofl' has no option 'scalar': did you mean 'scaler'\? Choose one of max",
+        ),
         ("heterofl", {"scaler": "perhaps"}, "options of method 'heterofl': scaler cannot be 'perhaps'"),
         ("heterofl", {"rates": [2]}, "rates"),
         ("depthfl", {"ramp_rounds": "2"}, "ramp_rounds cannot be '2'"),

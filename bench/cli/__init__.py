@@ -33,8 +33,8 @@ class Friendly(click.Group):
         try:
             with _terminated_like_ctrl_c():
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("stopped", err=True)
+        except KeyboardInterrupt as stop:
+            click.echo("; ".join(["stopped", *map(str, stop.args)]), err=True)
             raise SystemExit(130) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):  # --help among them
             raise

@@ -8,13 +8,21 @@ from typing import Any
 import click
 
 from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
+from profl.bench.cli.own_step import arguments, check_own, fit_own, own_step
+
+OF_TASKS = ("method", "model", "width", "dataset", "data", "rounds", "option", "technique")
+"""Options that choose tasks of methods."""
 
 
 @click.command()
+@own_step
+@arguments
 @several("--budget", "GPU memory to train in, such as 256MiB.", required=True)
 @task_options("Methods whose tasks are tried.", 256, "The largest batch to try.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def fit(
+    build: str | None,
+    argument: tuple[str, ...],
     budget: tuple[str, ...],
     method: tuple[str, ...],
     model: str,
@@ -31,10 +39,12 @@ def fit(
     """Say which tasks of a method train in a given memory, and the largest batch of each.
 
     Every batch is run for ten steps under a real limit. The answer ran, and every larger batch that was tried
-    failed: the next 8, every power of two and the largest to try.
+    failed: the next 8, every power of two and the largest to try. With FILE.py:FUNCTION (or PACKAGE.MODULE:FUNCTION) a
+    step of your own: the function takes the device and batch_size.
 
     \b
     Examples:
+      profl fit my_model.py:build --budget 512MiB --gpu t4
       profl fit --budget 256MiB --gpu virtual:jetson-orin
       profl fit --budget 64MiB --budget 256MiB --method profl --method heterofl --model resnet34
       profl fit --budget 256MiB --method fedavg --technique none --technique checkpoint
@@ -42,12 +52,15 @@ def fit(
     """
     from rich.console import Console
 
-    from profl.bench.fit import fit as fit_task
-    from profl.bench.fit import fit_table, guarantee, read_budgets
+    from profl.bench.fit import fit_table, fit_task, guarantee, read_budgets
     from profl.bench.memory.process.probe import Prober
 
+    check_own(build, argument, OF_TASKS)
     gpu = available(gpu)
     budgets = read_budgets(budget, gpu)
+    if build:
+        fit_own(build, argument, gpu, budgets, batch_size, as_json)
+        return
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
     with Prober() as prober:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
+from profl.bench.cli.own_step import arguments, check_own, measure_own, own_step
 
 if TYPE_CHECKING:
     from profl.bench.memory.replay.settings import AllocatorSettings
 
 
+OF_TASKS = ("method", "model", "width", "batch_size", "dataset", "data", "rounds", "option", "technique", "task")
+"""Options that choose tasks of methods."""
+
+
 @click.command(name="measure")
+@own_step
+@arguments
 @task_options("Methods whose tasks are measured.", 64, "Pictures in a batch.")
 @several("--task", "Only these tasks, as the table names them.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Folder for timeline plots, one per task.")
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
 @click.option("--save", type=click.Path(path_type=Path), help="File (.json, .json.gz) for --against elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def measure_command(
+    build: str | None,
+    argument: tuple[str, ...],
     method: tuple[str, ...],
     model: str,
     width: int,
@@ -51,8 +61,12 @@ def measure_command(
 ) -> None:
     """Measure the memory of every task of a method: one local training step, byte for byte, and its operations.
 
+    With FILE.py:FUNCTION (or PACKAGE.MODULE:FUNCTION) a step of your own, as docs/measuring.md shows.
+
     \b
     Examples:
+      profl measure my_model.py:build --gpu t4
+      profl measure my_model.py:build --argument layers=12 --plot plots/
       profl measure --method profl --gpu virtual:h100
       profl measure --method fedavg --model resnet34 --batch-size 64 --plot plots/
       profl measure --method heterofl --task "subnetwork 1/4 scaled" --gpu cuda --snapshot snapshots/
@@ -75,14 +89,19 @@ def measure_command(
     from profl.bench.memory.process.probe import Prober
     from profl.bench.memory.replay.settings import AllocatorSettings
 
+    check_own(build, argument, (*OF_TASKS, "against", "save"))
     gpu = available(gpu)
+    settings = {text: AllocatorSettings.parse(text) for text in what_if}
+    if build:
+        under = partial(_peaks_under, settings) if settings else None
+        measure_own(build, argument, gpu, plot, snapshot, trace, under, as_json)
+        return
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
     for key in task:
         if key not in (known := {step.task.key for step in wanted}):
             unknown("task", key, known)
     wanted = [step for step in wanted if not task or step.task.key in task]
-    settings = {text: AllocatorSettings.parse(text) for text in what_if}
     if save:
         check_writable(save)
     with_events = bool(against or save)

@@ -87,9 +87,8 @@ def print_results(heading: str, results: list[Result]) -> None:
 
 def _remarks(footprint: Footprint) -> Iterator[str]:
     """Say where the peak is reached, and what could not be modelled."""
-    peak = footprint.peak_position
-    if peak is not None:
-        yield f"peak in step {peak.step}, {peak.phase}, in {peak.module or '?'} by {peak.operator or '?'}"
+    if footprint.peak_position:
+        yield f"peak in {footprint.peak_position}"
     yield from (f"careful: {caveat}" for caveat in footprint.caveats)
 
 

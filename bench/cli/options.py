@@ -29,7 +29,8 @@ def named(kind: str) -> dict[str, Any]:
     """Return what an option takes whose values are the names that ``profl list KIND`` shows.
 
     A shell completes them, and one that is not known is refused before anything is imported; a GPU or a name with a
-    colon (``resnet18:group``), which may be beside those of the list, only where it is looked up.
+    colon (``resnet18:group``), which may be beside those of the list, only where it is looked up. A virtual GPU may be
+    named without ``virtual:``.
     """
 
     def complete(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
@@ -45,7 +46,12 @@ def named(kind: str) -> dict[str, Any]:
                 unknown(kind.removesuffix("s"), name, known)
         return value
 
-    return {"shell_complete": complete, **({} if kind == "gpus" else {"callback": check})}
+    def spell_out(context: click.Context, option: click.Parameter, value: Any) -> Any:
+        from profl.bench.memory.gpu.profile import spelled_out
+
+        return tuple(map(spelled_out, value)) if isinstance(value, tuple) else value and spelled_out(value)
+
+    return {"shell_complete": complete, "callback": spell_out if kind == "gpus" else check}
 
 
 techniques = several(
@@ -124,7 +130,7 @@ sweep_options = _with(
         click.option("--partition", help="Who holds which data: iid, dirichlet:ALPHA or shards:N."),
         click.option("--batch-size", type=int, help="Largest local batch."),
         click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", **named("gpus")),
-        click.option("--data", type=click.Path(), help="Folder of the dataset (imagefolder, cifar10, cifar100)."),
+        click.option("--data", type=click.Path(), help="Folder of the dataset: imagefolder, cifar10, ..."),
     ]
 )
 """Options that choose a sweep; `chosen_sweep` takes what they give."""

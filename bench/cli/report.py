@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from profl.bench.cli.stopping import if_stopped
+
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -29,6 +31,7 @@ import click
     show_default=True,
     help="What curves are drawn over: rounds, operations of local training, or bytes sent and received.",
 )
+@if_stopped("the results are as they were, what was drawn may not be whole: run the same command to draw it")
 def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, versus: str | None, axis: str) -> None:
     """Draw a run's figures, tables and page from its result files; compare several runs with the first.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from profl.bench.cli.stopping import if_stopped
+
 if TYPE_CHECKING:
     from profl.bench.engine import Engine
     from profl.bench.experiment import Experiment
@@ -43,8 +45,6 @@ def carry_out(
 ) -> SweepEvents | SweepProgress:
     """Run what is missing of a sweep in the folder of a run; return who was told how it went.
 
-    Ends the command on Ctrl-C.
-
     Raises
     ------
     InputError
@@ -77,14 +77,10 @@ def carry_out(
     differences = {folder.path.name: mixture([*folder.environments(), now]) for folder in cell_folders(run)}
     otherwise = {name: difference for name, difference in differences.items() if difference}
     trains = any(not cell.memory_only for cell in missing)
-    with listener as progress:
+    with if_stopped(f"finished rounds are kept in {run}: run the same command to go on"), listener as progress:
         if trains and otherwise:
             progress.trained_otherwise(otherwise)
-        try:
-            run_sweep(possible, run, engine, prober, progress)
-        except KeyboardInterrupt:
-            console.print(f"stopped; finished rounds are kept in {run}: run the same command to go on")
-            raise SystemExit(130) from None
+        run_sweep(possible, run, engine, prober, progress)
     return progress
 
 

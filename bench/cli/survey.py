@@ -1,23 +1,34 @@
-"""``profl survey``: many models on many GPUs, and our recorder beside others."""
+"""``profl survey``: many models on many GPUs, every method's tasks, and our recorder beside others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from profl.bench.cli.options import available, named, several
+from profl.bench.cli.stopping import if_stopped
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from profl.bench.survey.measuring import Entry
+    from profl.bench.survey.table import Row, Table
 
 RESULTS = Path("results/survey")
+MEMORY_STUDY = Path("results/paper-memory")
 
 
 @click.group()
 def survey() -> None:
-    """Check the numbers: many models on many GPUs, and other recorders beside ours.
+    """Check the numbers: many models on many GPUs, every method's tasks, and other recorders beside ours.
 
     \b
     Examples:
       profl survey models --model resnet50 --gpu virtual:t4
+      profl survey methods --model resnet18 --batch-size 64
       profl survey recorders
     """
 
@@ -61,33 +72,14 @@ def models(
       profl survey models --precision bfloat16 --gpu virtual:h100 --gpu estimate:h100
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from profl.bench.cli.survey_output import errors_table, peaks_table, print_line, row_name
-    from profl.bench.survey.models import GPUS, MODELS, USUAL_PRECISIONS, entries, identity, missing
-    from profl.bench.survey.models import survey as measure_all
-    from profl.bench.survey.table import EntryRow, as_frame, errors, identity_of, read_table
+    from profl.bench.survey.models import GPUS, MODELS, TABLE, USUAL_PRECISIONS, entries, errors
 
     gpus = [available(name) for name in gpu or GPUS]
     wanted = entries(model or MODELS, gpus, precision or USUAL_PRECISIONS, batch_size, image_size)
-    todo = missing(wanted, output)
-    console, aside = Console(), Console(stderr=True)
-    aside.print(f"{len(wanted)} entries, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
-    with Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
-        bar = bars.add_task("measuring", total=len(todo))
-
-        def told(row: EntryRow) -> None:
-            bars.advance(bar)
-            result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
-            print_line(aside, f"{row_name(row)}: {result}")
-
-        try:
-            measure_all(todo, output, workers, told)
-        except KeyboardInterrupt:
-            print_line(aside, f"stopped; what is measured is kept in {output}: run the same command to go on")
-            raise SystemExit(130) from None
-    asked = {identity(entry) for entry in wanted}
-    table = as_frame(row for row in read_table(output) if identity_of(row) in asked)
+    table = _measured(wanted, TABLE, output, workers, row_name)
+    console = Console()
     for name, part in table.groupby("gpu", sort=False):
         console.print(peaks_table(f"{name}, batch {batch_size}, in MiB", part))
     compared = errors(table)
@@ -95,14 +87,120 @@ def models(
         console.print(errors_table(compared))
     for caveat, part in table.groupby("caveats"):
         print_line(console, f"careful with {len(part)} entries, such as {row_name(part.iloc[0])}: {caveat}")
-    failed = table[table["failure"].notna()]
+    _end(table, output, row_name)
+
+
+def _measured(
+    wanted: Sequence[Entry], table: Table, output: Path, workers: int, name_of: Callable[[Row], str]
+) -> pd.DataFrame:
+    """Measure what the table at ``output`` lacks of ``wanted``, with a bar; return their rows. Ends on Ctrl-C."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from profl.bench.cli.survey_output import print_line
+    from profl.bench.survey.measuring import missing
+    from profl.bench.survey.measuring import survey as measure_all
+
+    todo = missing(wanted, table, output)
+    aside = Console(stderr=True)
+    aside.print(f"{len(wanted)} measurements, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
+    kept = f"what is measured is kept in {output}: run the same command to go on"
+    with if_stopped(kept), Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
+        bar = bars.add_task("measuring", total=len(todo))
+
+        def told(row: Row) -> None:
+            bars.advance(bar)
+            result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
+            print_line(aside, f"{name_of(row)}: {result}")
+
+        measure_all(todo, table, output, workers, told)
+    asked = {entry.identity for entry in wanted}
+    return table.frame(row for row in table.read(output) if table.identity_of(row) in asked)
+
+
+def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> None:
+    """Print what failed and how many entries there are; end with a bad status if any failed."""
+    from rich.console import Console
+
+    from profl.bench.cli.survey_output import print_line
+
+    console, failed = Console(), table[table["failure"].notna()]
     for _, row in failed.iterrows():
-        print_line(console, f"{row_name(row)} failed: {row['failure']}")
+        print_line(console, f"{name_of(row)} failed: {row['failure']}")
     print_line(
         console, f"{len(table)} entries, {len(failed)} failures, measured in {table['seconds'].sum():.0f} s: {output}"
     )
     if len(failed):
         raise SystemExit(1)
+
+
+@survey.command()
+@several("--method", "Methods.  [default: all]", **named("methods"))
+@several(
+    "--model", "Networks.  [default: resnet18, resnet34, vgg11_bn, vgg16_bn, vit, mobilenet_v2]", **named("models")
+)
+@click.option("--width", type=click.IntRange(1), help="Channels of the first stage.  [default: as published]")
+@several("--batch-size", "Pictures in a batch.  [default: 64 and 128]", click.IntRange(1))
+@several("--gpu", "cuda, virtual:NAME or estimate:NAME.  [default: virtual h100, jetson-orin]", **named("gpus"))
+@several("--technique", "How steps save memory, for everything chosen.  [default: none; five, of a part]")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="GPUs measured at a time.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=MEMORY_STUDY / "methods.csv",
+    show_default=True,
+    help="The table, as CSV; figures and results.md are drawn beside it.",
+)
+@click.option("--draw-only", is_flag=True, help="Measure nothing: draw what the table holds.")
+def methods(
+    method: tuple[str, ...],
+    model: tuple[str, ...],
+    width: int | None,
+    batch_size: tuple[int, ...],
+    gpu: tuple[str, ...],
+    technique: tuple[str, ...],
+    workers: int,
+    output: Path,
+    draw_only: bool,
+) -> None:
+    """Measure every task of every method at the paper's scale, without training: one row for each.
+
+    A row has the peaks, the operations and the traffic of a task, what it saves against plain training of the full
+    model, and how many of the published fleet's devices (100..900 MB) hold it. Least budgets are searched for at batch
+    64, of plain training and of FedAvg with techniques. By default techniques are those of FedAvg everywhere and those
+    of all methods on ResNet18 and VGG11 at batch 64 on the Jetson Orin. Every row is written as soon as it is there:
+    stop at any time, and the same command measures what is missing. What fails is a row with the reason. In the end
+    figures (PNG, SVG) and tables (Markdown) are drawn from the whole table.
+
+    \b
+    Examples:
+      profl survey methods
+      profl survey methods --draw-only
+      profl survey methods --model resnet18 --batch-size 64 --gpu virtual:jetson-orin
+      profl survey methods --method profl --model vit --technique none --technique checkpoint --output mine.csv
+    """
+    from rich.console import Console
+
+    from profl.bench.cli.survey_output import print_line, task_name
+    from profl.bench.registry import methods as installed
+    from profl.bench.survey.drawing import draw
+    from profl.bench.survey.methods import BATCH_SIZES, GPUS, PUBLISHED_WIDTHS, TABLE, entries
+    from profl.bench.survey.summary import write_markdown
+
+    measured = None
+    if not draw_only:
+        names, networks = method or sorted(installed()), model or tuple(PUBLISHED_WIDTHS)
+        gpus = [available(name) for name in gpu or GPUS]
+        wanted, refused = entries(names, networks, width, batch_size or BATCH_SIZES, gpus, technique)
+        for reason in refused:
+            print_line(Console(stderr=True), f"left out: {reason}")
+        measured = _measured(wanted, TABLE, output, workers, task_name)
+    everything = TABLE.frame(TABLE.read(output))
+    figures = draw(everything, output.parent)
+    write_markdown(everything, output.parent / "results.md")
+    print_line(Console(), f"{len(figures)} figures and results.md in {output.parent}")
+    if measured is not None:
+        _end(measured, output, task_name)
 
 
 @survey.command()

@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from profl.bench.technique import NONE
+
 SHOWN = {
     "peak_requested_bytes": "requested",
     "peak_allocated_bytes": "allocated",
@@ -38,6 +40,12 @@ def recorders_table(title: str, table: pd.DataFrame) -> Table:
 
 def row_name(row: Mapping[str, Any] | pd.Series) -> str:
     return f"{row['model']} on {row['gpu']}, {row['precision']}"
+
+
+def task_name(row: Mapping[str, Any] | pd.Series) -> str:
+    technique = "" if row["technique"] == NONE else f" with {row['technique']}"
+    where = f"{row['model']} on {row['gpu']}, batch {row['batch_size']}"
+    return f"{row['method']}{technique}, {row['task']} of {where}"
 
 
 def print_line(console: Console, text: str) -> None:

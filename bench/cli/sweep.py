@@ -16,6 +16,7 @@ from profl.bench.cli.options import (
     workers_option,
 )
 from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
+from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.sweep_output import print_forecasts
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def sweep(
 
     possible = experiments(chosen)[cells or slice(None)]
     if dry_run:
-        print_forecasts(possible, workers, as_json)
+        with if_stopped("nothing was trained, and nothing of a dry run is kept: run the same command to begin again"):
+            print_forecasts(possible, workers, as_json)
         return
     tell_untuned(chosen, name)
     run = output or Path("results") / f"run-{name}{'-memory' if chosen.memory_only else ''}"
@@ -88,10 +90,11 @@ def sweep(
         refuse_incomplete(progress, len(possible), run)
         click.echo(f"this part of the grid is done; when all are, draw it: profl report {run}", err=True)
         return
-    results = read_run(run)
-    written = write_report(results)
-    if not as_json:
-        Console().print(closing_table(results))
+    with if_stopped(f"the cells are kept in {run}, their report may not be whole: 'profl report {run}' draws it"):
+        results = read_run(run)
+        written = write_report(results)
+        if not as_json:
+            Console().print(closing_table(results))
     Console(stderr=True).print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
     refuse_incomplete(progress, len(possible), run)
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profl.bench.data.dataset import Dataset, normalised
-from profl.bench.errors import InputError
+from profl.bench.data.downloaded import default_root, downloaded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CLASSES = {"cifar10": 10, "cifar100": 100}
-
-
-def default_root() -> Path:
-    """Return the folder for downloads: ``profl/data`` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "profl" / "data"
 
 
 def load(name: str, root: Path | None) -> Dataset:
@@ -46,23 +40,10 @@ def load(name: str, root: Path | None) -> Dataset:
 
 
 def _split(name: str, root: Path, train: bool) -> Any:
-    from filelock import FileLock
     from torchvision import datasets
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    try:
-        return source(root, train=train)
-    except (RuntimeError, OSError):
-        pass  # absent or damaged
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):  # workers that start together download once
-            return source(root, train=train, download=True)
-    except (RuntimeError, OSError) as error:
-        raise InputError(
-            f"{name} is not in {root} and cannot be downloaded ({error}): unpack {source.filename} from "
-            f"{source.url} there, or use the dataset 'digits', which needs no download"
-        ) from error
+    return downloaded(name, source, root, f"unpack {source.filename} from {source.url} there", train=train)
 
 
 def _pictures(split: Any) -> Tensor:

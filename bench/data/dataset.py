@@ -36,6 +36,9 @@ class Dataset:
     augment
         Whether training pictures are to be cropped and flipped at random. False for digits: a mirrored 2 is
         no 2.
+    users
+        Who holds each training example, as numbers from 0; int64, shape (examples,). None unless the dataset says it
+        and was asked.
     """
 
     name: str
@@ -45,6 +48,27 @@ class Dataset:
     test_targets: Tensor
     classes: int
     augment: bool
+    users: Tensor | None = None
+
+
+def from_grey(pictures: Tensor) -> Tensor:
+    """Return grey pictures resized to 32x32 bilinearly, with the grey in three channels.
+
+    Parameters
+    ----------
+    pictures
+        Of 0 to 255; float32, shape (examples, height, width).
+
+    Returns
+    -------
+    Tensor
+        uint8, shape (examples, 3, 32, 32).
+    """
+    import torch
+    from torch.nn import functional
+
+    resized = functional.interpolate(pictures[:, None], size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    return resized.round().to(torch.uint8).repeat(1, 3, 1, 1)
 
 
 def normalised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

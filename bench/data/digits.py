@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from profl.bench.data.dataset import SIDE, Dataset, normalised
+from profl.bench.data.dataset import Dataset, from_grey, normalised
 
 CLASSES = 10
 
@@ -16,12 +16,9 @@ def load() -> Dataset:
     import torch
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
-    from torch.nn import functional
 
     pictures, targets = load_digits(return_X_y=True)
-    grey = torch.as_tensor(pictures, dtype=torch.float32).view(-1, 1, 8, 8) * (255 / 16)
-    resized = functional.interpolate(grey, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-    inputs = resized.round().to(torch.uint8).repeat(1, 3, 1, 1)
+    inputs = from_grey(torch.as_tensor(pictures, dtype=torch.float32).view(-1, 8, 8) * (255 / 16))
     train, test = train_test_split(range(len(targets)), test_size=0.2, stratify=targets, random_state=0)
 
     train_inputs, test_inputs = normalised(inputs[train], inputs[test])

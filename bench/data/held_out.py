@@ -50,8 +50,9 @@ def held_out(targets: ArrayLike, share: float, seed: int) -> NDArray[np.bool_]:
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     """Return a dataset whose test set is the held-out part of its training data, and which trains on the rest.
 
-    All pictures stay normalised with the statistics of the whole training split. Parameters and errors as `held_out`;
-    a share of 0 returns the dataset itself.
+    All pictures stay normalised with the statistics of the whole training split. Who holds an example makes no
+    difference; a user of whom all is held out is no user any more. Parameters and errors as `held_out`; a share of 0
+    returns the dataset itself.
     """
     if not share:
         return dataset
@@ -62,4 +63,5 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         train_targets=dataset.train_targets[~mask],
         test_inputs=dataset.train_inputs[mask],
         test_targets=dataset.train_targets[mask],
+        users=None if dataset.users is None else dataset.users[~mask],
     )

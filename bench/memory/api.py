@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.named import NamedBuild
 from profl.bench.memory.process.probe import probe
 from profl.bench.memory.workload import Prepared, StepObserver
 
@@ -76,7 +77,9 @@ def measure(
     OutOfMemory
         If the whole GPU is too small.
     MeasurementFailed
-        If ``build`` or the step raises an error or cannot be loaded or compiled, or the process dies.
+        If ``build`` or the step raises an error, cannot be sent, loaded or compiled, or the process dies.
+    TypeError
+        If ``build`` is no function.
 
     Examples
     --------
@@ -112,6 +115,8 @@ def measure(
     ...     report()
     1059880 1059880
     """
+    if not callable(build):
+        raise TypeError(f"cannot measure {build!r}: give a function that takes the device and builds a training step")
     return probe(
         BuiltStep(build),
         gpu,
@@ -243,6 +248,8 @@ def _tensors(inputs: object) -> tuple[torch.Tensor, ...]:
 
 
 def _name(build: Callable[..., object]) -> str:
+    if isinstance(build, NamedBuild):
+        return str(build)
     if not isinstance(build, functools.partial):
         name = getattr(build, "__qualname__", repr(build))
         # A worker process knows the main script by the second name.

@@ -11,6 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
+LINE = 12.0
+"""Height in points of a line of labels."""
+
+CHARACTER = 0.075
+"""Width in inches that a character of a label takes."""
+
 Colour = str | tuple[float, float, float]
 
 
@@ -60,7 +66,7 @@ def label_ends(axes: Axes, labels: Sequence[Label], column: float) -> None:
     """
     bottom, top = axes.get_ylim()
     height = axes.get_window_extent().height / axes.figure.dpi * 72
-    line = (top - bottom) / height * 12.0
+    line = (top - bottom) / height * LINE
     places = apart([label.y for label in labels], line, bottom + line / 2, top - line / 2)
     for label, place in zip(labels, places, strict=True):
         axes.annotate(

@@ -28,7 +28,27 @@ _FIRST = [
     ("#009E73", "^"),
     ("#CC79A7", "P"),
 ]
-_FURTHER = [("#000000", "*"), ("#8C6D00", "<"), ("#5B3A8E", ">"), ("#7A3B2E", "h"), ("#00687A", "p")]
+# Eighteen more: no eye tells so many colours apart, so that figures of many methods name their points and lines, too.
+_FURTHER = [
+    ("#000000", "*"),
+    ("#8C6D00", "<"),
+    ("#5B3A8E", ">"),
+    ("#7A3B2E", "h"),
+    ("#00687A", "p"),
+    ("#E5384F", "H"),
+    ("#76B041", "8"),
+    ("#B08FD8", "o"),
+    ("#3D5AFE", "D"),
+    ("#F78FB3", "s"),
+    ("#2E4A1F", "v"),
+    ("#B07D4F", "^"),
+    ("#9E005D", "P"),
+    ("#4DB6AC", "X"),
+    ("#C0CA33", "*"),
+    ("#1B2A6B", "<"),
+    ("#FF8A65", ">"),
+    ("#90A4AE", "h"),
+]
 _FURTHER_IDEALS = [("#A0A0A0", "d"), ("#454545", "8")]
 
 

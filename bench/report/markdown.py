@@ -7,6 +7,7 @@ from pathlib import Path
 
 from profl.bench.files import write_whole
 from profl.bench.report.budgets import budgets_grid
+from profl.bench.report.costs import costs_grid
 from profl.bench.report.deviations import deviations
 from profl.bench.report.differences import differences_grid
 from profl.bench.report.grid import Entry, Grid, GridRow
@@ -50,7 +51,7 @@ def _section(study: Study) -> Iterator[str]:
         yield "Nothing was computed: there is no accuracy to compare."
         yield ""
         return
-    for grid in (accuracy_grid(study), differences_grid(study), budgets_grid(study)):
+    for grid in (accuracy_grid(study), differences_grid(study), budgets_grid(study), costs_grid(study)):
         if grid.groups:
             yield from (f"{grid.caption}:", "", *markdown(grid), "", grid.note, "")
     said = deviations(study.bare_methods)

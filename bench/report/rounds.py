@@ -18,6 +18,10 @@ LEGEND_CHARACTERS = 100
 """How many characters of names, each with its mark, fit in one line of a legend."""
 
 
+FEW = 10
+"""Methods up to which two panels, with a strip for every schedule, fit side by side."""
+
+
 def legend_columns(study: Study) -> int:
     """Return in how many columns a legend of the methods fits."""
     return max(1, min(LEGEND_COLUMNS, LEGEND_CHARACTERS // study.longest_label))
@@ -41,10 +45,11 @@ def round_panels(
     across
         Over what they show it.
     """
-    height = 0.2 + 2.1 * math.ceil(len(study.tiers) / 2)
+    columns = 2 if len(study.methods) <= FEW else 1
+    height = 0.2 + (2.1 if columns == 2 else 3.6) * math.ceil(len(study.tiers) / columns)
     legend = 0.05 + 0.2 * math.ceil(len(study.methods) / legend_columns(study))
     figure = page(height, title, study.training_setting, notes, legend, (across, quantity))
-    axes = panels(figure, len(study.tiers))
+    axes = panels(figure, len(study.tiers), columns)
     for panel, tier in zip(axes, study.tiers, strict=True):
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")
     return figure, axes

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from itertools import groupby
-from pathlib import Path
 
-from profl.bench.errors import in_one_line
-from profl.bench.memory.errors import MeasurementFailed
+import pandas as pd
+
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
 from profl.bench.survey.classifier import IMAGE_SIDES, PRECISIONS, USUAL_IMAGE_SIDE, Classifier
-from profl.bench.survey.table import IDENTITY, PEAKS, EntryRow, Identity, identity_of, read_table, write_table
+from profl.bench.survey.measuring import columns_of
+from profl.bench.survey.table import PEAKS, Identity, Row, Table, environment
+
+TABLE = Table(
+    "models",
+    {"model": "string", "gpu": "string", "precision": "string", "batch_size": "Int64", "image_size": "Int64"},
+)
+"""The columns of the table of models."""
 
 # fmt: off
 MODELS = (
@@ -38,6 +39,20 @@ class Entry:
 
     classifier: Classifier
     gpu: str
+
+    @property
+    def identity(self) -> Identity:
+        """What its row holds in the columns of `Table.identity`, measured in this environment."""
+        one = self.classifier
+        return one.name, self.gpu, one.precision, one.batch_size, one.image_size, *environment()
+
+    def is_met_by(self, row: Row) -> bool:
+        """Return True: every row holds all there is."""
+        return True
+
+    def measure(self, prober: Prober) -> Row:
+        """Return the footprint's columns; raises as `Prober.measure` does."""
+        return columns_of(prober.measure(self.classifier, self.gpu))
 
 
 def entries(
@@ -73,93 +88,24 @@ def entries(
     return list(dict.fromkeys(chosen))
 
 
-def missing(wanted: Sequence[Entry], path: Path) -> list[Entry]:
-    """Return the entries that the table at ``path`` lacks, and those that failed, in the same environment.
-
-    Raises
-    ------
-    InputError
-        If ``path`` is no such table.
-    """
-    known = {identity_of(row) for row in read_table(path) if row["failure"] is None}
-    return [entry for entry in wanted if identity(entry) not in known]
-
-
-def survey(todo: Sequence[Entry], path: Path, workers: int, on_row: Callable[[EntryRow], None]) -> None:
-    """Measure the entries and put their rows into the table at ``path``, each as soon as it is there.
-
-    An entry that cannot be measured is a row too, without bytes but with the reason. Whoever interrupts this waits
-    for what is under way, which is kept.
+def errors(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare the rows of ``estimate:NAME`` with those of ``virtual:NAME`` that are equal in everything else.
 
     Parameters
     ----------
-    path
-        The table, as `profl.bench.survey.table` describes it; rows of other entries in it stay.
-    workers
-        GPUs that are measured at a time, each by a warm process of its own.
-    on_row
-        Told of every new row, one at a time.
+    table
+        As `TABLE` makes it a frame.
 
-    Raises
-    ------
-    InputError
-        If ``path`` is no such table.
-    GpuUnavailable
-        If a GPU cannot be had.
+    Returns
+    -------
+    pandas.DataFrame
+        One row for every pair: the identity, with the estimate's ``gpu``, and for every column of `PEAKS` the
+        estimate's signed relative error: 0.01 is one percent too much, NaN if either is unknown.
     """
-    rows = {identity_of(row): row for row in read_table(path)}
-    one_at_a_time, stopped = threading.Lock(), threading.Event()
-
-    def measure_on_one_gpu(mine: Sequence[Entry]) -> None:
-        with Prober() as prober:
-            for entry in mine:
-                if stopped.is_set():
-                    return
-                row = measure_entry(entry, prober)
-                with one_at_a_time:
-                    rows[identity(entry)] = row
-                    write_table(rows.values(), path)
-                    on_row(row)
-
-    by_gpu = [list(mine) for _, mine in groupby(sorted(todo, key=lambda entry: entry.gpu), lambda entry: entry.gpu)]
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for done in as_completed([pool.submit(measure_on_one_gpu, mine) for mine in by_gpu]):
-                done.result()
-        finally:
-            stopped.set()
-
-
-def measure_entry(entry: Entry, prober: Prober) -> EntryRow:
-    """Return the row of one entry.
-
-    Raises
-    ------
-    GpuUnavailable
-        If the GPU cannot be had.
-    """
-    row: EntryRow = dict(zip(IDENTITY, identity(entry), strict=True))
-    began = time.perf_counter()
-    try:
-        footprint = prober.measure(entry.classifier, entry.gpu)
-    except MeasurementFailed as error:
-        return {**row, "seconds": time.perf_counter() - began, "failure": in_one_line(error)}
-    return {
-        **row,
-        "device": footprint.environment.device_name,
-        **{name: getattr(footprint, name) for name in PEAKS},
-        "seconds": time.perf_counter() - began,
-        "caveats": "; ".join(footprint.caveats) or None,
-    }
-
-
-def identity(entry: Entry) -> Identity:
-    """Return what the row of ``entry`` holds in the columns of `IDENTITY`, measured in this environment."""
-    import torch
-
-    from profl.bench.memory.recording.measurement import allocator_settings
-
-    one = entry.classifier
-    cudnn = str(torch.backends.cudnn.version())
-    environment = (str(torch.__version__), version("torchvision"), cudnn, allocator_settings())
-    return one.name, entry.gpu, one.precision, one.batch_size, one.image_size, *environment
+    kind = table["gpu"].str.split(":", n=1, expand=True).reindex(columns=[0, 1])
+    pairs = table[kind[0] == "estimate"].assign(board=kind[1])
+    measured = table[kind[0] == "virtual"].assign(board=kind[1]).drop(columns="gpu")
+    same = ["board", *(name for name in TABLE.identity if name != "gpu")]
+    pairs = pairs.merge(measured, on=same, suffixes=("", "_measured"))
+    relative = {name: pairs[name].astype(float) / pairs[f"{name}_measured"].astype(float) - 1 for name in PEAKS}
+    return pairs[list(TABLE.identity)].assign(**relative)

@@ -1,8 +1,11 @@
-"""The table of models: its columns, how it lies on disk, and what is read from it."""
+"""The table of a survey: its columns, how it lies on disk, and what of it is still missing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,9 @@ import pandas as pd
 from profl.bench.errors import InputError
 from profl.bench.files import replacing
 
-IDENTITY = (
-    "model",
-    "gpu",
-    "precision",
-    "batch_size",
-    "image_size",
-    "torch",
-    "torchvision",
-    "cudnn",
-    "allocator_settings",
-)
-"""What was measured and in which environment: all that decides the bytes, if the GPU is virtual."""
+ENVIRONMENT = ("torch", "torchvision", "cudnn", "allocator_settings")
+"""Columns that say in which environment a row was measured: with what is measured, all that decides the bytes of a
+virtual GPU."""
 
 PEAKS = (
     "parameter_bytes",
@@ -34,79 +28,95 @@ PEAKS = (
 )
 """Columns that hold bytes, as `profl.bench.memory.footprint.Footprint` defines them."""
 
-COLUMNS = {
-    **{name: "Int64" if name.endswith("_size") else "string" for name in IDENTITY},
-    "device": "string",
-    **dict.fromkeys(PEAKS, "Int64"),
-    "seconds": "float64",
-    "caveats": "string",
-    "failure": "string",
-}
-"""Columns of the CSV file in their order, and their dtypes. ``seconds`` is how long the measurement took, the search
-for the least budget and the start of a process included. ``failure`` is why there are no bytes. What is unknown, or
-not there, is empty."""
-
-EntryRow = dict[str, Any]
+Row = dict[str, Any]
 """A row by column; a column that is left out is empty."""
 
 Identity = tuple[str | int, ...]
-"""What a row holds in the columns of `IDENTITY`."""
+"""What a row holds in the columns of `Table.identity`."""
 
 
-def identity_of(row: EntryRow) -> Identity:
-    """Return what tells the row from all others."""
-    return tuple(row[name] for name in IDENTITY)
+@dataclass(frozen=True)
+class Table:
+    """The columns of a survey's CSV file.
 
-
-def read_table(path: Path) -> list[EntryRow]:
-    """Return the rows of the file, none if there is no file; what is empty is None.
-
-    Raises
-    ------
-    InputError
-        If the file holds another table.
-    """
-    if not path.exists():
-        return []
-    try:
-        table = pd.read_csv(path, dtype=COLUMNS)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path} is no table of models ({error}): name another file, or delete it") from None
-    if list(table.columns) != list(COLUMNS):
-        raise InputError(f"{path} has other columns than a table of models: name another file, or delete it")
-    known = table.astype(object).where(table.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
-
-
-def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write the rows atomically, in an order of their own: equal rows make equal files."""
-    with replacing(path) as partial:
-        as_frame(rows).sort_values(list(IDENTITY)).to_csv(partial, index=False)
-
-
-def as_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the rows as a frame with all of `COLUMNS`."""
-    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
-
-
-def errors(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare the rows of ``estimate:NAME`` with those of ``virtual:NAME`` that are equal in everything else.
+    In their order: what was measured, `ENVIRONMENT`, ``device``, `PEAKS`, what else was found out, and ``seconds``,
+    ``caveats`` and ``failure``. ``seconds`` is how long the measurement took, the search for the least budget and the
+    start of a process included. ``failure`` is why there are no bytes. What is unknown, or not there, is empty.
 
     Parameters
     ----------
-    table
-        As `as_frame` returns it.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for every pair: the identity, with the estimate's ``gpu``, and for every column of `PEAKS` the
-        estimate's signed relative error: 0.01 is one percent too much, NaN if either is unknown.
+    about
+        What its rows are of, in the plural.
+    measured
+        Columns that say what was measured, and their dtypes.
+    found
+        Columns of what was found out beside bytes, and their dtypes.
     """
-    kind = table["gpu"].str.split(":", n=1, expand=True).reindex(columns=[0, 1])
-    pairs = table[kind[0] == "estimate"].assign(board=kind[1])
-    measured = table[kind[0] == "virtual"].assign(board=kind[1]).drop(columns="gpu")
-    same = ["board", *(name for name in IDENTITY if name != "gpu")]
-    pairs = pairs.merge(measured, on=same, suffixes=("", "_measured"))
-    relative = {name: pairs[name].astype(float) / pairs[f"{name}_measured"].astype(float) - 1 for name in PEAKS}
-    return pairs[list(IDENTITY)].assign(**relative)
+
+    about: str
+    measured: Mapping[str, str]
+    found: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Columns that tell a row from all others: what was measured and in which environment."""
+        return (*self.measured, *ENVIRONMENT)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """All columns in their order, and their dtypes."""
+        return {
+            **self.measured,
+            **dict.fromkeys((*ENVIRONMENT, "device"), "string"),
+            **dict.fromkeys(PEAKS, "Int64"),
+            **self.found,
+            "seconds": "float64",
+            "caveats": "string",
+            "failure": "string",
+        }
+
+    def identity_of(self, row: Row) -> Identity:
+        """Return what tells the row from all others."""
+        return tuple(row[name] for name in self.identity)
+
+    def read(self, path: Path) -> list[Row]:
+        """Return the rows of the file, none if there is no file; what is empty is None.
+
+        Raises
+        ------
+        InputError
+            If the file holds another table.
+        """
+        if not path.exists():
+            return []
+        try:
+            table = pd.read_csv(path, dtype=self.columns)
+        except (ValueError, pd.errors.ParserError) as error:
+            raise InputError(f"{path} is no table of {self.about} ({error}): name another file, or delete it") from None
+        if list(table.columns) != list(self.columns):
+            raise InputError(f"{path} has other columns than a table of {self.about}: name another file, or delete it")
+        known = table.astype(object).where(table.notna(), None)
+        return [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+
+    def write(self, rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+        """Write the rows atomically, in an order of their own: equal rows make equal files."""
+        with replacing(path) as partial:
+            self.frame(rows).sort_values(list(self.identity)).to_csv(partial, index=False)
+
+    def frame(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+        """Return the rows as a frame with all of the columns."""
+        return pd.DataFrame(list(rows), columns=list(self.columns)).astype(self.columns)
+
+
+def environment() -> tuple[str, ...]:
+    """Return what a row that is measured now holds in the columns of `ENVIRONMENT`."""
+    from profl.bench.memory.recording.measurement import allocator_settings
+
+    return *_versions(), allocator_settings()
+
+
+@cache
+def _versions() -> tuple[str, str, str]:
+    import torch
+
+    return str(torch.__version__), version("torchvision"), str(torch.backends.cudnn.version())

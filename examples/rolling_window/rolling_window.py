@@ -49,25 +49,12 @@ class WindowTask(Task):
 class FedRolex(Method):
     deviations = ("The server counts all devices alike; published are weights for BatchNorm and classifier.",)
 
-    def __init__(self, model, rounds, seed, options):
-        super().__init__(model, rounds, seed, options)
-        self.turn = 0
-
     def all_tasks(self):
-        return [WindowTask(self.model.at_rate(Fraction(1, part)), self.turn) for part in (1, 2, 4, 8, 16)]
+        rates = [Fraction(1, part) for part in (1, 2, 4, 8, 16)]
+        return [WindowTask(self.model.at_rate(rate), turn=self.finished_rounds) for rate in rates]
 
     def tasks(self):
         return self.all_tasks()
 
     def diagnostics(self):
-        return {"turn": self.turn}
-
-    def finish_round(self, summary):
-        self.turn = summary.round
-
-    def state_dict(self):
-        return {**super().state_dict(), "turn": self.turn}
-
-    def load_state_dict(self, state):
-        super().load_state_dict(state)
-        self.turn = state["turn"]
+        return {"turn": self.finished_rounds}

@@ -8,7 +8,7 @@ from profl.baselines.decomfl import PerturbationTask, changes_of
 from profl.bench.cell import Recipe
 from profl.bench.conformance import RECIPE, loaded
 from profl.bench.errors import InputError
-from profl.bench.method import FullModel, RoundSummary
+from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
 from profl.bench.randomness import torch_generator
 from profl.bench.training import TrainingWorkload, train_locally
@@ -101,14 +101,11 @@ def test_the_mean_of_models_is_the_model_of_the_mean_numbers(make, train):
 
 def test_directions_are_shared_by_a_rounds_devices_and_new_in_every_round(make):
     method, seeds = make("decomfl"), []
-    for number in range(1, 4):
+    for finished in range(3):
+        method.finished_rounds = finished
         assert method.tasks() == method.tasks()
         seeds.append(method.tasks()[0].seed)
-        method.finish_round(RoundSummary(number, 1, 1.0))
     assert len({*seeds}) == 3
-    resumed = make("decomfl")
-    resumed.load_state_dict(method.state_dict())
-    assert resumed.tasks() == method.tasks()
 
 
 def test_there_is_room_for_so_many_steps(make, context, batch, monkeypatch):

@@ -1,14 +1,12 @@
 """ProgFed: fixed rounds, whole networks, and warming up."""
 
-import math
-
 import pytest
 import torch
 
 from profl.baselines.progfed import StageTask
 from profl.bench.conformance import loaded
 from profl.bench.errors import InputError
-from profl.bench.method import FullModel, RoundSummary
+from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
 from profl.bench.registry import create_method
 from tests.conftest import shown
@@ -25,16 +23,16 @@ def on_meta(task):
 def wait(method, key):
     """Let rounds go by without participants until a task is offered."""
     while method.tasks()[0].key != key:
-        method.finish_round(RoundSummary(1, 0, math.nan))
+        method.finished_rounds += 1
 
 
 def offered(method):
     """Stage, and whether it is warmed up, in every round."""
     found = []
-    for number in range(1, method.rounds + 1):
+    for finished in range(method.rounds):
+        method.finished_rounds = finished
         (task,) = method.tasks()
         found.append((task.stage, task.warming_up))
-        method.finish_round(RoundSummary(number, 0, math.nan))
     return found
 
 

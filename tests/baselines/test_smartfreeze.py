@@ -103,6 +103,12 @@ def test_no_block_gets_less_than_its_least_rounds(make):
         make("smartfreeze", rounds=35, min_rounds=9)
 
 
+def test_what_is_kept_between_rounds_is_named_as_ever(make):
+    kept = make("smartfreeze", rounds=30).state_dict()
+    assert list(kept) == ["global_state", "position", "spent", "left_over", "perturbation"]
+    assert list(kept["perturbation"]) == ["values", "weights"]
+
+
 def test_frozen_blocks_may_keep_their_statistics(make, train):
     for mode, moves in (("train", True), ("eval", False)):
         method = make("smartfreeze", rounds=4, frozen_batchnorm=mode)

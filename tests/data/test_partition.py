@@ -116,11 +116,54 @@ def test_minimum_is_kept_by_drawing_again():
     assert min(map(len, partition(targets, 20, "dirichlet:0.5", seed=0, minimum=20))) >= 20
 
 
-def test_drawing_again_ends(monkeypatch):
+@pytest.fixture
+def draws(monkeypatch):
+    """The number of Dirichlet draws so far, in a list."""
+    count, deal = [0], Dirichlet.deal
+
+    def counted(*arguments):
+        count[0] += 1
+        return deal(*arguments)
+
+    monkeypatch.setattr(Dirichlet, "deal", counted)
+    return count
+
+
+def test_drawing_again_ends(monkeypatch, draws):
     monkeypatch.setattr("profl.bench.data.partition.TRIES", 50)
-    message = r"'dirichlet:0.01': in 50 draws .* 50 clients .*fewer than 2;.*larger alpha"
+    message = r"'dirichlet:1.16': about \d+ of 47 clients get fewer than 2 of 179 examples \(draws: 50\);.*larger alpha"
     with pytest.raises(InputError, match=message):
-        partition(balanced(200), 50, "dirichlet:0.01", seed=0, minimum=2)
+        partition(np.random.default_rng(0).integers(0, 3, 179), 47, "dirichlet:1.16", seed=1, minimum=2)
+    assert draws == [50]
+
+
+@pytest.mark.parametrize(("clients", "alpha", "most"), [(20_000, 0.5, 1), (20_000, 0.1, 1), (60, 0.01, 10)])
+def test_hopeless_draws_are_not_repeated(clients, alpha, most, draws):
+    with pytest.raises(InputError, match=rf"of {clients} clients get fewer than 1 of {2 * clients} examples"):
+        partition(balanced(2 * clients), clients, f"dirichlet:{alpha}", seed=0)
+    assert draws[0] <= most
+
+
+# Settings in which hardly any draw succeeds, found by trying thousands.
+@pytest.mark.parametrize(
+    ("examples", "classes", "clients", "alpha", "minimum", "seed", "succeeds"),
+    [
+        (627, 2, 77, 0.45, 1, 0, 880),
+        (240, 3, 57, 0.4, 1, 1, 814),
+        (179, 3, 47, 1.16, 2, 1, 830),
+        (175, 5, 56, 0.32, 1, 0, 394),
+    ],
+)
+def test_what_succeeds_late_is_not_given_up(examples, classes, clients, alpha, minimum, seed, succeeds, draws):
+    targets = np.random.default_rng(0).integers(0, classes, examples)
+    generator = np.random.default_rng(seed)
+    while min(map(len, parts := Dirichlet(alpha).deal(targets, clients, generator))) < minimum:
+        pass
+    for part in parts:
+        generator.shuffle(part)
+    assert draws == [succeeds]
+    again = partition(targets, clients, f"dirichlet:{alpha}", seed, minimum)
+    assert [part.tolist() for part in again] == [part.tolist() for part in parts]
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,15 @@ import doctest
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -141,5 +145,37 @@ def test_a_script_that_measures_when_it_is_imported_is_told_so(tmp_path: Path) -
     )
     done = run_script(script, tmp_path)
     assert done.returncode == 1
-    assert "the script starts a measurement whenever it is imported" in done.stderr
-    assert "behind: if __name__ == '__main__'" in done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"\S+MeasurementFailed: the script starts a measurement whenever it is imported, .*: "
+        "start it behind: if __name__ == '__main__'",
+        done.stderr.splitlines()[-1],
+    )
+
+
+def within_a_function() -> Callable[..., object]:
+    def build(device: object) -> None: ...
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (lambda device: None, r"\S+<lambda> cannot be sent .*: define it at the top of a module or script, not as a l"),
+        (within_a_function(), r"\S+<locals>\.build cannot be sent .*: define it at the top of a module or script, not"),
+        (
+            partial(linear, lambda: None),
+            r"\S+linear\(<.*>\) cannot be sent .*: define it .*, not as a lambda or inside",
+        ),
+        (partial(linear, Lock()), r"\S+linear\(<.*>\) cannot be sent .*: give it only values that can be pickled$"),
+    ],
+)
+def test_what_cannot_be_sent_to_another_process_is_told_with_the_remedy(build: Any, told: str) -> None:
+    with pytest.raises(MeasurementFailed, match=told) as raised:
+        measure(build, GPU)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with pytest.raises(TypeError, match="cannot measure 3: give a function that takes the device"):
+        measure(3, GPU)  # type: ignore[arg-type]

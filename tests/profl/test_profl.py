@@ -170,7 +170,7 @@ def test_every_schedule_ends_inside_its_budget(data, budget, shrinking, least):
         def holds(self, values):
             return data.draw(st.booleans())
 
-    method.rule = Whim()
+    method.course.rule = Whim()
     planned = {f"{step.task.key}/3": step.rounds for step in method.steps}
     spent = lengths(idle(method, method.rounds, participants=data.draw(st.integers(0, 1))))
     assert list(spent) == list(planned)
@@ -193,9 +193,9 @@ def test_left_over_rounds_go_to_the_next_step_that_wants_them():
 
     class OnlyBlock1:
         def holds(self, values):
-            return method.phase == "grow 1/3" and method.course.spent == 3  # this round makes four
+            return method.phase == "grow 1/3" and method.course.spent == 4
 
-    method.rule = OnlyBlock1()
+    method.course.rule = OnlyBlock1()
     assert lengths(idle(method, 30)) == {"grow 1/3": 4, "grow 2/3": 10 + 6, "grow 3/3": 10}
 
 
@@ -274,7 +274,7 @@ def test_diagnostics_are_of_the_latest_rounds(tiny, play):
         told.append(method.diagnostics())
     assert [row["effective_movement"] for row in told[1:]] == method.movements
     assert told[-1]["movement_slope"] == pytest.approx(slope(method.movements[-3:]))
-    assert told[-1]["would_freeze"] == method.rule.holds(method.movements)
+    assert told[-1]["would_freeze"] == method.course.rule.holds(method.movements)
 
 
 def test_the_published_rule_says_nothing_before_round_39_of_a_step():
@@ -440,7 +440,7 @@ def test_created_by_name_with_options():
     assert isinstance(method, ProFL)
     assert isinstance(method, Method)
     assert method.options == ProFLOptions(pace="equal", shrinking=False)
-    with pytest.raises(InputError, match="unknown option of method 'profl' 'speed'"):
+    with pytest.raises(InputError, match="method 'profl' has no option 'speed': choose one of"):
         create_method("profl", ModelSpec("resnet18", 1, 10), 20, 0, {"speed": 1})
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from profl.bench.report.axis import AXES
 from profl.bench.report.budgets import budgets_frame, budgets_grid, budgets_of, scores_at_budget
+from profl.bench.report.costs import costs_grid
 from profl.bench.report.schedule import schedule
 from profl.bench.report.study import Study
 from tests.report.drawing import draw
@@ -126,3 +127,18 @@ def test_steps_lie_where_their_rounds_do_on_any_axis(study: Study):
     over = replace(stepping, axis=AXES["operations"])
     assert [(step.begin, step.end) for step in schedule(over, "dear", "50%")] == [(2.5, 22.5), (22.5, 52.5)]
     assert schedule(over, "idle", "50%") == []
+
+
+def test_costs_are_those_of_the_whole_run_and_unknown_if_they_were_not_counted(study: Study):
+    spent = {"base": 20e9, "dear": 50e9, "idle": 0.0}
+    of_method = study.cells["method"].map(spent)
+    cells = study.cells.assign(operations=of_method, uploaded_bytes=3 * 2**20, downloaded_bytes=1.5 * 2**30)
+    (rows,) = costs_grid(replace(study, cells=cells)).groups.values()
+    traffic = "3 MiB up, 1.5 GiB down"
+    assert {row.head: [(entry.text, *entry.more) for entry in row.entries] for row in rows} == {
+        "base": [("20 × 10⁹ operations", traffic)],
+        "dear": [("50 × 10⁹ operations", traffic)],
+        "idle": [("nobody can train",)],
+    }
+    (rows,) = costs_grid(replace(study, cells=cells.assign(operations=math.nan))).groups.values()
+    assert [row.entries[0].text for row in rows] == ["?", "?", "nobody can train"]

@@ -1,6 +1,8 @@
 """Figures show what was run, say what is missing, and are the same bytes every time."""
 
 import math
+import random
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -9,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -20,7 +23,7 @@ from profl.bench.report import figures, write_report
 from profl.bench.report.coincidence import coincident
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
-from profl.bench.report.figures.accuracy_by_budget import Point, front_of, pareto_front
+from profl.bench.report.figures.accuracy_memory_cost import LARGEST, Point, front_of, pareto_front, points, round_sizes
 from profl.bench.report.figures.learning_curves import COINCIDENT
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.looks import in_order, looks
@@ -122,7 +125,7 @@ def test_nothing_is_cut_off_and_no_text_is_small(drawn: dict[str, Figure], name:
             assert text.get_fontsize() >= 9, text
 
 
-@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget"])
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost"])
 def test_direct_labels_do_not_cover_each_other(drawn: dict[str, Figure], name: str):
     for panel in drawn[name].axes:
         # Lines of text may touch: descenders of one, ascenders of the next.
@@ -131,7 +134,7 @@ def test_direct_labels_do_not_cover_each_other(drawn: dict[str, Figure], name: s
             assert not box.overlaps(other_box), (label, other)
 
 
-@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget", "participation", "learning_curves"])
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost", "participation", "learning_curves"])
 def test_missing_results_are_named(drawn: dict[str, Figure], name: str):
     for missing in ("allsmall at 50% (waiting)", "depthfl at 75% (failed)", "inclusivefl at 100..500MiB (stopped)"):
         assert missing in notes(drawn[name])
@@ -141,7 +144,7 @@ def test_a_run_without_any_result_can_be_drawn(make_run: Callable[..., Run]):
     waiting = {"method": "profl", "tier": "50%", "status": "waiting", "rounds": 2}
     failed = {"method": "fedavg", "tier": "20%", "status": "failed", "rounds": 2}
     (study,) = studies(make_run(waiting, failed))
-    for name in ("accuracy_by_tier", "accuracy_by_budget", "learning_curves"):
+    for name in ("accuracy_by_tier", "accuracy_memory_cost", "learning_curves"):
         assert "no result yet" in texts(draw(name, study)), name
     assert texts(draw("participation", study)).count("?") == 2
     draw("peak_memory", study)
@@ -188,9 +191,7 @@ def series(figure: Figure, colour: str) -> list[float]:
 def test_accuracy_by_tier_draws_a_gap_for_a_failed_cell(drawn: dict[str, Figure]):
     figure = drawn["accuracy_by_tier"]
     values = series(figure, looks(METHODS, ["fedavg"])["depthfl"].colour)
-    assert values[:3] == pytest.approx([10, 10, 68.8])
-    assert math.isnan(values[3])
-    assert len(values) == 4
+    assert values == pytest.approx([math.nan, math.nan, 68.8, math.nan], nan_ok=True)  # two idle, one failed
 
 
 def test_no_line_leads_to_a_mixed_fleet(drawn: dict[str, Figure]):
@@ -212,25 +213,75 @@ def test_tiers_of_one_kind_are_not_parted(make_run: Callable[..., Run]):
     assert "mixed fleet" not in texts(draw("accuracy_by_tier", study))
 
 
-@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_by_budget", "learning_curves"])
-def test_chance_is_marked_if_the_number_of_classes_is_known(study: Study, drawn: dict[str, Figure], name: str):
-    def dotted(figure: Figure) -> list[list[float]]:
-        return [list(line.get_ydata()) for panel in figure.axes for line in panel.lines if line.get_linestyle() == ":"]
+def dotted(figure: Figure) -> list[list[float]]:
+    return [list(line.get_ydata()) for panel in figure.axes for line in panel.lines if line.get_linestyle() == ":"]
 
-    assert "Dotted line: chance, 10.0 %." in notes(drawn[name])
-    assert dotted(drawn[name]) == [[10.0, 10.0]] * len(drawn[name].axes)
+
+@pytest.mark.parametrize("name", ["accuracy_memory_cost", "learning_curves"])
+def test_chance_is_marked_if_the_number_of_classes_is_known(study: Study, drawn: dict[str, Figure], name: str):
+    far = name != "learning_curves"  # which begin at chance
+    for chance, in_view in ((0.1, not far), (0.6, True)):
+        figure = drawn[name] if chance == study.chance else draw(name, replace(study, chance=chance))
+        line = "Dotted line" if in_view else "Below the axis"
+        assert f"{line}: chance, {100 * chance:.1f} %." in notes(figure)
+        assert dotted(figure) == [[100 * chance] * 2] * len(figure.axes) * in_view
+        for panel in figure.axes:
+            assert in_view == (panel.get_ylim()[0] <= 100 * chance)
     unknown = draw(name, replace(study, chance=math.nan))
     assert "chance" not in notes(unknown)
     assert dotted(unknown) == []
 
 
-def test_untrained_models_are_hollow(drawn: dict[str, Figure]):
+def test_whom_nobody_could_train_for_is_hollow_below_the_accuracies(study: Study, drawn: dict[str, Figure]):
     figure = drawn["accuracy_by_tier"]
-    dots = [line for line in figure.axes[0].lines if len(line.get_ydata()) == 1]
-    for dot in dots:
-        hollow = dot.get_markerfacecolor() == "white"
-        assert hollow == (dot.get_ydata()[0] == pytest.approx(10.0)) or math.isnan(dot.get_ydata()[0])
-    assert any(dot.get_markerfacecolor() == "white" for dot in dots)
+    (axes,) = figure.axes
+    idle = [pair for pair in study.spreads(SCORE) if study.idle(*pair)]
+    dots = [line for line in axes.lines if len(line.get_ydata()) == 1]
+    hollow = [dot for dot in dots if dot.get_markerfacecolor() == "white"]
+    assert len(hollow) == len(idle) == 8
+    (foot,) = {dot.get_ydata()[0] for dot in hollow}
+    (named,) = (tick for tick in axes.get_yticklabels() if "nobody" in tick.get_text())
+    assert named.get_position()[1] == foot
+    trained = [dot.get_ydata()[0] for dot in dots if dot not in hollow and not math.isnan(dot.get_ydata()[0])]
+    assert axes.get_ylim()[0] < foot < min(trained) - 1
+    assert axes.get_ylim()[0] > 50  # not stretched down to the untrained network's 10 %
+    assert "Below the axis: chance, 10.0 %." in notes(figure)
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Twenty-two contenders, one of a long name, of which four take steps."""
+    path, draw = tmp_path_factory.mktemp("crowd"), random.Random(0)
+    names = [*METHODS, "exclusive with checkpoint+micro-batch:4", *(f"method{place}" for place in range(14))]
+    for place, name in enumerate(names):
+        like = None if name in METHODS else "profl" if place > 18 else "heterofl"
+        for tier in ("50%", "100..500MiB")[: 1 if name == "fedavg" else 2]:
+            write_cell(path, name, tier, rounds=14, like=like, trained_to=round(draw.uniform(0.5, 0.9), 3))
+    (only,) = studies(read_run(path))
+    return only
+
+
+def test_in_a_crowd_all_are_told_apart(crowd: Study):
+    assert len(crowd.methods) == 22
+    assert len({(look.colour, look.marker) for look in crowd.looks.values()}) == 22
+    assert len({look.colour for look in crowd.looks.values()}) == 22
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost", "learning_curves", "participation"])
+def test_in_a_crowd_no_text_covers_another_and_nothing_is_cut_off(crowd: Study, name: str):
+    figure = draw(name, crowd)
+    page = figure.bbox.padded(1)
+    for panel in figure.axes:
+        low, high = sorted(panel.get_ylim())
+        marks = [*panel.texts, *(text for text in panel.get_yticklabels() if low <= text.get_position()[1] <= high)]
+        boxes = [Text.get_window_extent(text).padded(-2) for text in marks if text.get_text()]
+        assert all(page.contains(*corner) for box in boxes for corner in (box.min, box.max))
+        for text in panel.texts:
+            box = Text.get_window_extent(text).padded(-2)
+            others = [other for other in panel.texts if other is not text]
+            assert not any(box.overlaps(Text.get_window_extent(other).padded(-2)) for other in others), text
+        low, high = panel.get_xlim()
+        assert all(low < x < high for line in panel.lines if line.get_marker() != "None" for x in line.get_xdata())
 
 
 def test_seeds_show_their_mean_and_interval(make_run: Callable[..., Run]):
@@ -259,10 +310,59 @@ def test_the_pareto_front_holds_what_is_told_apart_from_all_that_is_cheaper():
     assert pareto_front([], better) == []
 
 
-def test_accuracy_by_budget_says_whom_it_cannot_show(drawn: dict[str, Figure]):
-    said = notes(drawn["accuracy_by_budget"])
+def test_accuracy_memory_cost_says_whom_it_cannot_show(drawn: dict[str, Figure]):
+    said = notes(drawn["accuracy_memory_cost"])
     assert "as no device could train: profl, depthfl, exclusive, inclusivefl at 20%" in said
     assert "as their memory is unknown: exclusive at 75%" in said
+
+
+def circles(panel: Axes) -> dict[tuple[float, float], list[float]]:
+    """Return the areas of the circles of a panel, by where they lie."""
+    found = defaultdict(list)
+    for drawn in panel.collections:
+        if isinstance(drawn, PathCollection):
+            ((x, y),), (area,) = drawn.get_offsets(), drawn.get_sizes()
+            found[float(x), float(y)].append(float(area))
+    return found
+
+
+def test_the_area_of_a_circle_is_the_operations_of_the_run(study: Study, drawn: dict[str, Figure]):
+    figure = drawn["accuracy_memory_cost"]
+    for panel, tier in zip(figure.axes, study.tiers, strict=True):
+        found, expected = circles(panel), defaultdict(list)
+        for point in points(study, tier):
+            expected[point.x, point.y].append(LARGEST**2 * point.operations / (30 * 4e9))
+        assert found.keys() == expected.keys()
+        assert all(sorted(found[place]) == pytest.approx(sorted(expected[place])) for place in found)
+    (legend,) = figure.legends
+    named = [text.get_text() for text in legend.texts]
+    assert named == ["20 × 10⁹ operations", "50 × 10⁹ operations", "100 × 10⁹ operations"]
+
+
+def test_what_was_not_counted_has_a_dot_and_no_circle(study: Study):
+    uncounted = replace(study, cells=study.cells.assign(operations=math.nan))
+    figure = draw("accuracy_memory_cost", uncounted)
+    assert not any(circles(panel) for panel in figure.axes)
+    assert not figure.legends
+    assert "A dot without a circle: its operations were not counted." in notes(figure)
+    groups = NAMED["accuracy_memory_cost"].grid(uncounted).groups
+    assert {row.entries[2].text for rows in groups.values() for row in rows} == {"?"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(1.2e9, 2.46e11, [2e9, 2e10, 2e11]), (3, 4, [0.5, 1, 2]), (1, 1, [0.2, 0.5, 1]), (7, 7e3, [10, 200, 5000])],
+)
+def test_three_round_sizes_end_below_what_cost_most(low: float, high: float, expected: list[float]):
+    assert round_sizes(low, high) == pytest.approx(expected)
+
+
+def test_memory_begins_at_zero_or_above_and_every_point_is_named(study: Study, drawn: dict[str, Figure]):
+    for panel, tier in zip(drawn["accuracy_memory_cost"].axes, study.tiers, strict=True):
+        assert panel.get_xlim()[0] >= 0
+        found = points(study, tier)
+        assert sorted(text.get_text() for text in panel.texts) == sorted(study.label(point.method) for point in found)
+        assert max(point.x for point in found) < min(text.get_position()[0] for text in panel.texts)
 
 
 def bold(panel: Axes) -> set[str]:
@@ -270,17 +370,18 @@ def bold(panel: Axes) -> set[str]:
 
 
 def test_the_pareto_front_is_bold_without_the_ideal(three_seeds: Study):
-    (panel,) = draw("accuracy_by_budget", three_seeds).axes
+    (panel,) = draw("accuracy_memory_cost", three_seeds).axes
     assert bold(panel) == {"heterofl", "profl"}
 
 
 def test_with_one_seed_nothing_is_on_a_front(study: Study, drawn: dict[str, Figure]):
-    figure = drawn["accuracy_by_budget"]
+    figure = drawn["accuracy_memory_cost"]
     assert not any(bold(panel) for panel in figure.axes)
     assert not any(line.get_color() == PALE and len(line.get_xdata()) for panel in figure.axes for line in panel.lines)
     assert not any(front_of(study, tier) for tier in study.tiers)
     assert "One seed: how far a result may be off is not known" in notes(figure)
-    entries = {row.entries[-1].text for rows in NAMED["accuracy_by_budget"].grid(study).groups.values() for row in rows}
+    groups = NAMED["accuracy_memory_cost"].grid(study).groups
+    entries = {row.entries[-1].text for rows in groups.values() for row in rows}
     assert entries == {"?"}
 
 
@@ -290,7 +391,7 @@ def test_what_learned_nothing_is_not_on_the_front(three_seeds: Study):
     cheapest = three_seeds.cells["method"].isin(["allsmall", "heterofl"])
     lost = three_seeds.cells.assign(**{SCORE: three_seeds.cells[SCORE].mask(cheapest, 0.14)})
     assert [point.method for point in front_of(replace(three_seeds, cells=lost), "50%")] == ["inclusivefl", "profl"]
-    assert "Below 14.3 % nothing was learned" in notes(draw("accuracy_by_budget", replace(three_seeds, cells=lost)))
+    assert "Below 14.3 % nothing was learned" in notes(draw("accuracy_memory_cost", replace(three_seeds, cells=lost)))
     hopeful = replace(three_seeds, cells=lost, chance=math.nan)
     expected = ["allsmall", "heterofl", "inclusivefl", "profl"]  # the first two are equal
     assert [point.method for point in front_of(hopeful, "50%")] == expected
@@ -301,21 +402,39 @@ def test_bars_have_the_length_of_the_measured_peak(drawn: dict[str, Figure]):
     (axes,) = figure.axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     row = names.index("profl") + 1
-    assert names[row] == "shrink 4"
+    assert names[row] == "shrink 4 *"
     bars = [bar for bar in axes.patches if round(bar.get_y() + bar.get_height() / 2) == row]
     peak = int(0.45 * FULL * 0.93)
     assert sum(bar.get_width() for bar in bars) * MIB == pytest.approx(peak, abs=1)
     colours = [to_hex(bar.get_facecolor()).upper() for bar in bars]
-    assert colours == list(CATEGORY_COLOURS.values())
+    assert colours == [*(colour for name, colour in CATEGORY_COLOURS.items() if name != "workspace"), colours[-1]]
+    assert colours[-1] == CATEGORY_COLOURS["workspace"]  # at the end, to be taken off
     beside = [text.get_text() for text in axes.texts if text.xy[1] == row]
-    assert beside == [mebibytes(peak), mebibytes(0.45 * FULL)]
+    assert beside == [mebibytes(peak), mebibytes(0.06 * peak), mebibytes(0.45 * FULL)]
+
+
+def test_tasks_of_equal_bytes_have_one_row_and_are_named(study: Study, drawn: dict[str, Figure]):
+    (axes,) = drawn["peak_memory"].axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[:2] == ["fedavg", "width 1.0 *"]
+    assert "exclusive" not in names  # its only task is in that row
+    assert names.count("heterofl") == names.count("exclusive") == 0
+    said = notes(drawn["peak_memory"])
+    assert "fedavg width 1.0 = allsmall width 1.0 = exclusive width 1.0 = heterofl width 1.0" in said
+    assert "profl shrink 4 = profl grow 4;" in said
+    groups = NAMED["peak_memory"].grid(study).groups
+    assert sum(map(len, groups.values())) == len(study.footprints)  # the table has them all
+    other = study.footprints["least_budget_bytes"].where(study.footprints["method"] != "exclusive", 7 * MIB)
+    apart = draw("peak_memory", replace(study, footprints=study.footprints.assign(least_budget_bytes=other)))
+    assert "exclusive" in [label.get_text() for label in apart.axes[0].get_yticklabels()]
 
 
 def test_a_least_budget_nobody_searched_for_has_no_tick(study: Study):
     unknown = replace(study, footprints=study.footprints.assign(least_budget_bytes=None))
     (axes,) = draw("peak_memory", unknown).axes
     assert len(axes.lines) == 1  # the full model's
-    assert [text.get_text() for text in axes.texts].count("?") == len(study.footprints)
+    bars = {(bar.get_y(), bar.get_height()) for bar in axes.patches}
+    assert [text.get_text() for text in axes.texts].count("?") == len(bars) > 10
 
 
 def test_every_category_of_memory_has_a_colour_of_its_own():
@@ -404,7 +523,16 @@ def test_a_norm_of_zero_is_left_out(study: Study):
 
 def test_effective_movement_is_drawn_with_where_the_rule_would_freeze(study: Study, drawn: dict[str, Figure]):
     figure = drawn["effective_movement"]
-    assert len(figure.axes) == 2 * len(study.tiers)
+    assert len(figure.axes) == 2
+    assert f"One row, as all their steps are the same: {', '.join(study.tiers)}." in notes(figure)
+    odd = study.rounds["cell"].isin(study.cells_of("profl", "35%")["cell"]) & (study.rounds["round"] == 30)
+    known = [
+        {**found, "effective_movement": 0.9} if here else found
+        for found, here in zip(study.rounds["diagnostics"], odd, strict=True)
+    ]
+    apart = draw("effective_movement", replace(study, rounds=study.rounds.assign(diagnostics=known)))
+    assert len(apart.axes) == 4
+    assert "all their steps are the same: 100..500MiB, 20%, 50%, 75%." in notes(apart)
     movement, slope = figure.axes[:2]
     steps = schedule(study, "profl", study.tiers[0])
     marks = [line.get_xdata()[0] for line in movement.lines if line.get_marker() == "v"]

@@ -16,7 +16,7 @@ from profl.bench.fleet import UNLIMITED
 from profl.bench.registry import methods
 from profl.bench.report import closing_text, write_comparison, write_report
 from profl.bench.report import study as study_module
-from profl.bench.report.figures.accuracy_by_budget import front_of
+from profl.bench.report.figures.accuracy_memory_cost import front_of
 from profl.bench.report.looks import NAMESAKE
 from profl.bench.report.page.grids import summary
 from profl.bench.report.page.reproduce import configurations
@@ -85,7 +85,7 @@ def test_an_ideal_is_never_best_nor_on_the_front(study: Study, run: Run, ideals:
 
 
 def test_every_figure_of_results_labels_the_ideals(study: Study, ideals: list[str]):
-    by_tier, by_budget = draw("accuracy_by_tier", study), draw("accuracy_by_budget", study)
+    by_tier, by_budget = draw("accuracy_by_tier", study), draw("accuracy_memory_cost", study)
     labels = [f"{ideal} (ideal)" for ideal in ideals]
     assert [text for text in texts(by_tier) if text.endswith("(ideal)")] == labels[::-1]
     legend = [text.get_text() for text in draw("learning_curves", study).legends[0].texts]

@@ -7,27 +7,27 @@ from pathlib import Path
 import pytest
 
 from profl.bench.memory.estimate.estimating import LARGEST_ERRORS
-from profl.bench.survey.models import GPUS, entries
-from profl.bench.survey.table import PEAKS, as_frame, errors, read_table
+from profl.bench.survey.models import GPUS, TABLE, entries, errors
+from profl.bench.survey.table import PEAKS
 
-TABLE = as_frame(read_table(Path(__file__).parents[2] / "results" / "survey" / "models.csv"))
-MEASURED = TABLE[TABLE["gpu"].isin(GPUS)]
-ERRORS = errors(TABLE)
+ROWS = TABLE.frame(TABLE.read(Path(__file__).parents[2] / "results" / "survey" / "models.csv"))
+MEASURED = ROWS[ROWS["gpu"].isin(GPUS)]
+ERRORS = errors(ROWS)
 
 
 def test_every_model_is_there_on_every_gpu_and_none_failed():
     known = set(zip(MEASURED["model"], MEASURED["gpu"], MEASURED["precision"], strict=True))
     assert known == {(entry.classifier.name, entry.gpu, entry.classifier.precision) for entry in entries()}
-    assert TABLE["failure"].isna().all()
-    assert TABLE[list(PEAKS)].notna().all(axis=None)
+    assert ROWS["failure"].isna().all()
+    assert ROWS[list(PEAKS)].notna().all(axis=None)
 
 
 def test_peaks_come_in_their_order():
-    assert (TABLE["peak_requested_bytes"] <= TABLE["peak_allocated_bytes"]).all()
-    assert (TABLE["peak_allocated_bytes"] <= TABLE["peak_reserved_bytes"]).all()
+    assert (ROWS["peak_requested_bytes"] <= ROWS["peak_allocated_bytes"]).all()
+    assert (ROWS["peak_allocated_bytes"] <= ROWS["peak_reserved_bytes"]).all()
     # The search goes in steps of 2 MiB or of 1/256 of the peak, and may end up to a step above it.
-    step = (TABLE["peak_reserved_bytes"] / 256).clip(lower=2 << 20)
-    assert (TABLE["least_budget_bytes"] <= TABLE["peak_reserved_bytes"] + step).all()
+    step = (ROWS["peak_reserved_bytes"] / 256).clip(lower=2 << 20)
+    assert (ROWS["least_budget_bytes"] <= ROWS["peak_reserved_bytes"] + step).all()
 
 
 @pytest.mark.parametrize("peak", ["peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes"])

@@ -13,8 +13,9 @@ from profl.bench.errors import InputError
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.process.probe import Prober
 from profl.bench.survey.classifier import Classifier, known_models
-from profl.bench.survey.models import GPUS, MODELS, Entry, entries, measure_entry, missing
-from profl.bench.survey.table import COLUMNS, IDENTITY, PEAKS, as_frame, errors, read_table, write_table
+from profl.bench.survey.measuring import measured, missing
+from profl.bench.survey.models import GPUS, MODELS, TABLE, Entry, entries, errors
+from profl.bench.survey.table import PEAKS
 
 SMALL = ("--model", "squeezenet1_1", "--gpu", "virtual:t4", "--batch-size", "2", "--image-size", "64")
 
@@ -41,10 +42,10 @@ def test_the_default_covers_many_models_gpus_and_precisions():
 
 def test_every_entry_is_a_row_with_its_inputs_environment_and_bytes(table: Path):
     rows = pd.read_csv(table)
-    assert list(rows.columns) == list(COLUMNS)
+    assert list(rows.columns) == list(TABLE.columns)
     assert list(rows["precision"]) == ["float16", "float32"]
     assert (rows["image_size"] == 64).all()
-    assert rows[list(IDENTITY)].notna().all(axis=None)
+    assert rows[list(TABLE.identity)].notna().all(axis=None)
     assert (rows["peak_requested_bytes"] <= rows["peak_allocated_bytes"]).all()
     assert (rows["peak_allocated_bytes"] <= rows["peak_reserved_bytes"]).all()
     assert (rows["parameter_bytes"] == 1_235_496 * 4).all()
@@ -61,30 +62,30 @@ def test_running_again_measures_nothing_and_changes_no_byte(table: Path):
     before = table.read_bytes()
     result = profl("models", *SMALL, "--output", table)
     assert result.exit_code == 0
-    assert "2 entries, 2 of them in" in result.output
+    assert "2 measurements, 2 of them in" in result.output
     assert table.read_bytes() == before
 
 
 def test_two_measurements_differ_in_nothing_but_seconds(table: Path, prober: Prober):
-    for row in read_table(table):
+    for row in TABLE.read(table):
         entry = Entry(Classifier(row["model"], row["precision"], row["batch_size"], row["image_size"]), row["gpu"])
-        again = as_frame([measure_entry(entry, prober)]).drop(columns="seconds")
-        pd.testing.assert_frame_equal(again, as_frame([row]).drop(columns="seconds"))
+        again = TABLE.frame([measured(entry, TABLE, prober)]).drop(columns="seconds")
+        pd.testing.assert_frame_equal(again, TABLE.frame([row]).drop(columns="seconds"))
 
 
 def test_only_what_is_missing_or_failed_or_of_another_environment_is_measured(table: Path, tmp_path: Path):
     wanted = entries(["squeezenet1_1"], ["virtual:t4"], ["float16", "float32", "bfloat16"], 2, 64)
-    assert missing(wanted, table) == wanted[2:]
-    half, single = read_table(table)
-    write_table([half | {"torch": "1.0"}, single | {"failure": "worker died"}], tmp_path / "other.csv")
-    assert missing(wanted[:2], tmp_path / "other.csv") == wanted[:2]
+    assert missing(wanted, TABLE, table) == wanted[2:]
+    half, single = TABLE.read(table)
+    TABLE.write([half | {"torch": "1.0"}, single | {"failure": "worker died"}], tmp_path / "other.csv")
+    assert missing(wanted[:2], TABLE, tmp_path / "other.csv") == wanted[:2]
 
 
 def test_what_cannot_be_trained_is_a_row_with_the_reason(prober: Prober, tmp_path: Path):
     """A picture smaller than the network shrinks it."""
     entry = Entry(Classifier("alexnet", image_size=8), "virtual:t4")
-    write_table([measure_entry(entry, prober)], tmp_path / "models.csv")
-    (row,) = read_table(tmp_path / "models.csv")
+    TABLE.write([measured(entry, TABLE, prober)], tmp_path / "models.csv")
+    (row,) = TABLE.read(tmp_path / "models.csv")
     assert "alexnet" in row["failure"]
     assert "\n" not in row["failure"]
     assert all(row[name] is None for name in PEAKS)
@@ -108,11 +109,11 @@ def test_half_precision_saves_activations_once_they_outweigh_the_copies_of_the_w
 
 
 def test_estimates_are_compared_with_measurements():
-    measured = dict.fromkeys(IDENTITY, "x") | {"batch_size": 8, "image_size": 224, "gpu": "virtual:t4"}
+    usual = dict.fromkeys(TABLE.identity, "x") | {"batch_size": 8, "image_size": 224, "gpu": "virtual:t4"}
     sizes = {"peak_requested_bytes": 200, "peak_allocated_bytes": 400}
     estimated = {"gpu": "estimate:t4", "peak_requested_bytes": 190, "peak_allocated_bytes": None}
-    lonely = measured | {"gpu": "estimate:h100", "peak_requested_bytes": 1}
-    table = as_frame([measured | sizes, measured | sizes | estimated, lonely])
+    lonely = usual | {"gpu": "estimate:h100", "peak_requested_bytes": 1}
+    table = TABLE.frame([usual | sizes, usual | sizes | estimated, lonely])
     (row,) = errors(table).to_dict("records")
     assert row["gpu"] == "estimate:t4"
     assert row["peak_requested_bytes"] == pytest.approx(-0.05)
@@ -120,7 +121,7 @@ def test_estimates_are_compared_with_measurements():
 
 
 def test_without_estimates_nothing_is_compared():
-    assert errors(as_frame([])).empty
+    assert errors(TABLE.frame([])).empty
 
 
 @pytest.mark.parametrize(

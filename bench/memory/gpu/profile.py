@@ -142,6 +142,11 @@ def resolve(gpu: str) -> VirtualGpu | None:
     raise GpuUnavailable(f"unknown GPU '{gpu}': {choose(_nearest(gpu), known)}")
 
 
+def spelled_out(gpu: str) -> str:
+    """Return ``virtual:t4`` for ``t4``, and whatever is no name of a virtual GPU as it is."""
+    return VIRTUAL + gpu if gpu in _names() else gpu
+
+
 def _nearest(gpu: str) -> str | None:
     """Return the GPU that ``gpu`` nearly names; a virtual one if it does not say of which kind."""
     kind, colon, name = gpu.rpartition(":")

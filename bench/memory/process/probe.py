@@ -158,7 +158,10 @@ class _Worker:
 
     def __init__(self, gpu: str) -> None:
         if str(_LAUNCH) in sys.orig_argv:
-            raise MeasurementFailed("the script starts a measurement whenever it is imported")
+            raise MeasurementFailed(
+                "the script starts a measurement whenever it is imported, as the worker process must to know what it "
+                "defines: start it behind: if __name__ == '__main__'"
+            )
         setup, variables = _setup(gpu)
         self._connection, other_end = Pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
@@ -227,8 +230,11 @@ def _request(job: str, workload: Workload | Program, arguments: Mapping[str, Any
     try:
         pickled = pickle.dumps(workload)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
+        nameless = any(sign in str(error) for sign in ("<lambda>", "<locals>", "local object"))
+        remedy = "define it at the top of a module or script, not as a lambda or inside a function"
         raise MeasurementFailed(
-            f"{workload.key} cannot be sent to the worker process ({error}): define it at the top of a module"
+            f"{workload.key} cannot be sent to the worker process ({error}): "
+            + (remedy if nameless else "give it only values that can be pickled")
         ) from None
     told = spawn.get_preparation_data("worker") if b"__main__" in pickled else {}
     return Request(job, pickled, arguments, {name: told[name] for name in _MAIN if name in told})

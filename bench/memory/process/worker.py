@@ -88,6 +88,8 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
         if request.main and sys.modules["__main__"].__name__ == "__main__":  # still the worker's own
             spawn.prepare(dict(request.main))
         workload = pickle.loads(request.workload)
+    except MeasurementFailed as error:  # of a script that measures as it is imported
+        return None, error
     except Exception as error:
         return None, MeasurementFailed(
             f"the worker process cannot load the workload ({type(error).__name__}: {error}): "

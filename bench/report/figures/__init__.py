@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import (
-    accuracy_by_budget,
     accuracy_by_tier,
+    accuracy_memory_cost,
     convergence,
     effective_movement,
     learning_curves,
@@ -21,7 +21,7 @@ from profl.bench.report.study import Study
 
 FIGURES: tuple[ReportFigure, ...] = (
     accuracy_by_tier.FIGURE,
-    accuracy_by_budget.FIGURE,
+    accuracy_memory_cost.FIGURE,
     memory_by_round.FIGURE,
     peak_memory.FIGURE,
     participation.FIGURE,

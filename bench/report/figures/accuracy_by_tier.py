@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from profl.bench.report.chance import chance_note, draw_chance
+from profl.bench.report.chance import chance_in_view, chance_note, draw_chance
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Grid, by_method
-from profl.bench.report.labels import Label, label_ends
+from profl.bench.report.labels import CHARACTER, Label, label_ends
 from profl.bench.report.ranking import winners
 from profl.bench.report.score import SCORE, SCORE_NAME
+from profl.bench.report.spread import UNKNOWN
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, PALE, page, say_empty, settle
+from profl.bench.report.style import GREY, PALE, WIDTH, page, say_empty, settle
 
 DODGE = 0.035
 """Methods stand side by side by a hair, as equal results must not hide each other."""
@@ -22,8 +25,8 @@ DODGE = 0.035
 KINDS_GAP = 0.35
 """What sets mixed fleets and uniform tiers apart, in places of a tier."""
 
-NAME_SHARE = 0.0085
-"""Share of the figure's width that a character of a name takes."""
+FOOT = 0.1
+"""Height of the strip at the foot for those whom nobody could train for, as a share of the height above."""
 
 
 def draw(study: Study) -> Figure:
@@ -33,9 +36,14 @@ def draw(study: Study) -> Figure:
     uniform = [tier for tier in tiers if tier not in study.mixed]
     gap = KINDS_GAP if 0 < len(uniform) < len(tiers) else 0.0
     places = {tier: place + gap * (tier in uniform) for place, tier in enumerate(tiers)}
-    notes = [*chance_note(study), *study.notes]
-    if any(study.idle(*pair) for pair in accuracy):
-        notes.insert(0, "Hollow: no device could train; the accuracy is that of the untrained model.")
+    trained = {pair: spread for pair, spread in accuracy.items() if not study.idle(*pair)}
+    known = [spread for spread in trained.values() if spread.known]
+    lowest = min((spread.low if spread.has_interval else spread.mean for spread in known), default=math.nan)
+    notes = [*chance_note(study, lowest), *study.notes]
+    if len(trained) < len(accuracy):
+        notes.insert(
+            0, "Hollow, at the foot: no device could train, so there is no accuracy but the untrained model's."
+        )
     if gap:
         notes.insert(0, "A mixed fleet is another kind of tier: its devices differ in memory, so no line leads to it.")
     title = "Test accuracy by memory tier, mean of the last five tests"
@@ -44,37 +52,57 @@ def draw(study: Study) -> Figure:
     ends = []
     for place, (method, look) in enumerate(styles.items()):
         aside = DODGE * (place - (len(styles) - 1) / 2)
-        spreads = {tier: accuracy[method, tier].times(100) for tier in tiers}
+        spreads = {tier: trained.get((method, tier), UNKNOWN).times(100) for tier in tiers}
         line = [(places[tier] + aside, spreads[tier].mean) for tier in uniform]
         axes.plot([x for x, _ in line], [y for _, y in line], color=look.colour, ls=look.dashes, lw=1.6)
         for tier, spread in spreads.items():
             x = places[tier] + aside
             axes.vlines(x, spread.low, spread.high, color=look.colour, lw=1.2)
-            axes.plot(x, spread.mean, ls="", **look.dot(hollow=study.idle(method, tier)))
-        known = [(places[tier] + aside, spread.mean) for tier, spread in spreads.items() if spread.known]
-        if known:
+            axes.plot(x, spread.mean, ls="", **look.dot())
+        shown = [(places[tier] + aside, spread.mean) for tier, spread in spreads.items() if spread.known]
+        if shown:
             weight = "bold" if method == study.highlight else "normal"
-            ends.append(Label(*known[-1], study.label(method), look.ink, weight))
+            ends.append(Label(*shown[-1], study.label(method), look.ink, weight))
     last = len(tiers) - 1 + gap
     column = last + DODGE * len(styles) / 2 + 0.03 * len(tiers)
     axes.set_xticks(list(places.values()), study.tier_labels)
-    names = min(NAME_SHARE * study.longest_label, 0.6)
+    names = min(CHARACTER / WIDTH * study.longest_label, 0.6)
+    left = -max(0.3, DODGE * (len(styles) + 1) / 2)
     axes.set_xlim(
-        -0.3, column + max(0.19 * len(tiers), (column + 0.3) * names / (1 - names))
+        left, column + max(0.19 * len(tiers), (column - left) * names / (1 - names))
     )  # with room for the labels
     axes.set_xlabel("memory tier, with the memory of its devices")
     axes.set_ylabel("test accuracy (%)")
     axes.grid(axis="x", visible=False)
-    axes.spines["bottom"].set_bounds(-0.3, last + 0.3)
+    axes.spines["bottom"].set_bounds(left, last - left)
     if gap:
         _head_kinds(axes, len(tiers) - len(uniform), last)
-    if ends:
-        draw_chance(axes, study)
-    else:
+    if not ends:
         say_empty(axes)
+    elif chance_in_view(study, lowest):
+        draw_chance(axes, study)
+    if len(trained) < len(accuracy):
+        _draw_idle(axes, study, places)
     settle(figure)
     label_ends(axes, ends[::-1], column)  # of equal ends, the first in display order comes out on top
     return figure
+
+
+def _draw_idle(axes: Axes, study: Study, places: Mapping[str, float]) -> None:
+    """Put a hollow mark into a strip below the accuracies for every method and tier in which nobody could train."""
+    low, high = axes.get_ylim()
+    foot = low - FOOT / 2 * (high - low)
+    looks = list(study.looks.items())
+    for place, (method, look) in enumerate(looks):
+        aside = DODGE * (place - (len(looks) - 1) / 2)
+        for tier in study.tiers:
+            if study.idle(method, tier):
+                axes.plot(places[tier] + aside, foot, ls="", **look.dot(hollow=True))
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    names = [f"{tick:g}" for tick in ticks]
+    axes.axhline(low, color=PALE, lw=1, zorder=0.9)
+    axes.set_yticks([*ticks, foot], [*names, "nobody\ncan train"])
+    axes.set_ylim(low - FOOT * (high - low), high)
 
 
 def _head_kinds(axes: Axes, mixed: int, last: float) -> None:

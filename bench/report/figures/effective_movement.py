@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -57,12 +57,15 @@ def draw(study: Study) -> Figure:
         for tier in study.tiers
         if (steps := list(pieces(study, method, tier)))
     }
-    tiers = [tier for tier in study.tiers if any(shown == tier for _, shown in found)] or study.tiers[:1]
+    shown_in = [tier for tier in study.tiers if any(shown == tier for _, shown in found)] or study.tiers[:1]
+    heaps = _alike(shown_in, found)
+    tiers = [heap[0] for heap in heaps]
     each = "a line per seed and step" if study.seeds > 1 else "a line per step"
     notes = [
         "Effective movement: how far parameters got in the latest rounds, as a share of how far they travelled. Slope:"
         f" its change over the rule's window; {each}, from the round on in which the rule can speak.",
         "Triangle: the round after which the freezing rule would end the step, whether or not it may.",
+        *(f"One row, as all their steps are the same: {', '.join(heap)}." for heap in heaps if len(heap) > 1),
         *study.gaps,
     ]
     height = 0.2 + 1.7 * len(tiers)
@@ -91,6 +94,26 @@ def draw(study: Study) -> Figure:
     would = Line2D([], [], color=GREY, ls="", marker="v", ms=7, mec="white", mew=0.6, label="would freeze")
     legend_above(figure, [*handles, would], columns=legend_columns(study))
     return figure
+
+
+def _alike(tiers: Sequence[str], found: Mapping[tuple[str, str], list[Piece]]) -> list[list[str]]:
+    """Group tiers in which every method took the same steps in every seed, as it does where memory binds nobody."""
+    heaps: list[list[str]] = []
+    methods = {method for method, _ in found}
+    for tier in tiers:
+        for heap in heaps:
+            if all(_same(found.get((method, tier), []), found.get((method, heap[0]), [])) for method in methods):
+                heap.append(tier)
+                break
+        else:
+            heaps.append([tier])
+    return heaps
+
+
+def _same(steps: Sequence[Piece], others: Sequence[Piece]) -> bool:
+    return len(steps) == len(others) and all(
+        one.phase == other.phase and one.rounds.equals(other.rounds) for one, other in zip(steps, others, strict=True)
+    )
 
 
 def sentence(study: Study) -> str:

@@ -14,7 +14,7 @@ from profl.bench.report.coincidence import coincident, line_width, striped
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, over_rounds
 from profl.bench.report.ranking import winners
-from profl.bench.report.rounds import legend_columns, round_panels, set_axis
+from profl.bench.report.rounds import FEW, legend_columns, round_panels, set_axis
 from profl.bench.report.schedule import STRIP, draw_schedules, stepping_methods, strips_note
 from profl.bench.report.spread import Spread, over_seeds
 from profl.bench.report.study import Study
@@ -40,6 +40,9 @@ def draw(study: Study) -> Figure:
         *chance_note(study),
         *study.notes,
     ]
+    banded = study.seeds > 1 and len(styles) <= FEW
+    if study.seeds > 1 and not banded:
+        notes.append("No intervals here: the bands of so many methods would hide their lines.")
     title = f"Test accuracy over the {study.axis.name}"
     figure, axes = round_panels(study, title, "test accuracy (%)", notes, study.axis_label)
     for panel, tier in zip(axes, tiers, strict=True):
@@ -49,7 +52,7 @@ def draw(study: Study) -> Figure:
             every = math.ceil(len(found) / MOST_MARKERS) or 1
             line: dict[str, Any] = {"color": look.colour, "ls": look.dashes, "lw": width}
             panel.plot(found.index, 100 * found["mean"], markevery=every, **line, **look.small_dot)
-            if study.seeds > 1:
+            if banded:
                 band: dict[str, Any] = {"color": look.colour, "alpha": 0.15, "lw": 0}
                 panel.fill_between(found.index, 100 * found["low"], 100 * found["high"], **band)
     if study.rounds["test_accuracy"].isna().all():

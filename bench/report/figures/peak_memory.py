@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report.axis import AXES
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.study import Study, bytes_of
@@ -22,19 +23,28 @@ from profl.bench.results import peak_column
 ROW = 0.195
 """Inches per bar."""
 
-NUMBERS = {"peak_requested_bytes": "peak\n(bar)", "least_budget_bytes": "least budget\n(tick)"}
+WORKSPACE = "workspace"
+"""Drawn at the end of every bar, where it can be taken off: it is the libraries' and much the same for all."""
+
+NUMBERS = {
+    "peak_requested_bytes": "peak\n(bar)",
+    peak_column(WORKSPACE): "of which\nworkspace",
+    "least_budget_bytes": "least budget\n(tick)",
+}
 """What is written beside the bars, and its heading."""
 
 
 def draw(study: Study) -> Figure:
     """Draw what every task of every method holds at its peak, by category, and its least budget."""
-    rows = _rows(study)
+    rows, equal = _rows(study)
     full = study.cells["full_model_least_budget_bytes"].max() / 2**20
     notes = [
         "Bar, and first number: requested bytes alive at the peak, from building the module to the last step. Tick,"
-        " and second number: least budget, the smallest memory in which the steps run; it adds what the allocator"
-        " rounds up and cannot reuse."
+        " and last number: least budget, the smallest memory in which the steps run; it adds what the allocator rounds"
+        " up and cannot reuse, and can lie below the peak, as cuDNN takes less workspace where memory is short."
     ]
+    if equal:
+        notes.append(f"* Drawn once, as equal to the byte: {'; '.join(' = '.join(names) for names in equal)}.")
     if math.isfinite(full):
         notes.append(f"Dashed line: least budget of the full model, {mebibytes(full * 2**20)} MiB.")
     if any(math.isnan(bytes_of(entry, column)) for _, entry in rows if entry for column in NUMBERS):
@@ -65,19 +75,34 @@ def draw(study: Study) -> Figure:
     return figure
 
 
-def _rows(study: Study) -> list[tuple[str, dict[Any, Any]]]:
-    """Return names and footprints from top to bottom; a method's heading has an empty footprint."""
-    rows: list[tuple[str, dict[Any, Any]]] = []
+def _rows(study: Study) -> tuple[list[tuple[str, dict[Any, Any]]], list[list[str]]]:
+    """Return names and footprints from top to bottom, and which tasks share a row, as they need the same bytes.
+
+    A method's heading has an empty footprint; a method has none if all its tasks stand in rows of others.
+    """
+    columns = [*map(peak_column, CATEGORIES), *NUMBERS]
+    alike: dict[str, list[str]] = {}
+    found = []
     for method, tasks in study.tasks:
-        rows += [(method, {}), *tasks]
-    return rows
+        own = []
+        for task, entry in tasks:
+            sizes = str([bytes_of(entry, column) for column in columns])
+            if sizes not in alike:
+                own.append((task, entry, alike.setdefault(sizes, [])))
+            alike[sizes].append(f"{method} {task}")
+        found.append((method, own))
+    rows: list[tuple[str, dict[Any, Any]]] = []
+    for method, own in found:
+        rows += [(method, {})] * bool(own)
+        rows += [(f"{task} *" if len(names) > 1 else task, entry) for task, entry, names in own]
+    return rows, [names for names in alike.values() if len(names) > 1]
 
 
 def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
     """Draw one task and return how far it reaches, in MiB."""
     left = 0.0
-    for name, colour in CATEGORY_COLOURS.items():
-        size = bytes_of(entry, peak_column(name)) / 2**20
+    for name in sorted(CATEGORY_COLOURS, key=lambda name: name == WORKSPACE):
+        size, colour = bytes_of(entry, peak_column(name)) / 2**20, CATEGORY_COLOURS[name]
         if size > 0:
             axes.barh(place, size, left=left, color=colour, height=0.74, edgecolor="white", linewidth=0.3)
             left += size
@@ -90,9 +115,9 @@ def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
 
 
 def _write_numbers(axes: Axes, rows: Sequence[tuple[str, Mapping[Any, Any]]]) -> None:
-    """Write what is drawn as two columns beside the bars: in the plot, numbers of bars and ticks look alike."""
+    """Write what is drawn as columns beside the bars: in the plot, numbers of bars and ticks look alike."""
     at: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "ha": "right"}
-    for points, (column, heading) in zip((40, 110), NUMBERS.items(), strict=True):
+    for points, (column, heading) in zip((40, 105, 180), NUMBERS.items(), strict=True):
         axes.annotate(
             heading, (1, 1), (points, 2), "axes fraction", va="bottom", color="#444444", linespacing=1.1, **at
         )
@@ -126,11 +151,13 @@ def grid(study: Study) -> Grid:
     columns = [*map(peak_column, CATEGORIES), "peak_requested_bytes", "least_budget_bytes"]
 
     def row(task: str, entry: Mapping[Any, Any]) -> GridRow:
-        return GridRow(task, [Entry(mebibytes(bytes_of(entry, column))) for column in columns])
+        sizes = [Entry(mebibytes(bytes_of(entry, column))) for column in columns]
+        operations = entry.get("operations_per_step")
+        return GridRow(task, [*sizes, Entry(AXES["operations"].told(math.nan if operations is None else operations))])
 
     groups = {method: [row(*task) for task in tasks] for method, tasks in study.tasks}
-    names = [*CATEGORIES, "peak requested", "least budget"]
-    return Grid("Memory at the peak, in MiB", "method, task", names, groups)
+    names = [*CATEGORIES, "peak requested", "least budget", "operations of a step"]
+    return Grid("Memory at the peak, in MiB, and operations of a step", "method, task", names, groups)
 
 
 FIGURE = ReportFigure(

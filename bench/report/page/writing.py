@@ -17,6 +17,7 @@ from profl.bench.errors import InputError
 from profl.bench.files import replacing
 from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.report.budgets import budgets_grid
+from profl.bench.report.costs import costs_grid
 from profl.bench.report.deviations import deviations
 from profl.bench.report.differences import differences_grid
 from profl.bench.report.figures import figures_of
@@ -92,7 +93,7 @@ def _part(study: Study, records: Sequence[Record], folder: Path, alone: bool) ->
         "id": "study" + suffix,
         "summary": summary(study),
         "deviations": deviations(study.bare_methods),
-        "comparisons": [] if study.memory_only else [differences_grid(study), budgets_grid(study)],
+        "comparisons": [] if study.memory_only else [differences_grid(study), budgets_grid(study), costs_grid(study)],
         "figures": figures,
         "matrix": matrix(study, fleets(records, study.cells)),
         "timelines": _timelines(study, here),

@@ -1,0 +1,137 @@
+"""A training step of the user's own, named on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from profl import fit
+from profl.bench.cli import main
+from profl.bench.errors import InputError
+from profl.bench.fit import step_at
+from profl.bench.memory.api import BuiltStep
+from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.named import NamedBuild
+from profl.bench.memory.process.probe import Prober
+
+GPU = "virtual:sm_90"  # whose convolutions take no workspace
+CPU = torch.device("cpu")
+STEP = """
+import torch
+from torch import nn
+from beside import FEATURES
+
+SIZE = 3
+
+def build(device, batch_size=4, hidden=8):
+    module = nn.Sequential(nn.Linear(FEATURES, hidden), nn.ReLU(), nn.Linear(hidden, 2)).to(device)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    inputs = torch.zeros(batch_size, FEATURES, device=device)
+
+    def step():
+        module(inputs).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return module, optimizer, inputs, step
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    (tmp_path / "beside.py").write_text("FEATURES = 65536\n")
+    path = tmp_path / "my_step.py"
+    path.write_text(STEP)
+    return path
+
+
+def profl(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_a_file_builds_its_step_with_what_lies_beside_it(script: Path):
+    named = NamedBuild.parse(f"{script}:build", {"hidden": 5})
+    module, _, inputs, step = named(CPU, batch_size=2)
+    step()
+    assert inputs.shape == (2, 65536)
+    assert module[0].out_features == 5
+    assert str(named) == BuiltStep(named).key == f"{script}:build(hidden=5)"
+
+
+def test_a_module_is_found_where_the_user_is(script: Path, monkeypatch: pytest.MonkeyPatch):
+    (script.parent / "package").mkdir()
+    script.rename(script.parent / "package" / "mine.py")
+    monkeypatch.chdir(script.parent)
+    assert NamedBuild.parse("package.mine:build")(CPU)[2].shape == (4, 65536)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("my_step.py", "names no function that builds a step: write FILE.py:FUNCTION"),
+        (":build", "names no function"),
+        ("my_step.py:", "names no function"),
+        ("my_step.py:build()", "names no function"),
+        ("nowhere.py:build", "there is no file nowhere.py"),
+        ("my-package.step:build", "'my-package.step' is neither a Python file nor a module"),
+    ],
+)
+def test_what_names_nothing_is_refused_before_anything_runs(text: str, said: str):
+    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+        NamedBuild.parse(text)
+
+
+def test_what_cannot_be_found_is_told_with_what_there_is(script: Path):
+    with pytest.raises(MeasurementFailed, match="has no function 'biuld': did you mean 'build'"):
+        NamedBuild.parse(f"{script}:biuld")(CPU)
+    with pytest.raises(MeasurementFailed, match="has no function 'SIZE': choose one of build"):
+        NamedBuild.parse(f"{script}:SIZE")(CPU)
+    with pytest.raises(MeasurementFailed, match="no_such_package cannot be imported"):
+        NamedBuild.parse("no_such_package:build")(CPU)
+
+
+def test_the_command_measures_what_the_function_of_python_measures(script: Path, prober: Prober):
+    expected = prober.measure(BuiltStep(NamedBuild.parse(f"{script}:build", {"hidden": 16})), GPU, least_budget=False)
+    status, printed = profl("measure", f"{script}:build", "--argument", "hidden=16", "--gpu", GPU, "--json")
+    assert status == 0
+    told = json.loads(printed)
+    assert told["peak_requested_bytes"] == expected.peak_requested_bytes
+    assert told["parameter_bytes"] == 4 * (65536 * 16 + 16 + 16 * 2 + 2)
+    assert told["least_budget_bytes"] >= told["peak_requested_bytes"]
+
+
+def test_the_largest_batch_is_the_same_for_python_and_the_command(script: Path, prober: Prober):
+    named = NamedBuild.parse(f"{script}:build")
+    budget = prober.measure(step_at(named, 64), GPU).least_budget_bytes
+    assert budget is not None
+    most = fit(named, budget, GPU, most=256)
+    assert most is not None
+    assert 64 <= most < 256  # 192 more examples are 48 MiB, and the GPU gives memory in pieces of 20 MiB
+    status, printed = profl("fit", f"{script}:build", "--budget", f"{budget}B", "--gpu", GPU, "--json")
+    assert status == 0
+    assert json.loads(printed)["fits"] == [{"budget_bytes": budget, "largest_batch": most}]
+
+
+def test_options_of_tasks_are_refused_beside_a_step(script: Path):
+    status, printed = profl("measure", f"{script}:build", "--method", "profl", "--width", "8")
+    assert status == 2
+    assert "--method, --width chooses tasks of methods" in printed
+    status, printed = profl("measure", "--argument", "hidden=3")
+    assert status == 2
+    assert "--argument is for a step of your own" in printed
+    for wrong in ("hidden", "=3", "2x=3"):
+        status, printed = profl("fit", f"{script}:build", "--budget", "1MiB", "--argument", wrong)
+        assert status == 1
+        assert f"argument '{wrong}' is no assignment: write NAME=VALUE" in printed
+
+
+def test_a_virtual_gpu_may_be_named_alone(script: Path):
+    status, printed = profl("fit", f"{script}:build", "--budget", "1MiB", "--gpu", "t44")
+    assert status == 1
+    assert "did you mean 'virtual:t4'?" in printed
+    status, printed = profl("measure", f"{script}:no_function", "--gpu", "t4")
+    assert status == 1
+    assert "has no function 'no_function'" in printed  # so the GPU was found
