@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from profl.bench.cli import main
+from profl.bench.cli.options import Part
 from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.results import CellFolder
@@ -100,6 +101,27 @@ def test_folders_that_are_no_cells_stop_neither_sweep_nor_report(run: Path, tmp_
     assert len((copy / "report" / "cells.csv").read_text().splitlines()) == 4
 
 
+def test_a_part_of_the_grid_is_run_alone_and_its_report_waits(run: Path, tmp_path: Path):
+    arguments = ("sweep", "--config", run.parent / "small.toml", "--output", tmp_path, "--workers", 1)
+    result = profl(*arguments, "--cells", "2/2")
+    assert result.exit_code == 0, result.output
+    (alone,) = (tmp_path / "cells").iterdir()
+    same = [
+        [{**row, "seconds": 0} for row in CellFolder(folder).rounds()] for folder in (alone, run / "cells" / alone.name)
+    ]
+    assert same[0] == same[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+    assert f"when all are, draw it: profl report {tmp_path}" in result.stderr
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 12])
+def test_parts_together_are_the_whole_grid_once(parts: int):
+    grid = list(range(10))
+    taken = [grid[Part()(f"{number}/{parts}")] for number in range(1, parts + 1)]
+    assert sorted(cell for part in taken for cell in part) == grid
+    assert max(map(len, taken)) - min(map(len, taken)) <= 1
+
+
 def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run: Path, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
@@ -157,6 +179,15 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
             ["sweep", "--preset", "smoke", "--gpu", "virtual:abacus", "--output", "x"],
             "unknown GPU 'virtual:abacus'",
         ),
+        (
+            ["sweep", "--preset", "smoke", "--address", "head:6379"],
+            "--address is that of a Ray cluster: give --engine ray",
+        ),
+        (["sweep", "--preset", "smoke", "--engine", "ray", "--workers", "2"], "--workers is for --engine local"),
+        (["sweep", "--preset", "smoke", "--engine", "flower"], "'flower' is not one of 'local', 'ray'"),
+        (["sweep", "--preset", "smoke", "--cells", "0/8"], "'0/8' is no part of a grid: give i/n with i from 1 to n"),
+        (["sweep", "--preset", "smoke", "--cells", "9/8"], "'9/8' is no part of a grid"),
+        (["sweep", "--preset", "smoke", "--cells", "half"], "'half' is no part of a grid"),
         (["sweep", "--config", "none.toml"], "none.toml cannot be read"),
         (["sweep", "--preset", "smoke", "--width", "0"], "grid.width.0 cannot be 0"),
         (["measure", "--model", "vgg99"], "unknown model 'vgg99'"),

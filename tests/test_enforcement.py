@@ -10,10 +10,12 @@ import torch
 import profl.bench.memory.gpu.unmodelled
 from profl.bench.cell import Cell, Recipe
 from profl.bench.data import load_dataset
+from profl.bench.engine.ray_task import within_share
 from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation, RoundRow
 from profl.bench.measuring import measure_tasks
 from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.limit import memory_limit
 from profl.bench.memory.process.probe import Prober
 from tests.conftest import small_cell
 
@@ -93,3 +95,32 @@ def test_what_many_devices_read_is_no_endless_loop(prober: Prober):
     assert [row["out_of_memory_devices"] for row in rows] == [0, 0]
     with pytest.raises(MeasurementFailed, match="end the loop by a count"):
         two_rounds(prober, Rounds(cell, {task.key: 1}, most_reads=values - 1))
+
+
+@dataclass(frozen=True)
+class Allocations:
+    """Whether so many bytes can be had under one limit within another, after the inner one, and after both."""
+
+    key: str = "allocations"
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> list[bool]:
+        def holds(size: int) -> bool:
+            try:
+                torch.empty(size, dtype=torch.uint8, device=device)
+            except torch.OutOfMemoryError:
+                return False
+            return True
+
+        found = []
+        with memory_limit(device, 64 << 20):
+            with memory_limit(device, 1 << 30):
+                found += [holds(32 << 20), holds(100 << 20)]
+            found += [holds(32 << 20), holds(100 << 20)]
+        found.append(holds(100 << 20))
+        with within_share(0.25):  # of 16 GiB, with the context
+            found += [holds(2 << 30), holds(3500 << 20)]
+        return [*found, holds(3500 << 20)]
+
+
+def test_a_limit_within_another_keeps_both(prober: Prober):
+    assert prober.run(Allocations(), GPU, lambda row: None) == [True, False, True, False, True, True, False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,45 @@ workers_option = click.option(
     "--workers", type=click.IntRange(1), help="Processes, one torch thread each.  [default: cores]"
 )
 """Option for how many processes run a sweep."""
+
+engine_options = _with(
+    [
+        click.option(
+            "--engine",
+            type=click.Choice(("local", "ray")),
+            default="local",
+            show_default=True,
+            help="Who runs the cells: processes of this machine, or a Ray cluster.",
+        ),
+        click.option(
+            "--address",
+            metavar="HOST:PORT",
+            help="Head node of the Ray cluster.  [default: that of RAY_ADDRESS, or one on this machine]",
+        ),
+    ]
+)
+"""Options for who runs a sweep's cells; `profl.bench.cli.running.chosen_engine` takes what they give."""
+
+
+class Part(click.ParamType):
+    """Part ``i/n`` of a grid, counted from 1: every n-th cell from the i-th on."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> slice:
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(f"'{value}' is no part of a grid: give i/n with i from 1 to n, as in 1/8", parameter, context)
+        return slice(int(found[1]) - 1, None, int(found[2]))
+
+
+cells_option = click.option(
+    "--cells",
+    type=Part(),
+    metavar="I/N",
+    help="Only part I of N of the grid, for several machines that share --output; without a report.",
+)
+"""Option for a part of a sweep's cells, as a slice of them."""
 
 
 def _choose_instructions(_context: click.Context, _parameter: click.Parameter, value: str) -> None:

@@ -13,13 +13,36 @@ from profl.bench.cli.stopping import if_stopped
 
 if TYPE_CHECKING:
     from profl.bench.cell import Cell
+    from profl.bench.engine import Engine
     from profl.bench.experiment import Experiment
     from profl.bench.memory.process.probe import Prober
     from profl.bench.progress import SweepEvents, SweepProgress
 
 
+def chosen_engine(engine: str = "local", address: str | None = None, workers: int | None = None) -> Engine:
+    """Return who runs cells, as the options say.
+
+    Raises
+    ------
+    click.UsageError
+        If an option has no meaning for the engine.
+    InputError
+        If there is no Ray, or no cluster.
+    """
+    from profl.bench.engine import InProcess, LocalProcesses, RayCluster
+
+    if engine == "ray":
+        if workers:
+            raise click.UsageError("--workers is for --engine local: on Ray, cells run on all cores of the cluster")
+        return RayCluster(address)
+    if address:
+        raise click.UsageError("--address is that of a Ray cluster: give --engine ray too")
+    workers = workers or os.cpu_count() or 1
+    return InProcess() if workers == 1 else LocalProcesses(workers)
+
+
 def carry_out(
-    possible: Sequence[Experiment], run: Path, workers: int | None, prober: Prober, as_json: bool = False
+    possible: Sequence[Experiment], run: Path, engine: Engine, prober: Prober, as_json: bool = False
 ) -> SweepEvents | SweepProgress:
     """Run what is missing of a sweep in the folder of a run; return who was told how it went.
 
@@ -28,7 +51,6 @@ def carry_out(
     InputError
         Before any work, if the folder is damaged or holds cells of another recipe.
     """
-    from profl.bench.engine import Engine, InProcess, LocalProcesses
     from profl.bench.environment import mixture, training_environment
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.results.folder import cell_folders, folder_of
@@ -39,8 +61,6 @@ def carry_out(
 
     todo = [experiment.cell for experiment in possible]
     tell_strays(run, todo)
-    workers = workers or os.cpu_count() or 1
-    engine: Engine = InProcess() if workers == 1 else LocalProcesses(workers)
     console = Terminal(stderr=True)
     for cell in todo:
         read_record(folder_of(cell, run))

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from profl.bench.cli.options import chosen_sweep, instructions_option, sweep_options, workers_option
-from profl.bench.cli.running import carry_out, refuse_incomplete
+from profl.bench.cli.options import (
+    cells_option,
+    chosen_sweep,
+    engine_options,
+    instructions_option,
+    sweep_options,
+    workers_option,
+)
+from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
 from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.sweep_output import print_forecasts
 
@@ -30,9 +37,20 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print events to stdout, one JSON object a line.")
 @instructions_option
+@engine_options
 @workers_option
+@cells_option
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/run-NAME]")
-def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool, **given: Any) -> None:
+def sweep(
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    cells: slice | None,
+    output: Path | None,
+    as_json: bool,
+    dry_run: bool,
+    **given: Any,
+) -> None:
     """Run methods over memory tiers; run again to finish what is missing.
 
     Values given here replace those of the preset or file.
@@ -46,6 +64,8 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool
       profl sweep --dataset imagefolder --data ~/pictures --tier 100..900MB
       profl sweep --memory-only --method profl --tier 80% --rounds 300
       profl sweep --preset paper-shards --dry-run
+      profl sweep --config my-study.toml --engine ray --address head:6379
+      profl sweep --config my-study.toml --cells 3/8 --output /shared/run
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
     name, chosen = chosen_sweep(**given)
@@ -55,15 +75,20 @@ def sweep(workers: int | None, output: Path | None, as_json: bool, dry_run: bool
     from profl.bench.results import read_run
     from profl.bench.terminal import Terminal
 
-    possible = experiments(chosen)
+    possible = experiments(chosen)[cells or slice(None)]
     if dry_run:
         with if_stopped("nothing was trained, and nothing of a dry run is kept: run the same command to begin again"):
             print_forecasts(possible, workers, as_json)
         return
     tell_untuned(chosen, name)
     run = output or Path("results") / f"run-{name}{'-memory' if chosen.memory_only else ''}"
+    runner = chosen_engine(engine, address, workers)
     with Prober() as prober:
-        progress = carry_out(possible, run, workers, prober, as_json)
+        progress = carry_out(possible, run, runner, prober, as_json)
+    if cells:
+        refuse_incomplete(progress, len(possible), run)
+        click.echo(f"this part of the grid is done; when all are, draw it: profl report {run}", err=True)
+        return
     with if_stopped(f"the cells are kept in {run}, their report may not be whole: 'profl report {run}' draws it"):
         results = read_run(run)
         written = write_report(results)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from profl.bench.cli.options import chosen_sweep, instructions_option, several, sweep_options, workers_option
-from profl.bench.cli.running import carry_out, refuse_incomplete
+from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
 
 
 @click.command()
@@ -62,7 +62,7 @@ def tune(
     with Prober() as prober:
         for rate, wanted in possible.items():
             run = folder / str(rate)
-            refuse_incomplete(carry_out(wanted, run, workers, prober), len(wanted), run)
+            refuse_incomplete(carry_out(wanted, run, chosen_engine(workers=workers), prober), len(wanted), run)
     found = scores(finished(folder, config, held_out_share))
     choices = choose(found)
     chosen = found["rate"] == found["method"].map(lambda method: choices[method].rate)

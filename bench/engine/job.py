@@ -21,6 +21,11 @@ from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
 
+# Devices hold different numbers of examples, so convolutions come in many shapes; compiling one takes longer than
+# running it, and the library keeps too few of them by default.
+WORKER_VARIABLES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8192"}
+"""Environment variables of a process that runs many jobs, where they are not set otherwise."""
+
 
 class Outcome(NamedTuple):
     """How a cell ended.

@@ -14,7 +14,7 @@ from multiprocessing.queues import SimpleQueue
 
 from profl.bench.cell import Cell
 from profl.bench.engine.contract import Listener
-from profl.bench.engine.job import Job, Outcome, run_job
+from profl.bench.engine.job import WORKER_VARIABLES, Job, Outcome, run_job
 from profl.bench.federation import RoundRow
 from profl.bench.results import CellFolder
 
@@ -38,9 +38,8 @@ class LocalProcesses:
 
     def run(self, jobs: Sequence[Job], listener: Listener) -> None:
         """Run the jobs; see `profl.bench.engine.Engine`."""
-        # Devices hold different numbers of examples, so convolutions come in many shapes; compiling one takes longer
-        # than running it, and the library keeps too few of them by default.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+        for name, value in WORKER_VARIABLES.items():
+            os.environ.setdefault(name, value)
         left = list(jobs)
         while left:
             left = _run_until_crash(left, min(self.workers, len(left)), listener)

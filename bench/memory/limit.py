@@ -16,7 +16,7 @@ def memory_limit(device: torch.device, budget_bytes: int) -> Iterator[None]:
 
     The limit acts on what PyTorch's allocator reserves: it leaves out the CUDA context and starts with the
     cache emptied. Other processes are not limited, nor is anything on a CPU. A budget above the GPU's memory
-    limits nothing.
+    limits nothing, and one within another is limited by that too.
     """
     if device.type != "cuda":
         yield
@@ -26,7 +26,8 @@ def memory_limit(device: torch.device, budget_bytes: int) -> Iterator[None]:
     total_bytes = torch.cuda.get_device_properties(device).total_memory
     # The allocator multiplies the share by the total, and drops the fraction or rounds it, by version: a
     # quarter of a byte too much comes to the exact budget either way.
-    share = min(1.0, (budget_bytes + 0.25) / total_bytes)
+    around = torch.cuda.get_per_process_memory_fraction(device)
+    share = min(around, (budget_bytes + 0.25) / total_bytes)
     # What earlier work left in the process would count against this budget.
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
@@ -34,4 +35,4 @@ def memory_limit(device: torch.device, budget_bytes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(around, device)
