@@ -86,6 +86,7 @@ def test_a_checkpoint_that_also_counts_its_rounds_is_gone_on_with(
     path = tmp_path / "resumed" / "checkpoint.pt"
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["method"].keys() == {"global_state"}
+    del checkpoint["checksum"]
     torch.save({**checkpoint, "method": {**checkpoint["method"], **counted}}, path)
     assert run(cell, tmp_path / "resumed") == fresh
 
