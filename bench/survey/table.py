@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, in_one_line
 from profl.bench.files import replacing
 
 ENVIRONMENT = ("torch", "torchvision", "cudnn", "allocator_settings")
@@ -91,8 +91,9 @@ class Table:
             return []
         try:
             table = pd.read_csv(path, dtype=self.columns)
-        except (ValueError, pd.errors.ParserError) as error:
-            raise InputError(f"{path} is no table of {self.about} ({error}): name another file, or delete it") from None
+        except (ValueError, TypeError, OverflowError) as error:  # no CSV, or numbers that its columns do not hold
+            why = in_one_line(error)
+            raise InputError(f"{path} is no table of {self.about} ({why}): name another file, or delete it") from None
         if list(table.columns) != list(self.columns):
             raise InputError(f"{path} has other columns than a table of {self.about}: name another file, or delete it")
         known = table.astype(object).where(table.notna(), None)

@@ -195,13 +195,13 @@ def damaged(sweep: Path, times: int, folder: Path) -> Tally:
     for _ in range(times):
         path = draw.choice(files)
         content = path.read_bytes()
-        path.write_bytes(_harmed(content, draw))
+        path.write_bytes(harmed(content, draw))
         _judge(tally, lambda: bits(copy), whole, copy)
         path.write_bytes(content)
     return tally
 
 
-def _harmed(content: bytes, draw: random.Random) -> bytes:
+def harmed(content: bytes, draw: random.Random) -> bytes:
     """Return a file's content with a byte flipped, cut off, overwritten with zeros, repeated or lost."""
     at, length = draw.randrange(len(content)), draw.randint(1, 64)
     cut = content[at : at + length]
@@ -278,7 +278,7 @@ def damaged_checkpoint(server: Victims, begun: Path, times: int, folder: Path, w
     for number in range(times):
         sweep = shutil.copytree(begun, folder / f"checkpoint-{number}")
         path = next(sweep.glob("cells/*/checkpoint.pt"))
-        path.write_bytes(_harmed(path.read_bytes(), draw))
+        path.write_bytes(harmed(path.read_bytes(), draw))
         code = server.run(sweep, "here")
         said = Path(f"{sweep}.log").read_text() if Path(f"{sweep}.log").exists() else ""
         tally.tried += 1
