@@ -107,9 +107,9 @@ def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best:
 
 def _notes(study: Study, lowest: float) -> list[str]:
     """Return what a reader must know of the figure; ``lowest`` is the lowest end of an interval."""
-    order = f"Rows: by the mean at {study.tiers[0]}." if len(study.tiers) > 1 else "Rows: by their mean."
+    order = f"Rows: by the mean at {study.tiers[0]}." if len(study.tiers) > 1 else "Rows: by the mean."
     means = "the highest of a panel and what is not told apart from it"
-    bold = f" Bold numbers: {means}{study.aside(' ({})')}." if study.seeds > 1 else ""
+    bold = f" Bold numbers: {means}{study.aside(' ({})')}." if study.seeds > 1 and len(study.rivals) > 1 else ""
     hollow = "Hollow: no device could train, so there is no accuracy but the untrained model's."
     anybody_idle = any(study.idle(method, tier) for method in study.methods for tier in study.tiers)
     return [order + bold, *[hollow] * anybody_idle, *chance_note(study, lowest), *study.notes]

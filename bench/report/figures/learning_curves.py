@@ -26,8 +26,8 @@ from profl.bench.report.style import PALE, WIDTH, page, panels, say_empty
 COLUMNS = 4
 """Panels side by side where there is one tier; else a row has every tier of one method."""
 
-PANEL = 1.0
-"""Inches of a panel from top to bottom, without its heading."""
+PANEL, FEW, TALL = 1.0, 2, 2.0
+"""Inches of a panel from top to bottom, without its heading; and in so few rows, or fewer."""
 
 FOOT = 0.28
 """Height of the strip of a schedule with its names, as a share of the height of the curves above."""
@@ -44,10 +44,11 @@ def draw(study: Study) -> Figure:
     characters = int(width / CHARACTER) if alone else 100
     names = {name: textwrap.wrap(study.label(name), characters, break_on_hyphens=False) for name in study.methods}
     rows = math.ceil(len(pairs) / columns)
-    body = 0.75 + rows * (PANEL + 0.1 + 0.16 * max(map(len, names.values())))
+    body = 0.75 + rows * ((TALL if rows <= FEW else PANEL) + 0.1 + 0.16 * max(map(len, names.values())))
     band = ", with its interval as a band" if study.seeds > 1 else ""
+    others = " Grey: all others in that tier." if len(study.methods) > 1 else ""
     notes = [
-        f"In colour: the method named above{'' if alone else ' at the left'}{band}. Grey: all others in that tier.",
+        f"In colour: the method named above{'' if alone else ' at the left'}{band}.{others}",
         *strips_note(study, list(stepping)),
         *chance_note(study),
         *study.notes,
@@ -57,8 +58,8 @@ def draw(study: Study) -> Figure:
     figure = page(body, title, study.training_setting, notes, axis_names=axis_names)
     axes = panels(figure, len(pairs), columns)
     for place, (panel, (method, tier)) in enumerate(zip(axes, pairs, strict=True)):
-        others = [curves[other, tier] for other in study.methods if other != method]
-        _draw_curve(panel, study.looks[method], curves[method, tier], others)
+        behind = [curves[other, tier] for other in study.methods if other != method]
+        _draw_curve(panel, study.looks[method], curves[method, tier], behind)
         draw_chance(panel, study)
         if alone or place % columns == 0:
             weight = "bold" if method == study.highlight else "normal"
@@ -78,10 +79,10 @@ def draw(study: Study) -> Figure:
     return figure
 
 
-def _draw_curve(panel: Axes, look: Look, found: pd.DataFrame, others: list[pd.DataFrame]) -> None:
-    """Draw a method's curve and its band before those of the others."""
-    behind = [list(zip(other.index, 100 * other["mean"], strict=True)) for other in others if len(other)]
-    panel.add_collection(LineCollection(behind, colors=PALE, lw=0.8, zorder=1), autolim=False)
+def _draw_curve(panel: Axes, look: Look, found: pd.DataFrame, behind: list[pd.DataFrame]) -> None:
+    """Draw a method's curve and its band before the curves of others."""
+    lines = [list(zip(other.index, 100 * other["mean"], strict=True)) for other in behind if len(other)]
+    panel.add_collection(LineCollection(lines, colors=PALE, lw=0.8, zorder=1), autolim=False)
     panel.plot(found.index, 100 * found["mean"], color=look.colour, ls=look.dashes, lw=1.6)
     panel.fill_between(found.index, 100 * found["low"], 100 * found["high"], color=look.colour, alpha=0.22, lw=0)
 
