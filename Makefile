@@ -7,7 +7,7 @@ RUN ?= results/run-default
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench plots regress test faults lint
+.PHONY: help install bench plots idea regress test faults lint
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -24,6 +24,9 @@ bench: $(READY)  ## run the default sweep (or go on with it) and draw its plots
 
 plots: $(READY)  ## draw the plots of the last sweep again
 	$(BIN)/profl report $(RUN)
+
+idea: $(READY)  ## draw the picture of the idea in docs/ again
+	$(BIN)/python docs/idea.py
 
 regress: $(READY)  ## compare every measured footprint with results/reference
 	$(BIN)/profl check

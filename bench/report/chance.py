@@ -13,10 +13,11 @@ FAR = 0.25
 """Above chance: from there on an axis that reached down to it would press scores together."""
 
 
-def draw_chance(axes: Axes, study: Study) -> None:
-    """Draw it, if it is known."""
+def draw_chance(axes: Axes, study: Study, upright: bool = False) -> None:
+    """Draw it, if it is known: across the panel, or ``upright`` where accuracy runs from left to right."""
     if math.isfinite(study.chance):
-        axes.axhline(100 * study.chance, color=GREY, ls=":", lw=1.2, zorder=0.9)
+        line = axes.axvline if upright else axes.axhline
+        line(100 * study.chance, color=GREY, ls=":", lw=1.2, zorder=0.9)
 
 
 def chance_in_view(study: Study, lowest: float) -> bool:

@@ -16,7 +16,7 @@ from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.looks import highlighted, in_order
 from profl.bench.report.page.records import environments, recipes
-from profl.bench.report.page.writing import data_uri, render
+from profl.bench.report.page.writing import KINDS, data_uri, render
 from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.sheets import as_csv
 from profl.bench.report.study import ideals_of
@@ -76,7 +76,9 @@ def write_comparison(runs: Sequence[Run], path: Path, highlight: str | None = No
         memory=_memory_grid(memory, names),
         accuracy=_accuracy_grid(accuracy, names, runs, stands_out),
         unshared=unshared,
-        downloads=[(name, what, data_uri(as_csv(frame), "text/csv")) for name, (what, frame) in tables.items()],
+        downloads=[
+            (name, what, data_uri(as_csv(frame).encode(), KINDS["csv"])) for name, (what, frame) in tables.items()
+        ],
     )
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")

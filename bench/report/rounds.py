@@ -55,8 +55,8 @@ def round_panels(
     return figure, axes
 
 
-def set_axis(panel: Axes, study: Study) -> None:
-    """Let a panel, and those that share its axis, reach over all that was spent."""
+def set_axis(panel: Axes, study: Study, ticks: int = 6) -> None:
+    """Let a panel, and those that share its axis, reach over all that was spent, with so many ticks at most."""
     most = study.progress.max()
     panel.set_xlim(0, 1.02 * most if most > 0 else 1)  # NaN: nothing was run
-    panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=not study.axis.columns))
+    panel.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10], integer=not study.axis.columns))

@@ -16,8 +16,8 @@ from profl.bench.report.study import Study
 STRIP = 0.15
 """Height of a schedule's strip with its names, as a share of the height of the curves above."""
 
-NAME_WIDTH = 0.15
-"""Share of a panel's width that the name of a stage takes."""
+NAME_WIDTH = 0.6
+"""Inches that the name of a stage takes."""
 
 
 class Step(NamedTuple):
@@ -64,13 +64,18 @@ def stepping_methods(study: Study) -> dict[str, dict[str, list[Step]]]:
     return {method: steps for method, steps in found.items() if any(steps.values())}
 
 
-def draw_schedules(panel: Axes, steps: Mapping[str, Sequence[Step]], looks: Mapping[str, Look]) -> None:
-    """Draw a strip per method, one above another, in the room of one `STRIP` for each at the foot of the panel."""
+def draw_schedules(
+    panel: Axes, steps: Mapping[str, Sequence[Step]], looks: Mapping[str, Look], width: float = 4.0
+) -> None:
+    """Draw a strip per method, one above another, in the room of one `STRIP` for each at the foot of the panel.
+
+    ``width`` is that of the panel, roughly, in inches.
+    """
     for place, (method, taken) in enumerate(steps.items()):
-        _draw_strip(panel, taken, looks[method], foot=place * STRIP / (1 + STRIP * len(steps)))
+        _draw_strip(panel, taken, looks[method], place * STRIP / (1 + STRIP * len(steps)), NAME_WIDTH / width)
 
 
-def _draw_strip(panel: Axes, steps: Sequence[Step], look: Look, foot: float) -> None:
+def _draw_strip(panel: Axes, steps: Sequence[Step], look: Look, foot: float, name_width: float) -> None:
     """Draw steps as a strip ``foot`` (of the panel) above its lower edge; ``grow`` of ``grow 2/4`` is the stage."""
     floor, thickness = foot + 0.01, 0.03
     across = panel.get_xaxis_transform()
@@ -83,5 +88,5 @@ def _draw_strip(panel: Axes, steps: Sequence[Step], look: Look, foot: float) -> 
         if stage not in seen and step.begin >= free:
             above: dict[str, Any] = {"xycoords": across, "textcoords": "offset points", "color": look.ink}
             panel.annotate(stage, (step.begin, floor + thickness), xytext=(0, 2), **above)
-            free = step.begin + NAME_WIDTH * panel.get_xlim()[1]
+            free = step.begin + name_width * panel.get_xlim()[1]
         seen.add(stage)

@@ -113,8 +113,8 @@ def test_amounts_have_units(name: str, amount: float, told: str):
 def test_curves_can_be_drawn_over_operations(study: Study):
     over = replace(study, axis=AXES["operations"])
     figure = draw("learning_curves", over)
-    (panel,) = figure.axes
-    ends = {line.get_color(): max(line.get_xdata()) for line in panel.lines if len(line.get_xdata()) == ROUNDS}
+    lines = [line for panel in figure.axes for line in panel.lines]
+    ends = {line.get_color(): max(line.get_xdata()) for line in lines if len(line.get_xdata()) == ROUNDS}
     expected = {"base": 20, "dear": 50, "idle": 0}
     assert ends == pytest.approx({study.looks[name].colour: end for name, end in expected.items()})
     assert "operations of local training (× 10⁹)" in [text.get_text() for text in figure.texts]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -23,15 +23,17 @@ from profl.bench.report import figures, write_report
 from profl.bench.report.coincidence import coincident
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
+from profl.bench.report.figures.accuracy_by_tier import in_rows
 from profl.bench.report.figures.accuracy_memory_cost import LARGEST, Point, front_of, pareto_front, points, round_sizes
-from profl.bench.report.figures.learning_curves import COINCIDENT
+from profl.bench.report.figures.learning_curves import curve
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.looks import in_order, looks
+from profl.bench.report.ranking import best_methods
 from profl.bench.report.schedule import Step, schedule
 from profl.bench.report.score import SCORE
 from profl.bench.report.study import Study, studies
 from profl.bench.report.style import PALE, mebibytes, page
-from profl.bench.results import Run, read_run
+from profl.bench.results import Run, peak_column, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
 from tests.report.drawing import NAMED, draw
 
@@ -180,37 +182,47 @@ def test_numbers_of_bytes_have_three_digits_and_unknown_is_not_zero():
 # one figure each
 
 
-def series(figure: Figure, colour: str) -> list[float]:
-    """Return the values of the first whole line of a colour."""
-    (axes,) = figure.axes
-    return next(
-        list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) > 1 and line.get_color() == colour
-    )
+def row_texts(study: Study, figure: Figure, tier: str) -> dict[str, list[str]]:
+    """Return what is written in or beside the row of every method in the panel of a tier."""
+    panel = figure.axes[study.tiers.index(tier)]
+    at = defaultdict(list)
+    for text in panel.texts:
+        at[round(getattr(text, "xy", text.get_position())[1])].append(text.get_text())
+    return {method: at[row] for row, method in enumerate(in_rows(study))}
 
 
-def test_accuracy_by_tier_draws_a_gap_for_a_failed_cell(drawn: dict[str, Figure]):
+def test_every_tier_is_a_panel_with_the_same_rows_and_the_means_beside_them(study: Study, drawn: dict[str, Figure]):
     figure = drawn["accuracy_by_tier"]
-    values = series(figure, looks(METHODS, ["fedavg"])["depthfl"].colour)
-    assert values == pytest.approx([math.nan, math.nan, 68.8, math.nan], nan_ok=True)  # two idle, one failed
+    heads = [panel.get_title(loc="left") for panel in figure.axes]
+    assert heads[:2] == ["100..500MiB\nmixed fleet, mean 290 MiB", "20%\neach device 52.8 MiB"]
+    assert len(heads) == len(TIERS)
+    names = [name.get_text() for name in figure.axes[0].get_yticklabels()]
+    assert names == [study.label(method) for method in in_rows(study)]
+    scores = study.spreads(SCORE)
+    for tier in study.tiers:
+        for method, written in row_texts(study, figure, tier).items():
+            mean = scores[method, tier].mean
+            idle, unknown = study.idle(method, tier), math.isnan(mean)
+            assert written == ["nobody can train" if idle else "no result yet" if unknown else f"{100 * mean:.1f}"]
 
 
-def test_no_line_leads_to_a_mixed_fleet(drawn: dict[str, Figure]):
-    (axes,) = drawn["accuracy_by_tier"].axes
-    colour = looks(METHODS, ["fedavg"])["depthfl"].colour
-    lines = [line for line in axes.lines if colour in (line.get_color(), line.get_markerfacecolor())]
-    mixed = [line for line in lines if any(x < 0.5 for x in line.get_xdata())]
-    assert [list(line.get_ydata()) for line in mixed] == [pytest.approx([93.1])]
-    said = texts(drawn["accuracy_by_tier"])
-    assert "mixed fleet" in said
-    assert "all devices alike" in said
-    ticks = [label.get_text() for label in axes.get_xticklabels()]
-    assert ticks[:2] == ["100..500MiB\nmean 290 MiB", "20%\n52.8 MiB"]
+def test_rows_go_by_the_first_tier_ideals_above_and_who_trained_nobody_below(study: Study):
+    order = in_rows(study)
+    assert order[0] == "fedavg"
+    first = [study.spreads(SCORE)[method, study.tiers[0]].mean for method in order[1:]]
+    known = [mean for mean in first if not math.isnan(mean)]
+    assert first[: len(known)] == sorted(known, reverse=True)
+    assert set(order) == set(study.methods)
 
 
-def test_tiers_of_one_kind_are_not_parted(make_run: Callable[..., Run]):
-    tiers = [{"method": "profl", "tier": tier, "rounds": 2} for tier in ("35%", "50%")]
-    (study,) = studies(make_run(*tiers))
-    assert "mixed fleet" not in texts(draw("accuracy_by_tier", study))
+def test_bold_numbers_are_the_best_of_a_panel_and_with_one_seed_none(study: Study, three_seeds: Study):
+    def bold_numbers(shown: Study) -> list[str]:
+        panels = draw("accuracy_by_tier", shown).axes
+        return [text.get_text() for panel in panels for text in panel.texts if text.get_fontweight() == "bold"]
+
+    scores, (best,) = three_seeds.spreads(SCORE), best_methods(three_seeds).values()
+    assert sorted(bold_numbers(three_seeds)) == sorted(f"{100 * scores[name, '50%'].mean:.1f}" for name in best)
+    assert bold_numbers(study) == []
 
 
 def dotted(figure: Figure) -> list[list[float]]:
@@ -232,19 +244,13 @@ def test_chance_is_marked_if_the_number_of_classes_is_known(study: Study, drawn:
     assert dotted(unknown) == []
 
 
-def test_whom_nobody_could_train_for_is_hollow_below_the_accuracies(study: Study, drawn: dict[str, Figure]):
+def test_whom_nobody_could_train_for_is_hollow_and_does_not_stretch_the_axis(study: Study, drawn: dict[str, Figure]):
     figure = drawn["accuracy_by_tier"]
-    (axes,) = figure.axes
     idle = [pair for pair in study.spreads(SCORE) if study.idle(*pair)]
-    dots = [line for line in axes.lines if len(line.get_ydata()) == 1]
-    hollow = [dot for dot in dots if dot.get_markerfacecolor() == "white"]
-    assert len(hollow) == len(idle) == 8
-    (foot,) = {dot.get_ydata()[0] for dot in hollow}
-    (named,) = (tick for tick in axes.get_yticklabels() if "nobody" in tick.get_text())
-    assert named.get_position()[1] == foot
-    trained = [dot.get_ydata()[0] for dot in dots if dot not in hollow and not math.isnan(dot.get_ydata()[0])]
-    assert axes.get_ylim()[0] < foot < min(trained) - 1
-    assert axes.get_ylim()[0] > 50  # not stretched down to the untrained network's 10 %
+    dots = [line for panel in figure.axes for line in panel.lines if line.get_markerfacecolor() == "white"]
+    assert len(dots) == len(idle) == 8
+    assert figure.axes[0].get_xlim()[0] > 50  # not down to the untrained network's 10 %
+    assert "Hollow: no device could train" in notes(figure)
     assert "Below the axis: chance, 10.0 %." in notes(figure)
 
 
@@ -289,8 +295,8 @@ def test_seeds_show_their_mean_and_interval(make_run: Callable[..., Run]):
     (study,) = studies(run)
     spread = study.spreads(SCORE)["profl", "50%"]
     (panel,) = draw("accuracy_by_tier", study).axes
-    (interval,) = (lines for lines in panel.collections if len(lines.get_segments()))
-    ((_, low), (_, high)) = interval.get_segments()[0]
+    (interval,) = (line for line in panel.lines if line.get_marker() == "|")
+    low, high = interval.get_xdata()
     assert (low, high) == pytest.approx((100 * spread.low, 100 * spread.high))
     assert spread.low < min(run.cells[SCORE]) < max(run.cells[SCORE]) < spread.high  # 4.3 standard errors
     assert "Mean and 95 % t-interval of 3 seeds." in notes(draw("accuracy_by_tier", study))
@@ -402,31 +408,40 @@ def test_bars_have_the_length_of_the_measured_peak(drawn: dict[str, Figure]):
     (axes,) = figure.axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     row = names.index("profl") + 1
-    assert names[row] == "shrink 4 *"
+    assert names[row] == "shrink 4, grow 4"
     bars = [bar for bar in axes.patches if round(bar.get_y() + bar.get_height() / 2) == row]
     peak = int(0.45 * FULL * 0.93)
     assert sum(bar.get_width() for bar in bars) * MIB == pytest.approx(peak, abs=1)
-    colours = [to_hex(bar.get_facecolor()).upper() for bar in bars]
-    assert colours == [*(colour for name, colour in CATEGORY_COLOURS.items() if name != "workspace"), colours[-1]]
-    assert colours[-1] == CATEGORY_COLOURS["workspace"]  # at the end, to be taken off
-    beside = [text.get_text() for text in axes.texts if text.xy[1] == row]
-    assert beside == [mebibytes(peak), mebibytes(0.06 * peak), mebibytes(0.45 * FULL)]
+    *others, workspace = bars
+    colours = [to_hex(bar.get_facecolor()).upper() for bar in others]
+    assert colours == [colour for name, colour in CATEGORY_COLOURS.items() if name != "workspace"]
+    assert workspace.get_hatch()  # at the end, to be taken off
+    assert to_hex(workspace.get_edgecolor()).upper() == CATEGORY_COLOURS["workspace"]
+    beside = [text.get_text() for text in axes.texts if getattr(text, "xy", (0, 0))[1] == row]
+    assert beside == [mebibytes(peak), mebibytes(peak - int(0.06 * peak)), mebibytes(0.45 * FULL)]
 
 
-def test_tasks_of_equal_bytes_have_one_row_and_are_named(study: Study, drawn: dict[str, Figure]):
+def test_tasks_that_look_alike_have_one_bar_that_names_them_all(study: Study, drawn: dict[str, Figure]):
     (axes,) = drawn["peak_memory"].axes
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names[:2] == ["fedavg", "width 1.0 *"]
-    assert "exclusive" not in names  # its only task is in that row
-    assert names.count("heterofl") == names.count("exclusive") == 0
-    said = notes(drawn["peak_memory"])
-    assert "fedavg width 1.0 = allsmall width 1.0 = exclusive width 1.0 = heterofl width 1.0" in said
-    assert "profl shrink 4 = profl grow 4;" in said
+    assert names[:2] == ["fedavg", "width 1.0"]
+    assert names.count("heterofl") == names.count("exclusive") == 0  # all their tasks are named elsewhere
+    said = " ".join(text.get_text() for text in axes.texts).replace("\N{NO-BREAK SPACE}", " ")
+    assert "= allsmall width 1.0, exclusive width 1.0, heterofl width 1.0, inclusivefl depth 4" in said
     groups = NAMED["peak_memory"].grid(study).groups
     assert sum(map(len, groups.values())) == len(study.footprints)  # the table has them all
+    shared = {name for line in (*names, said) for name in METHODS if name in line}
+    assert shared == set(METHODS)
     other = study.footprints["least_budget_bytes"].where(study.footprints["method"] != "exclusive", 7 * MIB)
     apart = draw("peak_memory", replace(study, footprints=study.footprints.assign(least_budget_bytes=other)))
     assert "exclusive" in [label.get_text() for label in apart.axes[0].get_yticklabels()]
+
+
+def test_a_byte_that_no_number_shows_does_not_part_two_bars(study: Study, drawn: dict[str, Figure]):
+    parts = {peak_column("buffers"): study.footprints[peak_column("buffers")].add(study.footprints.index)}
+    nearly = draw("peak_memory", replace(study, footprints=study.footprints.assign(**parts)))
+    rows = [[name.get_text() for name in figure.axes[0].get_yticklabels()] for figure in (nearly, drawn["peak_memory"])]
+    assert rows[0] == rows[1]
 
 
 def test_a_least_budget_nobody_searched_for_has_no_tick(study: Study):
@@ -451,6 +466,10 @@ def test_participation_writes_every_share_and_marks_the_unknown(study: Study, dr
     assert written[first : first + 6] == ["100%", "0%", "100%", "0%", "0%", "7%"]
 
 
+def panel_of(study: Study, figure: Figure, method: str, tier: str) -> Axes:
+    return figure.axes[study.methods.index(method) * len(study.tiers) + study.tiers.index(tier)]
+
+
 def test_curves_leave_out_rounds_without_a_test(drawn: dict[str, Figure]):
     figure = drawn["learning_curves"]
     first = figure.axes[0].lines[0]
@@ -458,29 +477,44 @@ def test_curves_leave_out_rounds_without_a_test(drawn: dict[str, Figure]):
     assert not any(math.isnan(value) for value in first.get_ydata())
 
 
-def test_curves_that_hide_each_other_are_striped_and_named(study: Study, drawn: dict[str, Figure]):
+def test_every_method_has_its_own_curve_before_all_others_in_grey(study: Study, drawn: dict[str, Figure]):
     figure = drawn["learning_curves"]
-    assert "exclusive = inclusivefl at 20%" in notes(figure)
-    panel = figure.axes[study.tiers.index("20%")]
-    styles = looks(METHODS, ["fedavg"])
-    widths = {line.get_color(): line.get_linewidth() for line in panel.lines}
-    hidden = [widths[styles[name].colour] for name in ("profl", "depthfl", "exclusive", "inclusivefl")]
-    assert hidden == sorted(set(hidden), reverse=True)
-    assert widths[styles["inclusivefl"].colour] == widths[styles["heterofl"].colour]
+    assert len(figure.axes) == len(METHODS) * len(TIERS)
+    for method in ("fedavg", "profl"):
+        panel = panel_of(study, figure, method, "50%")
+        own = [line for line in panel.lines if line.get_linestyle() != ":" and len(line.get_xdata())]
+        assert {line.get_color() for line in own} == {study.looks[method].colour}
+        assert [list(line.get_ydata()) for line in own] == [list(100 * curve(study, method, "50%")["mean"])]
+        (behind,) = (lines for lines in panel.collections if isinstance(lines, LineCollection))
+        begun = [other for other in study.methods if other != method and len(curve(study, other, "50%"))]
+        assert len(behind.get_segments()) == len(begun)
+        assert {to_hex(colour).upper() for colour in behind.get_colors()} == {PALE}
+    rows = [figure.axes[place * len(TIERS)].get_title(loc="left") for place in range(len(METHODS))]
+    assert rows == [study.label(method) for method in study.methods]
+
+
+def test_intervals_are_bands_whatever_the_number_of_methods(three_seeds: Study):
+    figure = draw("learning_curves", three_seeds)
+    assert "with its interval as a band" in notes(figure)
+    for method, panel in zip(three_seeds.methods, figure.axes, strict=True):
+        (band,) = (shape for shape in panel.collections if isinstance(shape, PolyCollection))
+        heights = [y for _, y in band.get_paths()[0].vertices]
+        found = curve(three_seeds, method, "50%")
+        assert (min(heights), max(heights)) == pytest.approx((100 * found["low"].min(), 100 * found["high"].max()))
 
 
 def test_curves_coincide_if_they_are_nowhere_far_apart():
     flat = pd.Series([10.0, 10.0], index=[1, 2])
     curves = {"a": flat, "b": flat.add([0, 1.9]), "far": flat.add([0, 2.1]), "shorter": flat[:1], "none": flat[:0]}
-    assert coincident(curves, COINCIDENT) == [["a", "b"]]
-    assert coincident({"none": flat[:0], "nothing": flat[:0]}, COINCIDENT) == []
+    assert coincident(curves, within=2) == [["a", "b"]]
+    assert coincident({"none": flat[:0], "nothing": flat[:0]}, within=2) == []
 
 
 def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, drawn: dict[str, Figure]):
     steps = schedule(study, "profl", "50%")
     assert [step.phase for step in steps][:4] == ["shrink 4/4", "shrink 3/4", "shrink 2/4", "grow 1/4"]
     assert schedule(study, "fedavg", "50%") == []
-    panel = drawn["learning_curves"].axes[study.tiers.index("50%")]
+    panel = panel_of(study, drawn["learning_curves"], "profl", "50%")
     strip = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in panel.patches]
     starts = [step.round - 0.5 for step in steps]
     assert strip == list(zip(starts, [*starts[1:], 30.5], strict=True))

@@ -87,10 +87,11 @@ def test_an_ideal_is_never_best_nor_on_the_front(study: Study, run: Run, ideals:
 def test_every_figure_of_results_labels_the_ideals(study: Study, ideals: list[str]):
     by_tier, by_budget = draw("accuracy_by_tier", study), draw("accuracy_memory_cost", study)
     labels = [f"{ideal} (ideal)" for ideal in ideals]
-    assert [text for text in texts(by_tier) if text.endswith("(ideal)")] == labels[::-1]
-    legend = [text.get_text() for text in draw("learning_curves", study).legends[0].texts]
+    rows = [text.get_text() for text in by_tier.axes[0].get_yticklabels()]
+    assert [text for text in rows if text.endswith("(ideal)")] == rows[: len(labels)] == labels
+    curves = [panel.get_title(loc="left") for panel in draw("learning_curves", study).axes[:: len(TIERS)]]
     columns = [text.get_text() for text in draw("participation", study).axes[0].get_xticklabels()]
-    assert legend == columns == [*labels, *sorted(RIVALS)]
+    assert curves == columns == [*labels, *sorted(RIVALS)]
     bold = {text.get_text() for panel in by_budget.axes for text in panel.texts if text.get_fontweight() == "bold"}
     assert bold <= set(RIVALS)
     said = " ".join(" ".join(texts(by_budget)).split())
@@ -106,7 +107,7 @@ def test_ideals_are_grey_and_dashed_and_differ_from_each_other(study: Study, ide
     assert all(study.looks[rival].dashes == "-" for rival in RIVALS)
     assert len({look.colour for look in study.looks.values()}) == len(study.methods)
     assert len({look.marker for look in study.looks.values()}) == len(study.methods)
-    lines = draw("accuracy_by_tier", study).axes[0].lines
+    lines = [line for panel in draw("learning_curves", study).axes for line in panel.lines]
     dashed = {line.get_color() for line in lines if line.get_linestyle() == "--"}
     assert dashed == {look.colour for look in apart}
 
@@ -157,7 +158,7 @@ def test_the_package_itself_is_highlighted_unless_another_is(make_run: Callable[
     bold = {}
     for chosen in (None, "exclusive"):
         (study,) = studies(run, View(chosen))
-        labels = draw("accuracy_by_tier", study).axes[0].texts
+        labels = draw("accuracy_by_tier", study).axes[0].get_yticklabels()
         bold[study.methods[1]] = [label.get_text() for label in labels if label.get_fontweight() == "bold"]
     assert bold == {NAMESAKE: [NAMESAKE], "exclusive": ["exclusive"]}
     looks = [next(studies(run, View(chosen))).looks for chosen in (NAMESAKE, "exclusive")]

@@ -7,10 +7,12 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -26,6 +28,7 @@ from profl.bench.report.figures import FIGURES
 from profl.bench.report.grid import Grid
 from profl.bench.report.page import write_page
 from profl.bench.report.page.grids import largest_blocks, matrix, summary
+from profl.bench.report.page.headline import WORDS, what_was_run
 from profl.bench.report.page.records import fleets
 from profl.bench.report.page.reproduce import configurations
 from profl.bench.report.page.writing import TABLES, inline
@@ -169,6 +172,17 @@ def test_the_same_results_give_the_same_bytes(shown: Run):
     before = page_of(shown).read_bytes()
     write_page(read_run(shown.path), shown.path / "report")
     assert page_of(shown).read_bytes() == before
+
+
+def test_the_headline_says_what_was_run_and_the_words_are_explained(shown: Run):
+    (study,) = studies(shown)
+    text = unescape(page_of(shown).read_text())
+    assert "<h1>study</h1>" in text
+    assert what_was_run(study) in text
+    for word, meaning in WORDS.items():
+        assert text.index(f"<dt>{word}</dt><dd>{meaning}</dd>") < text.index("Results by method and tier</h3>")
+    assert "6 methods beside 1 ideal (fedavg) trained resnet18 (width 16) on digits for 30 rounds, with 1 seed" in text
+    assert "decided by the memory, measured on a virtual GPU (jetson-orin)." in text
 
 
 def test_a_missing_figure_is_named_with_the_remedy(shown: Run, tmp_path: Path):
@@ -526,9 +540,63 @@ def test_downloads_are_the_files_of_the_report(opened: Any, shown: Run):
     links = opened.execute_script(
         "return [...document.querySelectorAll('#downloads + ul a')].map(it => [it.download, it.href])"
     )
-    assert [name for name, _ in links] == list(TABLES)
+    folder = shown.path / "report"
+    tables = [f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet", "md")]
+    assert [name for name, _ in links] == [name for name in tables if (folder / name).exists()]
+    assert {"cells.csv", "cells.parquet", "results.md"} <= {name for name, _ in links}
     for name, link in links:
-        assert base64.b64decode(link.partition("base64,")[2]) == (shown.path / "report" / name).read_bytes()
+        assert base64.b64decode(link.partition("base64,")[2]) == (folder / name).read_bytes()
+
+
+def test_a_figure_can_be_had_as_svg_and_as_png_of_the_size_of_the_file(opened: Any, shown: Run):
+    assert opened.execute_script(
+        "return [...document.querySelectorAll('.formats')].every(it => it.querySelectorAll('button').length === 2)"
+    )
+    opened.set_script_timeout(30)
+    svg, head, size = opened.execute_async_script(
+        "const done = arguments[0], figure = document.querySelector('#participation');"
+        "(async () => { const png = await pictureKinds.png(figure);"
+        " done([await (await pictureKinds.svg(figure)).text(),"
+        " [...new Uint8Array(await png.arrayBuffer())].slice(0, 24), png.size]); })()"
+    )
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg")
+    written = (shown.path / "report" / "participation.png").read_bytes()
+    assert bytes(head[:16]) == written[:16]  # a PNG
+    sizes = [[int.from_bytes(bytes(it[at : at + 4]), "big") for at in (16, 20)] for it in (head, written)]
+    assert sizes[0] == pytest.approx(sizes[1], abs=1)
+    assert size > 10_000  # not a blank
+
+
+def test_a_figure_that_is_wider_than_a_phone_says_so_and_scrolls(opened: Any):
+    hint = "return [...document.querySelectorAll('.hint')].map(it => it.offsetHeight > 0)"
+    assert not any(opened.execute_script(hint))
+    resize(opened, 390)
+    assert all(opened.execute_script(hint))
+    inner, outer = opened.execute_script(
+        "const it = document.querySelector('.picture'); return [it.scrollWidth, it.clientWidth]"
+    )
+    assert outer < 390 < 600 < inner
+
+
+def test_on_paper_nothing_scrolls_and_all_is_light(opened: Any):
+    prefer(opened, "dark")
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        resize(opened, 700)
+        cut, paper, hidden = opened.execute_script(
+            "const all = (query) => [...document.querySelectorAll(query)];"
+            "return [all('.scroll').filter(it => getComputedStyle(it).overflowX !== 'visible').length,"
+            " getComputedStyle(document.documentElement).getPropertyValue('--card').trim(),"
+            " all('nav, .hint, .formats').every(it => getComputedStyle(it).display === 'none')]"
+        )
+        assert (cut, paper, hidden) == (0, "#ffffff", True)
+        widths = opened.execute_script(
+            "return [...document.querySelectorAll('.picture svg')].map(it => it.clientWidth)"
+        )
+        assert max(widths) <= 700
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_a_finger_scrubs_and_does_not_zoom(opened: Any):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,113 +12,107 @@ from matplotlib.figure import Figure
 from profl.bench.report.chance import chance_in_view, chance_note, draw_chance
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Grid, by_method
-from profl.bench.report.labels import CHARACTER, Label, label_ends
-from profl.bench.report.ranking import winners
+from profl.bench.report.labels import CHARACTER
+from profl.bench.report.ranking import best_methods, winners
 from profl.bench.report.score import SCORE, SCORE_NAME
-from profl.bench.report.spread import UNKNOWN
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, PALE, WIDTH, page, say_empty, settle
+from profl.bench.report.style import GREY, WIDTH, mebibytes, page, panels, settle
 
-DODGE = 0.035
-"""Methods stand side by side by a hair, as equal results must not hide each other."""
+ROW = 0.21
+"""Inches per method."""
 
-KINDS_GAP = 0.35
-"""What sets mixed fleets and uniform tiers apart, in places of a tier."""
+PANEL = 2.3
+"""Inches that a panel and its numbers need at least to be read."""
 
-FOOT = 0.1
-"""Height of the strip at the foot for those whom nobody could train for, as a share of the height above."""
+BAND = "#F1F1F1"
+"""Behind the method that stands out."""
 
 
 def draw(study: Study) -> Figure:
-    """Draw the score against tier: a line per method over the uniform tiers, mixed fleets beside it."""
-    accuracy = study.spreads(SCORE)
-    tiers, styles = study.tiers, study.looks
-    uniform = [tier for tier in tiers if tier not in study.mixed]
-    gap = KINDS_GAP if 0 < len(uniform) < len(tiers) else 0.0
-    places = {tier: place + gap * (tier in uniform) for place, tier in enumerate(tiers)}
-    trained = {pair: spread for pair, spread in accuracy.items() if not study.idle(*pair)}
-    known = [spread for spread in trained.values() if spread.known]
+    """Draw the score as a dot with its interval: a panel per tier, and in each the same row for the same method."""
+    methods, tiers = in_rows(study), study.tiers
+    scores, best = study.spreads(SCORE), best_methods(study)
+    known = [spread for pair, spread in scores.items() if spread.known and not study.idle(*pair)]
     lowest = min((spread.low if spread.has_interval else spread.mean for spread in known), default=math.nan)
-    notes = [*chance_note(study, lowest), *study.notes]
-    if len(trained) < len(accuracy):
-        notes.insert(
-            0, "Hollow, at the foot: no device could train, so there is no accuracy but the untrained model's."
-        )
-    if gap:
-        notes.insert(0, "A mixed fleet is another kind of tier: its devices differ in memory, so no line leads to it.")
+    room = WIDTH - CHARACTER * study.longest_label
+    rows = math.ceil(len(tiers) / max(1, int(room / PANEL)))
+    columns = math.ceil(len(tiers) / rows)
+    heads = [_head(study, tier, int(room / columns / CHARACTER) - 4) for tier in tiers]
+    lines = max(head.count("\n") for head in heads) + 1
+    body = 0.15 + rows * (ROW * len(methods) + 0.3 + 0.15 * lines)
     title = "Test accuracy by memory tier, mean of the last five tests"
-    figure = page(4.3, title, study.training_setting, notes)
-    axes = figure.subplots()
-    ends = []
-    for place, (method, look) in enumerate(styles.items()):
-        aside = DODGE * (place - (len(styles) - 1) / 2)
-        spreads = {tier: trained.get((method, tier), UNKNOWN).times(100) for tier in tiers}
-        line = [(places[tier] + aside, spreads[tier].mean) for tier in uniform]
-        axes.plot([x for x, _ in line], [y for _, y in line], color=look.colour, ls=look.dashes, lw=1.6)
-        for tier, spread in spreads.items():
-            x = places[tier] + aside
-            axes.vlines(x, spread.low, spread.high, color=look.colour, lw=1.2)
-            axes.plot(x, spread.mean, ls="", **look.dot())
-        shown = [(places[tier] + aside, spread.mean) for tier, spread in spreads.items() if spread.known]
-        if shown:
-            weight = "bold" if method == study.highlight else "normal"
-            ends.append(Label(*shown[-1], study.label(method), look.ink, weight))
-    last = len(tiers) - 1 + gap
-    column = last + DODGE * len(styles) / 2 + 0.03 * len(tiers)
-    axes.set_xticks(list(places.values()), study.tier_labels)
-    names = min(CHARACTER / WIDTH * study.longest_label, 0.6)
-    left = -max(0.3, DODGE * (len(styles) + 1) / 2)
-    axes.set_xlim(
-        left, column + max(0.19 * len(tiers), (column - left) * names / (1 - names))
-    )  # with room for the labels
-    axes.set_xlabel("memory tier, with the memory of its devices")
-    axes.set_ylabel("test accuracy (%)")
-    axes.grid(axis="x", visible=False)
-    axes.spines["bottom"].set_bounds(left, last - left)
-    if gap:
-        _head_kinds(axes, len(tiers) - len(uniform), last)
-    if not ends:
-        say_empty(axes)
-    elif chance_in_view(study, lowest):
-        draw_chance(axes, study)
-    if len(trained) < len(accuracy):
-        ends += _draw_idle(axes, study, places)
+    figure = page(body, title, study.training_setting, _notes(study, lowest), axis_names=("test accuracy (%)", ""))
+    axes = panels(figure, len(tiers), columns)
+    axes[0].set_yticks(range(len(methods)), map(study.label, methods))
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    for panel, tier, head in zip(axes, tiers, heads, strict=True):
+        panel.set_title(head, fontsize=9, linespacing=1.15)
+        for row, method in enumerate(methods):
+            _draw_row(panel, study, row, method, tier, method in best[tier])
+        panel.tick_params(axis="y", length=0)
+        panel.grid(axis="y", visible=False)
+        panel.spines["left"].set_visible(False)
+        if known and chance_in_view(study, lowest):
+            draw_chance(panel, study, upright=True)
+        for method, name in zip(methods, panel.get_yticklabels(), strict=False):  # there are none inside the page
+            name.set(color=study.looks[method].ink, fontweight="bold" if method == study.highlight else "normal")
+    if not known:
+        axes[0].set_xticks([])  # instead of an axis of made-up numbers
     settle(figure)
-    label_ends(axes, ends[::-1], column)  # of equal ends, the first in display order comes out on top
     return figure
 
 
-def _draw_idle(axes: Axes, study: Study, places: Mapping[str, float]) -> list[Label]:
-    """Put a hollow mark into a strip below the accuracies for every method and tier in which nobody could train.
+def in_rows(study: Study) -> list[str]:
+    """Return the methods from top to bottom: ideals, then rivals by their mean score in the first tier.
 
-    Return the labels of methods that have no other mark.
+    Who has none there, as nobody could train or nothing is known, comes last, by the next tier.
     """
-    labels = []
-    low, high = axes.get_ylim()
-    foot = low - FOOT / 2 * (high - low)
-    looks = list(study.looks.items())
-    for place, (method, look) in enumerate(looks):
-        aside = DODGE * (place - (len(looks) - 1) / 2)
-        idle = [tier for tier in study.tiers if study.idle(method, tier)]
-        for tier in idle:
-            axes.plot(places[tier] + aside, foot, ls="", **look.dot(hollow=True))
-        if len(idle) == len(study.tiers):
-            weight = "bold" if method == study.highlight else "normal"
-            labels.append(Label(places[idle[-1]] + aside, foot, study.label(method), look.ink, weight))
-    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
-    names = [f"{tick:g}" for tick in ticks]
-    axes.axhline(low, color=PALE, lw=1, zorder=0.9)
-    axes.set_yticks([*ticks, foot], [*names, "nobody\ncan train"])
-    axes.set_ylim(low - FOOT * (high - low), high)
-    return labels
+    scores = study.spreads(SCORE)
+
+    def place(method: str) -> list[float]:
+        means = [math.nan if study.idle(method, tier) else scores[method, tier].mean for tier in study.tiers]
+        return [-mean if math.isfinite(mean) else math.inf for mean in means]
+
+    return [*study.ideals, *sorted(study.rivals, key=place)]
 
 
-def _head_kinds(axes: Axes, mixed: int, last: float) -> None:
-    """Part the first ``mixed`` tiers from the uniform ones, and say above what they are."""
-    axes.axvline(mixed - 0.5 + KINDS_GAP / 2, color=PALE, lw=1)
-    for middle, kind in (((mixed - 1) / 2, "mixed fleet"), ((mixed + KINDS_GAP + last) / 2, "all devices alike")):
-        above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axes.annotate(kind, (middle, 1), xytext=(0, 3), ha="center", color=GREY, **above)
+def _head(study: Study, tier: str, characters: int) -> str:
+    """Return what stands above a panel: the tier, and which memory its devices have."""
+    memory = f"{mebibytes(study.budgets[tier])} MiB"
+    kind = f"mixed fleet, mean {memory}" if tier in study.mixed else f"each device {memory}"
+    return "\n".join([*textwrap.wrap(tier, max(10, characters)), kind])
+
+
+def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best: bool) -> None:
+    """Draw a method's score in a tier and write its mean beside the panel; or say why there is none."""
+    look, spread = study.looks[method], study.spreads(SCORE)[method, tier].times(100)
+    idle = study.idle(method, tier)
+    if method == study.highlight:
+        panel.axhspan(row - 0.5, row + 0.5, color=BAND, lw=0, zorder=0.4)
+    if spread.known and not idle:
+        if spread.has_interval:  # with ends that show beside the dot, however short it is
+            panel.plot([spread.low, spread.high], [row, row], color=look.colour, lw=1.6, marker="|", ms=9, mew=1.2)
+        panel.plot(spread.mean, row, ls="", **look.dot())
+        beside: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center_baseline"}
+        weight = "bold" if best else "normal"
+        across = ("axes fraction", "data")
+        panel.annotate(f"{spread.mean:.1f}", (1, row), (32, 0), across, weight=weight, annotation_clip=False, **beside)
+        return
+    inside = panel.get_yaxis_transform()
+    if idle:
+        panel.plot(0.04, row, ls="", transform=inside, **look.dot(hollow=True))
+    text = "nobody can train" if idle else "no result yet"
+    panel.text(0.09, row, text, transform=inside, va="center_baseline", color=GREY)
+
+
+def _notes(study: Study, lowest: float) -> list[str]:
+    """Return what a reader must know of the figure; ``lowest`` is the lowest end of an interval."""
+    order = f"Rows: by the mean at {study.tiers[0]}." if len(study.tiers) > 1 else "Rows: by the mean."
+    means = "the highest of a panel and what is not told apart from it"
+    bold = f" Bold numbers: {means}{study.aside(' ({})')}." if study.seeds > 1 and len(study.rivals) > 1 else ""
+    hollow = "Hollow: no device could train, so there is no accuracy but the untrained model's."
+    anybody_idle = any(study.idle(method, tier) for method in study.methods for tier in study.tiers)
+    return [order + bold, *[hollow] * anybody_idle, *chance_note(study, lowest), *study.notes]
 
 
 def grid(study: Study) -> Grid:

@@ -1,78 +1,96 @@
-"""Accuracy over rounds, operations or bytes, with the steps of schedules."""
+"""Accuracy over rounds, operations or bytes: a small panel per method and tier, with the other methods in grey."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import textwrap
+from itertools import product
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from profl.bench.report.chance import chance_note, draw_chance
-from profl.bench.report.coincidence import coincident, line_width, striped
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, over_rounds
+from profl.bench.report.labels import CHARACTER
+from profl.bench.report.looks import Look
 from profl.bench.report.ranking import winners
-from profl.bench.report.rounds import FEW, legend_columns, round_panels, set_axis
-from profl.bench.report.schedule import STRIP, draw_schedules, stepping_methods, strips_note
+from profl.bench.report.rounds import set_axis
+from profl.bench.report.schedule import draw_schedules, stepping_methods, strips_note
 from profl.bench.report.spread import Spread, over_seeds
 from profl.bench.report.study import Study
-from profl.bench.report.style import legend_above, say_empty
+from profl.bench.report.style import PALE, WIDTH, page, panels, say_empty
 
-COINCIDENT = 2.0
-"""Points of accuracy: of curves that are nowhere farther apart, one would hide another."""
+COLUMNS = 4
+"""Panels side by side where there is one tier; else a row has every tier of one method."""
 
-MOST_MARKERS = 12
-"""On a curve."""
+PANEL, FEW, TALL = 1.0, 2, 2.0
+"""Inches of a panel from top to bottom, without its heading; and in so few rows, or fewer."""
+
+FOOT = 0.28
+"""Height of the strip of a schedule with its names, as a share of the height of the curves above."""
 
 
 def draw(study: Study) -> Figure:
-    """Draw test accuracy over the axis: a panel per tier, a line per method, schedules as strips at the foot."""
-    tiers, styles = study.tiers, study.looks
-    curves = {(method, tier): curve(study, method, tier) for method in styles for tier in tiers}
+    """Draw test accuracy over the axis: a panel per method and tier, its interval as a band, schedules at the foot."""
+    pairs = list(product(study.methods, study.tiers))
+    curves = {pair: curve(study, *pair) for pair in pairs}
     stepping = stepping_methods(study)
-    means = {tier: {method: 100 * curves[method, tier]["mean"] for method in styles} for tier in tiers}
-    heaps = {tier: coincident(means[tier], COINCIDENT) for tier in tiers}
+    alone = len(study.tiers) == 1
+    columns = min(COLUMNS, len(study.methods)) if alone else len(study.tiers)
+    width = (WIDTH - 0.6) / columns
+    characters = int(width / CHARACTER) if alone else 100
+    names = {name: textwrap.wrap(study.label(name), characters, break_on_hyphens=False) for name in study.methods}
+    rows = math.ceil(len(pairs) / columns)
+    body = 0.75 + rows * ((TALL if rows <= FEW else PANEL) + 0.1 + 0.16 * max(map(len, names.values())))
+    band = ", with its interval as a band" if study.seeds > 1 else ""
+    others = " Grey: all others in that tier." if len(study.methods) > 1 else ""
     notes = [
+        f"In colour: the method named above{'' if alone else ' at the left'}{band}.{others}",
         *strips_note(study, list(stepping)),
-        *striped(heaps, f"{COINCIDENT:.0f} points"),
         *chance_note(study),
         *study.notes,
     ]
-    banded = study.seeds > 1 and len(styles) <= FEW
-    if study.seeds > 1 and not banded:
-        notes.append("No intervals here: the bands of so many methods would hide their lines.")
     title = f"Test accuracy over the {study.axis.name}"
-    figure, axes = round_panels(study, title, "test accuracy (%)", notes, study.axis_label)
-    for panel, tier in zip(axes, tiers, strict=True):
-        for method, look in styles.items():
-            found = curves[method, tier]
-            width = line_width(method, heaps[tier])
-            every = math.ceil(len(found) / MOST_MARKERS) or 1
-            line: dict[str, Any] = {"color": look.colour, "ls": look.dashes, "lw": width}
-            panel.plot(found.index, 100 * found["mean"], markevery=every, **line, **look.small_dot)
-            if banded:
-                band: dict[str, Any] = {"color": look.colour, "alpha": 0.15, "lw": 0}
-                panel.fill_between(found.index, 100 * found["low"], 100 * found["high"], **band)
+    axis_names = (study.axis_label, "test accuracy (%)")
+    figure = page(body, title, study.training_setting, notes, axis_names=axis_names)
+    axes = panels(figure, len(pairs), columns)
+    for place, (panel, (method, tier)) in enumerate(zip(axes, pairs, strict=True)):
+        behind = [curves[other, tier] for other in study.methods if other != method]
+        _draw_curve(panel, study.looks[method], curves[method, tier], behind)
+        draw_chance(panel, study)
+        if alone or place % columns == 0:
+            weight = "bold" if method == study.highlight else "normal"
+            panel.set_title("\n".join(names[method]), color=study.looks[method].ink, fontsize=9, fontweight=weight)
+        if place < len(study.tiers):
+            _head(panel, f"{study.tier_label(tier)} per device", 16 + 12 * len(names[method]))
     if study.rounds["test_accuracy"].isna().all():
         for panel in axes:
             say_empty(panel)
-    else:
-        for panel in axes:
-            draw_chance(panel, study)
     low, high = axes[0].get_ylim()
-    axes[0].set_yticks([tick for tick in axes[0].get_yticks() if max(low, 0) <= tick <= high])  # none by the strips
-    axes[0].set_ylim(low - STRIP * len(stepping) * (high - low), high)
-    set_axis(axes[0], study)
-    for panel, tier in zip(axes, tiers, strict=True):
-        draw_schedules(panel, {method: steps[tier] for method, steps in stepping.items()}, styles)
-    handles = [
-        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.6, label=study.label(method), **look.small_dot)
-        for method, look in styles.items()
-    ]
-    legend_above(figure, handles, columns=legend_columns(study))
+    axes[0].set_yticks([tick for tick in (0, 25, 50, 75, 100) if max(low, 0) <= tick <= high])  # none by the strips
+    axes[0].set_ylim(low - FOOT * bool(stepping) * (high - low), high)
+    set_axis(axes[0], study, ticks=int(2 * width))
+    for panel, (method, tier) in zip(axes, pairs, strict=True):
+        if method in stepping:
+            draw_schedules(panel, {method: stepping[method][tier]}, study.looks, width)
     return figure
+
+
+def _draw_curve(panel: Axes, look: Look, found: pd.DataFrame, behind: list[pd.DataFrame]) -> None:
+    """Draw a method's curve and its band before the curves of others."""
+    lines = [list(zip(other.index, 100 * other["mean"], strict=True)) for other in behind if len(other)]
+    panel.add_collection(LineCollection(lines, colors=PALE, lw=0.8, zorder=1), autolim=False)
+    panel.plot(found.index, 100 * found["mean"], color=look.colour, ls=look.dashes, lw=1.6)
+    panel.fill_between(found.index, 100 * found["low"], 100 * found["high"], color=look.colour, alpha=0.22, lw=0)
+
+
+def _head(panel: Axes, text: str, points: float) -> None:
+    """Write a tier above a panel, so many points from its upper edge."""
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    panel.annotate(text, (0, 1), xytext=(0, points), weight="bold", va="bottom", linespacing=1.15, **above)
 
 
 def curve(study: Study, method: str, tier: str) -> pd.DataFrame:

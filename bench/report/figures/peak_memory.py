@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,95 +18,137 @@ from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report.axis import AXES
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
+from profl.bench.report.labels import CHARACTER
 from profl.bench.report.study import Study, bytes_of
-from profl.bench.report.style import GREY, legend_above, mebibytes, page, say_empty
+from profl.bench.report.style import GREY, WIDTH, legend_above, mebibytes, page, say_empty
 from profl.bench.results import peak_column
 
 ROW = 0.195
-"""Inches per bar."""
+"""Inches per line: a bar, the name of a method, or what is equal to the bar above."""
 
 WORKSPACE = "workspace"
-"""Drawn at the end of every bar, where it can be taken off: it is the libraries' and much the same for all."""
+"""Hatched, at the end of every bar, where it can be taken off: it is the libraries' and much the same for all."""
 
-NUMBERS = {
-    "peak_requested_bytes": "peak\n(bar)",
-    peak_column(WORKSPACE): "of which\nworkspace",
-    "least_budget_bytes": "least budget\n(tick)",
-}
-"""What is written beside the bars, and its heading."""
+HEADINGS = ("peak\n(bar)", "without\nworkspace", "least budget\n(tick)")
+"""Of the numbers beside the bars, as `_numbers` has them."""
+
+NUMBERS_WIDTH = 2.55
+"""Inches that they take."""
+
+FINE = 500
+"""Parts of the longest bar that an eye can tell apart."""
+
+SHORT = 22
+"""Characters of the names of a method's equal tasks up to which they stand beside the bar."""
+
+
+class Line(NamedTuple):
+    """A line of the figure: a method's name, a task with its bar, or, without a name, what the bar above stands for."""
+
+    name: str
+    entry: Mapping[Any, Any] = MappingProxyType({})
+    said: str = ""
 
 
 def draw(study: Study) -> Figure:
     """Draw what every task of every method holds at its peak, by category, and its least budget."""
-    rows, equal = _rows(study)
+    lines = _lines(study)
+    bars = [(place, line.entry) for place, line in enumerate(lines) if line.entry]
     full = study.cells["full_model_least_budget_bytes"].max() / 2**20
     notes = [
-        "Bar, and first number: requested bytes alive at the peak, from building the module to the last step. Tick,"
-        " and last number: least budget, the smallest memory in which the steps run; it adds what the allocator rounds"
-        " up and cannot reuse, and can lie below the peak, as cuDNN takes less workspace where memory is short."
+        "Bar, and first number: requested bytes alive at the peak, from building the module to the last step. Hatched:"
+        " workspace, which libraries take; the second number leaves it out. Tick, and last number: least budget, the"
+        " smallest memory in which the steps run; it adds what the allocator rounds up and cannot reuse, and can lie"
+        " below the peak, as cuDNN takes less workspace where memory is short."
     ]
-    if equal:
-        notes.append(f"* Drawn once, as equal to the byte: {'; '.join(' = '.join(names) for names in equal)}.")
+    if len(bars) < sum(len(tasks) for _, tasks in study.tasks):
+        notes.append("One bar where the numbers are the same and the parts look alike: = names the others.")
     if math.isfinite(full):
         notes.append(f"Dashed line: least budget of the full model, {mebibytes(full * 2**20)} MiB.")
-    if any(math.isnan(bytes_of(entry, column)) for _, entry in rows if entry for column in NUMBERS):
+    if any(math.isnan(number) for _, entry in bars for number in _numbers(entry)):
         notes.append("?: not measured.")
     title = "Peak memory of local training, by method and task"
-    figure = page(0.85 + ROW * max(len(rows), 4), title, study.setting, notes, legend=0.45)
+    figure = page(0.85 + ROW * max(len(lines), 4), title, study.setting, notes, legend=0.45)
     axes = figure.subplots()
-    reach = [_draw_bar(axes, place, entry) for place, (_, entry) in enumerate(rows) if entry]
-    if rows:
-        _write_numbers(axes, rows)
+    reach = [_draw_bar(axes, place, entry) for place, entry in bars]
+    _write_numbers(axes, bars)
     furthest = max([*reach, full if math.isfinite(full) else 0.0], default=0.0)
-    if not rows:
+    if not lines:
         say_empty(axes)
     axes.set_xlim(0, 1.02 * furthest or 1)
-    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    for (_, entry), text in zip(rows, axes.get_yticklabels(), strict=True):
-        text.set_fontweight("normal" if entry else "bold")
+    axes.set_ylim(max(len(lines), 1) - 0.4, -0.6)
+    axes.set_yticks(range(len(lines)), [line.name for line in lines])
+    for place, (line, text) in enumerate(zip(lines, axes.get_yticklabels(), strict=True)):
+        text.set_fontweight("bold" if line.name and not line.entry else "normal")
+        if line.said:
+            axes.text(0, place, line.said, va="center_baseline", color=GREY)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("memory at the peak (MiB)")
     if math.isfinite(full):
         axes.axvline(full, color=GREY, ls="--", lw=1, zorder=0.9)
-    handles = [Patch(color=colour, label=name) for name, colour in CATEGORY_COLOURS.items()]
+    handles = [Patch(label=name, **_filling(name)) for name in CATEGORY_COLOURS]
     tick = Line2D([], [], color="black", ls="", marker="|", ms=11, mew=1.8, label="least budget")
     legend_above(figure, [*handles, tick], columns=5)
     return figure
 
 
-def _rows(study: Study) -> tuple[list[tuple[str, dict[Any, Any]]], list[list[str]]]:
-    """Return names and footprints from top to bottom, and which tasks share a row, as they need the same bytes.
+def _lines(study: Study) -> list[Line]:
+    """Return the lines from top to bottom; tasks that would be drawn alike share the first one's.
 
-    A method's heading has an empty footprint; a method has none if all its tasks stand in rows of others.
+    A method has no line of its own if all its tasks stand in lines of others.
     """
-    columns = [*map(peak_column, CATEGORIES), *NUMBERS]
-    alike: dict[str, list[str]] = {}
-    found = []
+    peaks = [_numbers(entry)[0] for _, tasks in study.tasks for _, entry in tasks]
+    finest = max((peak for peak in peaks if peak > 0), default=FINE) / FINE
+    alike: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    own: dict[str, list[tuple[dict[Any, Any], list[tuple[str, str]]]]] = {}
     for method, tasks in study.tasks:
-        own = []
         for task, entry in tasks:
-            sizes = str([bytes_of(entry, column) for column in columns])
+            parts = [f"{bytes_of(entry, peak_column(category)) / finest:.0f}" for category in CATEGORIES]
+            sizes = (*map(mebibytes, _numbers(entry)), *parts)
             if sizes not in alike:
-                own.append((task, entry, alike.setdefault(sizes, [])))
-            alike[sizes].append(f"{method} {task}")
-        found.append((method, own))
-    rows: list[tuple[str, dict[Any, Any]]] = []
-    for method, own in found:
-        rows += [(method, {})] * bool(own)
-        rows += [(f"{task} *" if len(names) > 1 else task, entry) for task, entry, names in own]
-    return rows, [names for names in alike.values() if len(names) > 1]
+                own.setdefault(method, []).append((entry, alike.setdefault(sizes, [])))
+            alike[sizes].append((method, task))
+    longest = max((len(task) for _, tasks in study.tasks for task, _ in tasks), default=0)
+    characters = int((WIDTH - NUMBERS_WIDTH) / CHARACTER) - max(longest, SHORT)
+    lines = []
+    for method, bars in own.items():
+        lines.append(Line(method))
+        for entry, named in bars:
+            name = ", ".join(task for other, task in named if other == method)
+            others = [f"{other} {task}" for other, task in named if other != method]
+            if len(name) > SHORT:
+                name, *more = [task for other, task in named if other == method]
+                others = more + others
+            lines.append(Line(name, entry))
+            whole = ", ".join(other.replace(" ", "\N{NO-BREAK SPACE}") for other in others)  # folded between names
+            equal = textwrap.wrap(f"= {whole}", max(20, characters)) if others else []
+            lines += [Line("", said=text) for text in equal]
+    return lines
+
+
+def _numbers(entry: Mapping[Any, Any]) -> list[float]:
+    """Return the bytes that are written beside a bar; NaN if unknown."""
+    peak = bytes_of(entry, "peak_requested_bytes")
+    return [peak, peak - bytes_of(entry, peak_column(WORKSPACE)), bytes_of(entry, "least_budget_bytes")]
+
+
+def _filling(category: str) -> dict[str, Any]:
+    """Return how matplotlib is to fill a category's part of a bar."""
+    colour = CATEGORY_COLOURS[category]
+    if category == WORKSPACE:
+        return {"facecolor": "white", "edgecolor": colour, "hatch": "/////", "linewidth": 0.5}
+    return {"facecolor": colour, "edgecolor": "white", "linewidth": 0.3}
 
 
 def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
     """Draw one task and return how far it reaches, in MiB."""
     left = 0.0
     for name in sorted(CATEGORY_COLOURS, key=lambda name: name == WORKSPACE):
-        size, colour = bytes_of(entry, peak_column(name)) / 2**20, CATEGORY_COLOURS[name]
+        size = bytes_of(entry, peak_column(name)) / 2**20
         if size > 0:
-            axes.barh(place, size, left=left, color=colour, height=0.74, edgecolor="white", linewidth=0.3)
+            axes.barh(place, size, left=left, height=0.74, **_filling(name))
             left += size
     least = bytes_of(entry, "least_budget_bytes") / 2**20
     if math.isfinite(least):
@@ -114,23 +158,18 @@ def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
     return left
 
 
-def _write_numbers(axes: Axes, rows: Sequence[tuple[str, Mapping[Any, Any]]]) -> None:
+def _write_numbers(axes: Axes, bars: Sequence[tuple[int, Mapping[Any, Any]]]) -> None:
     """Write what is drawn as columns beside the bars: in the plot, numbers of bars and ticks look alike."""
     at: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "ha": "right"}
-    for points, (column, heading) in zip((40, 105, 180), NUMBERS.items(), strict=True):
-        axes.annotate(
-            heading, (1, 1), (points, 2), "axes fraction", va="bottom", color="#444444", linespacing=1.1, **at
-        )
-        for place, (_, entry) in enumerate(rows):
-            if entry:
-                axes.annotate(
-                    mebibytes(bytes_of(entry, column)),
-                    (1, place),
-                    (points, 0),
-                    ("axes fraction", "data"),
-                    va="center_baseline",
-                    **at,
-                )
+    across = ("axes fraction", "data")
+    for column, (points, heading) in enumerate(zip((40, 105, 180), HEADINGS, strict=True)):
+        if bars:
+            axes.annotate(
+                heading, (1, 1), (points, 2), "axes fraction", va="bottom", color="#444444", linespacing=1.1, **at
+            )
+        for place, entry in bars:
+            text = mebibytes(_numbers(entry)[column])
+            axes.annotate(text, (1, place), (points, 0), across, va="center_baseline", **at)
 
 
 def sentence(study: Study) -> str:

@@ -22,6 +22,7 @@ from profl.bench.report.deviations import deviations
 from profl.bench.report.differences import differences_grid
 from profl.bench.report.figures import figures_of
 from profl.bench.report.page.grids import largest_blocks, matrix, settings, summary
+from profl.bench.report.page.headline import WORDS, memory_needed, what_came_out, what_was_run
 from profl.bench.report.page.records import environments, fleets, recipes
 from profl.bench.report.page.reproduce import commands, configurations
 from profl.bench.report.study import Study, bytes_of, studies
@@ -30,13 +31,23 @@ from profl.bench.results import Record, Run
 from profl.bench.validation import printable
 
 TABLES = {
-    "cells.csv": "one row per cell: method, tier, accuracy, participation, memory",
-    "rounds.csv": "one row per cell and round: loss, accuracy, participants (by task as JSON text), traffic",
-    "footprints.csv": "one row per method and task: peaks, bytes at the peak by category (at_peak_*), least budget",
-    "differences.csv": "one row per tier and method: difference in score from one method, seed by seed, with interval",
-    "budgets.csv": "one row per tier, budget and method: score at equal rounds, operations and bytes, with interval",
+    "cells": "one row per cell: method, tier, accuracy, participation, memory",
+    "rounds": "one row per cell and round: loss, accuracy, participants (by task as JSON text), traffic",
+    "footprints": "one row per method and task: peaks, bytes at the peak by category (at_peak_*), least budget",
+    "differences": "one row per tier and method: difference in score from one method, seed by seed, with interval",
+    "budgets": "one row per tier, budget and method: score at equal rounds, operations and bytes, with interval",
+    "results": "the tables of results as they can be put into a document",
 }
-"""The files to download, and what they hold."""
+"""The tables to download, without their format, and what they hold."""
+
+KINDS = {
+    "csv": "text/csv;charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+    "md": "text/markdown;charset=utf-8",
+    "tex": "application/x-tex;charset=utf-8",
+    "pdf": "application/pdf",
+}
+"""The formats that a page holds as files, in the order in which it offers them; SVG and PNG its script makes itself."""
 
 
 def write_page(run: Run, folder: Path, view: View = USUAL) -> Path:
@@ -49,19 +60,19 @@ def write_page(run: Run, folder: Path, view: View = USUAL) -> Path:
     run
         What to show.
     folder
-        Where the run's figures (SVG) and tables (CSV) were written: the page holds them as they are.
+        Where the run's figures (at least SVG) and tables were written: the page holds them as they are.
     view
         As they were written with.
 
     Raises
     ------
     InputError
-        If a figure or table is missing, or as `profl.bench.report.study.studies`.
+        If a figure or ``cells.csv`` is missing, or as `profl.bench.report.study.studies`.
     """
     records = run.records
     parts = list(studies(run, view))
     studies_toml = configurations(records)
-    tables = {name: _text(folder / name) for name in TABLES}
+    _text(folder / "cells.csv")  # else nothing was written here
     text = render(
         "run.html",
         title=printable(run.path.resolve().name),
@@ -70,9 +81,13 @@ def write_page(run: Run, folder: Path, view: View = USUAL) -> Path:
         failures=[record for record in records if record.error],
         environment=settings("Where it ran, and where memory was measured", environments(records)),
         recipe=settings("How every method trained", recipes(records)),
-        configurations=[(name, toml, data_uri(toml, "application/toml")) for name, toml in studies_toml.items()],
+        configurations=[
+            (name, toml, data_uri(toml.encode(), "application/toml;charset=utf-8"))
+            for name, toml in studies_toml.items()
+        ],
         commands=commands(run.path, list(studies_toml)),
-        downloads=[(name, TABLES[name], data_uri(table, "text/csv")) for name, table in tables.items()],
+        words=WORDS,
+        downloads=[(file, what, link) for name, what in TABLES.items() for file, link in _formats(folder, name)],
     )
     path = folder / "index.html"
     with replacing(path) as partial:
@@ -88,10 +103,13 @@ def _part(study: Study, records: Sequence[Record], folder: Path, alone: bool) ->
     for figure in figures_of(study):
         name, sentence = figure.name + suffix, figure.sentence(study)
         svg = inline(_text(folder / f"{name}.svg"), name, f"{figure.title}. {sentence}")
-        figures.append((name, figure.title, sentence, svg, figure.grid(study)))
+        figures.append((name, figure.title, sentence, svg, figure.grid(study), _formats(folder, name)))
     return {
         "study": study,
         "id": "study" + suffix,
+        "ran": [what_was_run(study), memory_needed(study)],
+        "came_out": what_came_out(study),
+        "certainty": "" if study.memory_only else study.certainty,
         "summary": summary(study),
         "deviations": deviations(study.bare_methods),
         "comparisons": [] if study.memory_only else [differences_grid(study), budgets_grid(study), costs_grid(study)],
@@ -148,9 +166,15 @@ def _templates() -> Environment:
     return templates
 
 
-def data_uri(text: str, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
     """Return a file as a link that holds it."""
-    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _formats(folder: Path, name: str) -> list[tuple[str, str]]:
+    """Return the files of a table or figure, in all formats in which it was written, and links that hold them."""
+    paths = [(folder / f"{name}.{suffix}", kind) for suffix, kind in KINDS.items()]
+    return [(path.name, data_uri(path.read_bytes(), kind)) for path, kind in paths if path.exists()]
 
 
 def _text(path: Path) -> str:

@@ -1,5 +1,5 @@
 "use strict";
-// The memory timeline: stacked areas over the allocator's events, read by pointer, finger and keyboard.
+// The memory timeline: stacked areas over the allocator's events, read by pointer, finger and keyboard; figures as files.
 
 const MEBIBYTE = 2 ** 20;
 const SVG = "http://www.w3.org/2000/svg";
@@ -275,3 +275,41 @@ function timeline(root) {
 }
 
 document.querySelectorAll(".timeline").forEach(timeline);
+
+// Figures as files: drawn here from the picture in the page, which would else be in it three times.
+function pictureFile(figure) {
+  const copy = figure.querySelector("svg").cloneNode(true), { width, height } = copy.viewBox.baseVal;
+  copy.setAttribute("width", `${width}pt`);
+  copy.setAttribute("height", `${height}pt`);
+  return { text: new XMLSerializer().serializeToString(copy), width, height };
+}
+
+const pictureKinds = {
+  svg: async (figure) => new Blob([pictureFile(figure).text], { type: "image/svg+xml" }),
+  png: async (figure) => {
+    const { text, width, height } = pictureFile(figure), image = new Image(), canvas = make("canvas");
+    image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+    await image.decode();
+    const dots = 192 / 72;
+    canvas.width = Math.round(width * dots);
+    canvas.height = Math.round(height * dots);
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = "#ffffff";
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+    return new Promise((done) => { canvas.toBlob(done, "image/png"); });
+  },
+};
+
+document.querySelectorAll("figure").forEach((figure) => {
+  const row = figure.querySelector(".formats");
+  for (const [kind, draw] of Object.entries(pictureKinds).reverse()) {
+    const button = make("button", { type: "button", class: "download", "data-kind": kind, "aria-label": `${figure.dataset.title} as ${kind.toUpperCase()}` }, kind.toUpperCase());
+    button.addEventListener("click", async () => {
+      const link = make("a", { download: `${figure.id}.${kind}`, href: URL.createObjectURL(await draw(figure)) });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    });
+    row.prepend(button, " ");
+  }
+});
