@@ -22,7 +22,17 @@ from typing import Any, NamedTuple
 from profl.bench.errors import InputError
 from profl.bench.memory.replay.settings import GRANULE_BYTES, MIB, UNLIMITED_BYTES, AllocatorSettings, round_up
 
-__all__ = ["Alloc", "AllocatorSettings", "Free", "Replay", "ReplayedEvent", "Trace", "recorded_trace", "replay"]
+__all__ = [
+    "Alloc",
+    "Allocator",
+    "AllocatorSettings",
+    "Free",
+    "Replay",
+    "ReplayedEvent",
+    "Trace",
+    "recorded_trace",
+    "replay",
+]
 
 _SMALL_BYTES = MIB  # the largest block of the small pool
 _SMALL_SEGMENT_BYTES = 2 * MIB
@@ -151,8 +161,8 @@ def replay(trace: Trace, settings: AllocatorSettings = _DEFAULT_SETTINGS, limit_
     InputError
         If an event allocates no bytes or a block that lives, or frees one that does not.
     """
-    allocator = _Allocator(settings, limit_bytes)
-    living: dict[int, _Block] = {}
+    allocator = Allocator(settings, limit_bytes)
+    living: dict[int, Block] = {}
     failed_at = None
     for position, event in enumerate(trace):
         if isinstance(event, Free):
@@ -201,7 +211,7 @@ class _Segment:
 
 
 @dataclass(eq=False, slots=True)
-class _Block:
+class Block:
     """A part of a segment. A block that is not mapped has addresses, but no memory behind them yet."""
 
     segment: _Segment
@@ -211,8 +221,8 @@ class _Block:
     free: bool = True
     requested_bytes: int = 0
     cached_at: int = 0
-    previous: _Block | None = None
-    next: _Block | None = None
+    previous: Block | None = None
+    next: Block | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -224,7 +234,7 @@ class _Block:
         """What the block could grow to."""
         return self.bytes + (self.next.bytes if self.next and not self.next.mapped else 0)
 
-    def insert_after(self, before: _Block) -> None:
+    def insert_after(self, before: Block) -> None:
         """Take the place right after ``before``."""
         self.previous, self.next = before, before.next
         if before.next:
@@ -232,12 +242,12 @@ class _Block:
         before.next = self
 
 
-def _by_size(block: _Block) -> tuple[int, int, int]:
+def _by_size(block: Block) -> tuple[int, int, int]:
     # Later segments have higher addresses here: among blocks of a size, the oldest segment's first block comes first.
     return block.segment.stream, block.bytes, block.address
 
 
-def _by_address(block: _Block) -> tuple[int, int]:
+def _by_address(block: Block) -> tuple[int, int]:
     return block.segment.stream, block.address
 
 
@@ -253,18 +263,18 @@ class _Pool:
     def __init__(self, *, small: bool, page_bytes: int) -> None:
         self.small = small
         self.page_bytes = page_bytes
-        self.cached: list[_Block] = []
-        self.unmapped: list[_Block] = []
+        self.cached: list[Block] = []
+        self.unmapped: list[Block] = []
         self.clock = 0
 
-    def add(self, block: _Block) -> None:
+    def add(self, block: Block) -> None:
         if block.mapped:
             block.cached_at = self.clock
             insort(self.cached, block, key=_by_size)
         else:
             insort(self.unmapped, block, key=_by_address)
 
-    def remove(self, block: _Block) -> None:
+    def remove(self, block: Block) -> None:
         if block.mapped:
             del self.cached[bisect_left(self.cached, _by_size(block), key=_by_size)]
         else:
@@ -279,7 +289,9 @@ class _Pool:
         return 0 <= position < len(self.cached) and self.cached[position].segment.stream == stream
 
 
-class _Allocator:
+class Allocator:
+    """The model itself: empty, with the statistics and the log of what it does."""
+
     def __init__(self, settings: AllocatorSettings, limit_bytes: int | None) -> None:
         self.requested, self.allocated, self.reserved, self.segments = _Gauge(), _Gauge(), _Gauge(), _Gauge()
         self.events: list[ReplayedEvent] = []
@@ -294,7 +306,7 @@ class _Allocator:
         self._large = _Pool(small=False, page_bytes=settings.large_segment_bytes)
         self._next_start = _ADDRESS_SPACE_BYTES
 
-    def allocate(self, requested_bytes: int, stream: int) -> _Block | None:
+    def allocate(self, requested_bytes: int, stream: int) -> Block | None:
         """Return a block, or None if memory ran out."""
         needed_bytes = self._settings.block_bytes(requested_bytes)
         pool = self._small if needed_bytes <= _SMALL_BYTES else self._large
@@ -304,7 +316,7 @@ class _Allocator:
         if block is None:
             return None
         if self._may_split(block, needed_bytes):
-            rest = _Block(block.segment, block.address + needed_bytes, block.bytes - needed_bytes)
+            rest = Block(block.segment, block.address + needed_bytes, block.bytes - needed_bytes)
             rest.insert_after(block)
             block.bytes = needed_bytes
             pool.add(rest)
@@ -315,7 +327,7 @@ class _Allocator:
         self._log("alloc", block, requested_bytes)
         return block
 
-    def free(self, block: _Block) -> None:
+    def free(self, block: Block) -> None:
         """Put the block back into its pool."""
         self.requested.add(-block.requested_bytes)
         self.allocated.add(-block.bytes)
@@ -326,7 +338,7 @@ class _Allocator:
 
     # --- finding a block ---
 
-    def _reuse(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+    def _reuse(self, pool: _Pool, stream: int, needed_bytes: int) -> Block | None:
         """Return the cached block that fits best, if it does not waste too much."""
         position = pool.position(stream, needed_bytes)
         if not pool.holds(position, stream):
@@ -346,7 +358,7 @@ class _Allocator:
         pool.remove(block)
         return block
 
-    def _obtain(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+    def _obtain(self, pool: _Pool, stream: int, needed_bytes: int) -> Block | None:
         """Return a block of new memory; what is cached is given up for it where needed."""
         if self._collects_garbage:
             self._collect_garbage()
@@ -358,13 +370,13 @@ class _Allocator:
             block = self._grow(pool, stream, needed_bytes)
         return block
 
-    def _may_split(self, block: _Block, needed_bytes: int) -> bool:
+    def _may_split(self, block: Block, needed_bytes: int) -> bool:
         rest_bytes = block.bytes - needed_bytes
         if block.segment.pool.small or self._settings.expandable_segments:
             return rest_bytes >= GRANULE_BYTES
         return needed_bytes < self._max_split_bytes and rest_bytes > _SMALL_BYTES
 
-    def _merge_with_neighbours(self, block: _Block) -> None:
+    def _merge_with_neighbours(self, block: Block) -> None:
         """Let the block, which is in no list, swallow free ones beside it that are mapped or not as it is."""
         before = block.previous
         if before and before.free and before.mapped == block.mapped:
@@ -383,7 +395,7 @@ class _Allocator:
 
     # --- taking memory from the GPU ---
 
-    def _grow(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+    def _grow(self, pool: _Pool, stream: int, needed_bytes: int) -> Block | None:
         """Return a block of new memory, in no list, or None where the limit is in the way."""
         if pool.small:
             segment_bytes = _SMALL_SEGMENT_BYTES
@@ -395,7 +407,7 @@ class _Allocator:
             return None
         if self._settings.expandable_segments:
             return self._expand(pool, stream, needed_bytes)
-        block = _Block(segment := self._new_segment(pool, stream), segment.start, segment_bytes)
+        block = Block(segment := self._new_segment(pool, stream), segment.start, segment_bytes)
         self.segments.add(1)
         self.reserved.add(block.bytes)
         self._log("segment_alloc", block, block.bytes)
@@ -406,7 +418,7 @@ class _Allocator:
         self._next_start += _ADDRESS_SPACE_BYTES
         return segment
 
-    def _expand(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block:
+    def _expand(self, pool: _Pool, stream: int, needed_bytes: int) -> Block:
         """Map memory until there is a free block of ``needed_bytes``."""
         block = self._room(pool, stream, needed_bytes)
         if not block.mapped:
@@ -419,7 +431,7 @@ class _Allocator:
         pool.remove(block)
         return block
 
-    def _room(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block:
+    def _room(self, pool: _Pool, stream: int, needed_bytes: int) -> Block:
         """Return the first of the blocks, mapped or not but all free, that together are large enough."""
         for block in pool.unmapped[bisect_left(pool.unmapped, (stream, 0), key=_by_address) :]:
             if block.segment.stream != stream:
@@ -432,17 +444,17 @@ class _Allocator:
             if room_bytes >= needed_bytes:
                 return first
         segment = self._new_segment(pool, stream)
-        block = _Block(segment, segment.start, _ADDRESS_SPACE_BYTES // 2, mapped=False)
+        block = Block(segment, segment.start, _ADDRESS_SPACE_BYTES // 2, mapped=False)
         pool.add(block)
         return block
 
-    def _map(self, block: _Block, least_bytes: int) -> None:
+    def _map(self, block: Block, least_bytes: int) -> None:
         """Put memory behind the beginning of the block, at least so much, in whole pages."""
         pool = block.segment.pool
         pool.remove(block)
         mapped_bytes = round_up(least_bytes, pool.page_bytes)
         if mapped_bytes < block.bytes:
-            rest = _Block(block.segment, block.address + mapped_bytes, block.bytes - mapped_bytes, mapped=False)
+            rest = Block(block.segment, block.address + mapped_bytes, block.bytes - mapped_bytes, mapped=False)
             rest.insert_after(block)
             pool.add(rest)
         block.bytes, block.mapped = mapped_bytes, True
@@ -499,14 +511,14 @@ class _Allocator:
                 elif block.is_whole:
                     self._release(block)
 
-    def _release(self, block: _Block) -> None:
+    def _release(self, block: Block) -> None:
         """Give a whole segment back."""
         block.segment.pool.remove(block)
         self.segments.add(-1)
         self.reserved.add(-block.bytes)
         self._log("segment_free", block, block.bytes)
 
-    def _unmap(self, block: _Block) -> None:
+    def _unmap(self, block: Block) -> None:
         """Give back the whole pages in a cached block."""
         segment, pool = block.segment, block.segment.pool
         start = segment.start + round_up(block.address - segment.start, pool.page_bytes)
@@ -517,12 +529,12 @@ class _Allocator:
         pool.remove(block)
         before_bytes, after_bytes = start - block.address, block.address + block.bytes - end
         if after_bytes:
-            after = _Block(segment, end, after_bytes)
+            after = Block(segment, end, after_bytes)
             after.insert_after(block)
             pool.add(after)
         if before_bytes:
             # The block itself stays in front; what is unmapped comes after it.
-            unmapped = _Block(segment, start, end - start, mapped=False)
+            unmapped = Block(segment, start, end - start, mapped=False)
             unmapped.insert_after(block)
             block.bytes = before_bytes
             pool.add(block)
@@ -534,5 +546,5 @@ class _Allocator:
         if not block.is_whole:  # with its last page a segment is gone
             pool.add(block)
 
-    def _log(self, action: str, block: _Block, amount_bytes: int) -> None:
+    def _log(self, action: str, block: Block, amount_bytes: int) -> None:
         self.events.append(ReplayedEvent(action, block.address, amount_bytes, block.segment.stream))
