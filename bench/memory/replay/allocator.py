@@ -15,7 +15,7 @@ whose log of events equal those of the real one. Neither torch nor a GPU is need
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,9 +27,11 @@ __all__ = [
     "Allocator",
     "AllocatorSettings",
     "Free",
+    "Refused",
     "Replay",
     "ReplayedEvent",
     "Trace",
+    "recorded_requests",
     "recorded_trace",
     "replay",
 ]
@@ -63,6 +65,14 @@ class Free:
     block: int
 
 
+@dataclass(frozen=True)
+class Refused:
+    """An allocation of ``bytes``, rounded up to a block, that ran out of memory."""
+
+    bytes: int
+    stream: int = 0
+
+
 Trace = Sequence[Alloc | Free]
 
 
@@ -86,24 +96,35 @@ def recorded_trace(device_traces: Sequence[Sequence[Mapping[str, Any]]], device:
     if not 0 <= device < len(device_traces):
         raise InputError(f"the recording has {len(device_traces)} GPUs and none of index {device}: choose another")
     trace: list[Alloc | Free] = []
+    for position, request in recorded_requests(device_traces[device]):
+        if isinstance(request, Refused):
+            raise InputError(f"event {position} ran out of memory: record with more, and limit the replay instead")
+        trace.append(request)
+    return trace
+
+
+def recorded_requests(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Alloc | Free | Refused]]:
+    """Yield what a GPU's events in a recording asked for, also in vain, each with its position among them.
+
+    Takes and raises what `recorded_trace` does, but that memory may have run out.
+    """
     living: dict[int, int] = {}
-    for position, event in enumerate(device_traces[device]):
+    for position, event in enumerate(events):
         if tuple(event.get("pool_id", (0, 0))) != (0, 0):
             raise InputError(f"event {position} uses a memory pool of its own: record without pools and CUDA graphs")
         match event["action"]:
             case "alloc":
-                living[event["addr"]] = len(trace)
-                trace.append(Alloc(len(trace), event["size"], event["stream"]))
+                living[event["addr"]] = position
+                yield position, Alloc(position, event["size"], event["stream"])
             case "free_completed":
                 if event["addr"] not in living:
                     raise InputError(
                         f"event {position} frees a block that was allocated before the recording: begin it with "
                         "nothing allocated, and with max_entries above the number of its events"
                     )
-                trace.append(Free(living.pop(event["addr"])))
+                yield position, Free(living.pop(event["addr"]))
             case "oom":
-                raise InputError(f"event {position} ran out of memory: record with more, and limit the replay instead")
-    return trace
+                yield position, Refused(event["size"], event["stream"])
 
 
 # --- what comes out ------------------------------------------------------------------------------------------------
@@ -198,7 +219,8 @@ class _Gauge:
 
     def add(self, amount: int) -> None:
         self.current += amount
-        self.peak = max(self.peak, self.current)
+        if self.current > self.peak:
+            self.peak = self.current
 
 
 @dataclass(eq=False, slots=True)
@@ -242,9 +264,10 @@ class Block:
         before.next = self
 
 
-def _by_size(block: Block) -> tuple[int, int, int]:
+def _by_size(block: Block) -> tuple[int, int, int, Block]:
     # Later segments have higher addresses here: among blocks of a size, the oldest segment's first block comes first.
-    return block.segment.stream, block.bytes, block.address
+    # No two blocks have one address, so that blocks themselves are never compared.
+    return block.segment.stream, block.bytes, block.address, block
 
 
 def _by_address(block: Block) -> tuple[int, int]:
@@ -263,30 +286,34 @@ class _Pool:
     def __init__(self, *, small: bool, page_bytes: int) -> None:
         self.small = small
         self.page_bytes = page_bytes
-        self.cached: list[Block] = []
+        self.cached: list[tuple[int, int, int, Block]] = []  # as `_by_size` has them: compared without a call
         self.unmapped: list[Block] = []
         self.clock = 0
 
     def add(self, block: Block) -> None:
         if block.mapped:
             block.cached_at = self.clock
-            insort(self.cached, block, key=_by_size)
+            insort(self.cached, _by_size(block))
         else:
             insort(self.unmapped, block, key=_by_address)
 
     def remove(self, block: Block) -> None:
         if block.mapped:
-            del self.cached[bisect_left(self.cached, _by_size(block), key=_by_size)]
+            del self.cached[bisect_left(self.cached, _by_size(block))]
         else:
             del self.unmapped[bisect_left(self.unmapped, _by_address(block), key=_by_address)]
 
     def position(self, stream: int, least_bytes: int) -> int:
         """Return where the stream's blocks of ``least_bytes`` or more begin in ``cached``."""
-        return bisect_left(self.cached, (stream, least_bytes, 0), key=_by_size)
+        return bisect_left(self.cached, (stream, least_bytes, 0))
+
+    def at(self, position: int) -> Block:
+        """Return the cached block that is there."""
+        return self.cached[position][3]
 
     def holds(self, position: int, stream: int) -> bool:
         """Return whether a block of the stream is there."""
-        return 0 <= position < len(self.cached) and self.cached[position].segment.stream == stream
+        return 0 <= position < len(self.cached) and self.cached[position][0] == stream
 
 
 class Allocator:
@@ -305,6 +332,14 @@ class Allocator:
         self._small = _Pool(small=True, page_bytes=_SMALL_SEGMENT_BYTES)
         self._large = _Pool(small=False, page_bytes=settings.large_segment_bytes)
         self._next_start = _ADDRESS_SPACE_BYTES
+        self._most_granted_bytes, self._least_refused_bytes = 0, UNLIMITED_BYTES + 1
+
+    @property
+    def limits_alike(self) -> range:
+        """The limits in bytes under which everything so far would have been the same."""
+        if self._collects_garbage:
+            return range(self._limit_bytes, self._limit_bytes + 1)
+        return range(self._most_granted_bytes, self._least_refused_bytes)
 
     def allocate(self, requested_bytes: int, stream: int) -> Block | None:
         """Return a block, or None if memory ran out."""
@@ -343,14 +378,14 @@ class Allocator:
         position = pool.position(stream, needed_bytes)
         if not pool.holds(position, stream):
             return None
-        block = pool.cached[position]
+        block = pool.at(position)
         if self._settings.expandable_segments:
             # How well a block fits is judged by what it can grow to: the end of the segment is spared.
             while pool.holds(position + 1, stream):
                 position += 1
-                if pool.cached[position].expandable_bytes >= block.expandable_bytes:
+                if pool.at(position).expandable_bytes >= block.expandable_bytes:
                     break
-                block = pool.cached[position]
+                block = pool.at(position)
         if needed_bytes < self._max_split_bytes <= block.bytes:
             return None
         if needed_bytes >= self._max_split_bytes and block.bytes >= needed_bytes + self._rounding_bytes:
@@ -403,8 +438,11 @@ class Allocator:
             segment_bytes = self._settings.large_segment_bytes
         else:
             segment_bytes = round_up(needed_bytes, _OWN_SEGMENT_GRANULE_BYTES)
-        if self.reserved.current + segment_bytes > self._limit_bytes:
+        held_bytes = self.reserved.current + segment_bytes
+        if held_bytes > self._limit_bytes:
+            self._least_refused_bytes = min(self._least_refused_bytes, held_bytes)
             return None
+        self._most_granted_bytes = max(self._most_granted_bytes, held_bytes)
         if self._settings.expandable_segments:
             return self._expand(pool, stream, needed_bytes)
         block = Block(segment := self._new_segment(pool, stream), segment.start, segment_bytes)
@@ -470,7 +508,7 @@ class Allocator:
         threshold_bytes = int(self._settings.garbage_collection_threshold * self._limit_bytes)
         excess_bytes = self.reserved.current - threshold_bytes
         candidates = [
-            block for block in self._large.cached if block.is_whole and not self._settings.expandable_segments
+            block for *_, block in self._large.cached if block.is_whole and not self._settings.expandable_segments
         ]
         while excess_bytes > 0 and candidates:
             ages = [self._large.clock - block.cached_at for block in candidates]
@@ -491,11 +529,11 @@ class Allocator:
         wanted_bytes = max(needed_bytes, self._max_split_bytes)
         position = pool.position(stream, wanted_bytes)
         if pool.holds(position, stream):
-            self._release(pool.cached[position])
+            self._release(pool.at(position))
             return True
         released_bytes = 0
         while released_bytes < wanted_bytes and pool.holds(position := position - 1, stream):
-            block = pool.cached[position]
+            block = pool.at(position)
             if block.bytes < self._max_split_bytes:
                 break
             released_bytes += block.bytes
@@ -505,7 +543,7 @@ class Allocator:
     def _release_cached(self) -> None:
         """Give back whatever no block in use shares."""
         for pool in (self._large, self._small):
-            for block in list(pool.cached):
+            for *_, block in list(pool.cached):
                 if self._settings.expandable_segments:
                     self._unmap(block)
                 elif block.is_whole:
