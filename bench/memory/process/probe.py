@@ -100,7 +100,7 @@ class Prober:
         steps
             Training steps to run; momentum and the like exist from the second on.
         least_budget
-            Whether to search for the least budget, which runs hundreds of steps more.
+            Whether to search for the least budget, which runs dozens of steps more.
         timeline
             Whether to keep the live bytes at every moment.
         snapshot
