@@ -84,17 +84,36 @@ def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by
         owners = [update for update in updates if name in update.state]
         if not owners:
             continue
-        total = torch.zeros(value.shape, dtype=torch.float64)
-        count = torch.zeros(value.shape, dtype=torch.float64)
-        for update in owners:
-            uploaded = update.state[name]
-            region = _region(uploaded, update.regions.get(name))
-            weight = update.examples if by_examples else 1
-            sent = update.masks.get(name)
-            total[region] += (uploaded if sent is None else uploaded.where(sent, 0)).double() * weight
-            count[region] += weight if sent is None else sent * weight
-        mean = (total / count.clamp(min=1)).to(value.dtype)
-        value.copy_(torch.where(count > 0, mean, value))
+        weights = [update.examples if by_examples else 1 for update in owners]
+        mean = _mean_of_wholes if all(_holds_all(update, name, value) for update in owners) else _mean_of_parts
+        value.copy_(mean(name, value, owners, weights))
+
+
+def _holds_all(update: Update, name: str, value: Tensor) -> bool:
+    return update.state[name].shape == value.shape and name not in update.regions and name not in update.masks
+
+
+def _mean_of_wholes(name: str, value: Tensor, updates: Sequence[Update], weights: Sequence[int]) -> Tensor:
+    """Return what `_mean_of_parts` does where every update holds every element, to the bit, but sooner."""
+    total = torch.zeros(value.shape, dtype=torch.float64)
+    for update, weight in zip(updates, weights, strict=True):
+        uploaded = update.state[name]
+        total += uploaded if weight == 1 else uploaded.double().mul_(weight)
+    count = sum(weights)
+    return total.div_(max(count, 1)).to(value.dtype) if count > 0 else value
+
+
+def _mean_of_parts(name: str, value: Tensor, updates: Sequence[Update], weights: Sequence[int]) -> Tensor:
+    total = torch.zeros(value.shape, dtype=torch.float64)
+    count = torch.zeros(value.shape, dtype=torch.float64)
+    for update, weight in zip(updates, weights, strict=True):
+        uploaded = update.state[name]
+        region = _region(uploaded, update.regions.get(name))
+        sent = update.masks.get(name)
+        total[region] += (uploaded if sent is None else uploaded.where(sent, 0)).double() * weight
+        count[region] += weight if sent is None else sent * weight
+    mean = (total / count.clamp(min=1)).to(value.dtype)
+    return torch.where(count > 0, mean, value)
 
 
 def leading(global_tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from profl.bench.cell import Cell
@@ -22,7 +23,7 @@ from profl.bench.data.partition import parse_scheme, partition
 from profl.bench.environment import training_environment
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
-from profl.bench.fleet import UNLIMITED, lost
+from profl.bench.fleet import UNLIMITED, Holdings, first_fitting
 from profl.bench.held import held_over_rounds
 from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.gpu.unmodelled import unmodelled
@@ -72,7 +73,7 @@ class Federation:
         self.method = experiment.method()
         self.technique = experiment.technique
         self.least_budgets = dict(least_budgets)
-        self.budgets = cell.budgets(full_model_bytes)
+        self.budgets = np.asarray(cell.budgets(full_model_bytes), np.int64)
         self.partition = partition(
             dataset.train_targets.numpy(),
             recipe.devices,
@@ -80,33 +81,28 @@ class Federation:
             cell.seed,
             users=None if dataset.users is None else dataset.users.numpy(),
         )
+        self.holdings = Holdings(self.partition, dataset.train_targets.numpy(), dataset.classes)
         on_gpu = cell.memory_only or cell.gpu == PHYSICAL
         self.device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self.resident: dict[str, nn.Module] = {}
         self.trained = TrainedParameters()
         needs = {task.key: self.least_budgets[task.key] for task in self.method.all_tasks()}
-        self.method.settle({key: sum(need <= budget for budget in self.budgets) for key, need in needs.items()})
+        self.method.settle({key: int(np.count_nonzero(self.budgets >= need)) for key, need in needs.items()})
         self.sample = self._sample(min(needs.values()))
 
     def run_round(self, number: int) -> RoundRow:
         """Run round ``number`` (from 1); return its row, ``profl.bench.results.ROUND_COLUMNS`` but for the attempt."""
         began = time.perf_counter()
-        chosen, phase = self.choices(number), self.method.phase
-        eligible = [device for device, task in chosen.items() if task is not None]
-        out = lost(
-            [task is not None for task in chosen.values()],
-            self.partition,
-            self.dataset.train_targets.numpy(),
-            self.dataset.classes,
-        )
+        (tasks, chosen), phase = self.choices(number), self.method.phase
+        eligible = np.flatnonzero(chosen >= 0)
+        out = self.holdings.lost(chosen >= 0)
         updates: list[Update] = []
         losses: list[float] = []
         usages: list[dict[str, Any]] = []
         trained: Counter[str] = Counter()
         downloaded_bytes = operations = out_of_memory = 0
         for device in self.draw(eligible, number):
-            task = chosen[device]
-            assert task is not None
+            task = tasks[chosen[device]]
             result = self._train(task, device, number)
             if result is None:
                 out_of_memory += 1
@@ -150,8 +146,10 @@ class Federation:
             "seconds": time.perf_counter() - began,
         }
 
-    def choices(self, number: int) -> dict[int, Task | None]:
-        """Begin round ``number``: return the first offered task that each device's memory holds, if any.
+    def choices(self, number: int) -> tuple[list[Task], NDArray[np.int64]]:
+        """Begin round ``number``: return the offered tasks, and which of them each device's memory holds first.
+
+        The latter as `profl.bench.fleet.first_fitting` says it.
 
         Raises
         ------
@@ -163,17 +161,15 @@ class Federation:
         if unlisted := [task.key for task in tasks if task.key not in self.least_budgets]:
             name = self.cell.method
             raise InputError(f"method '{name}' offers the task '{unlisted[0]}', which its all_tasks does not list")
-        return {
-            device: next((task for task in tasks if self.least_budgets[task.key] <= budget), None)
-            for device, budget in enumerate(self.budgets)
-        }
+        return tasks, first_fitting(self.budgets, [self.least_budgets[task.key] for task in tasks])
 
-    def draw(self, eligible: Sequence[int], number: int) -> list[int]:
+    def draw(self, eligible: ArrayLike, number: int) -> list[int]:
         """Draw the round's participants uniformly, without replacement; devices without data cannot be drawn."""
-        able = [device for device in eligible if len(self.partition[device])]
+        able = np.asarray(eligible, np.int64)
+        able = able[self.holdings.sizes[able] > 0]
         count = min(self.recipe.participants, len(able))
         draw = numpy_generator(self.cell.seed, "participants", number)
-        return sorted(int(device) for device in draw.choice(able, count, replace=False)) if able else []
+        return sorted(draw.choice(able, count, replace=False).tolist()) if count else []
 
     def _train(self, task: Task, device: int, number: int) -> tuple[Update, float, int, Usage] | None:
         """Train one device's task under its memory limit; return its update, mean loss, downloaded bytes and memory.
@@ -187,7 +183,7 @@ class Federation:
         module = self._loaded(task, local)
         loss = None
         with (
-            memory_limit(self.device, self.budgets[device]),
+            memory_limit(self.device, int(self.budgets[device])),
             memory_usage(self.device) as usage,
             suppress(torch.OutOfMemoryError),
         ):

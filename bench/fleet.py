@@ -213,6 +213,28 @@ def eligibility(budgets: ArrayLike, least_budgets: Mapping[str, int]) -> pd.Data
     return pd.DataFrame(suffices, columns=pd.Index(least_budgets, name="task")).rename_axis(index="device")
 
 
+def first_fitting(budgets: ArrayLike, needs: Sequence[int]) -> NDArray[np.int64]:
+    """Return which of several tasks each device trains: the first that fits.
+
+    Parameters
+    ----------
+    budgets
+        Memory of every device in bytes, shape (devices,).
+    needs
+        Bytes that each task needs, the most preferred first.
+
+    Returns
+    -------
+    ndarray
+        Index into ``needs``, -1 where none fits; int64, shape (devices,).
+    """
+    held = np.asarray(budgets)
+    first = np.full(held.shape, -1, np.int64)
+    for index, need in reversed([*enumerate(needs)]):
+        first[held >= need] = index
+    return first
+
+
 def eligible_counts(fleets: Mapping[str, ArrayLike], least_budgets: Mapping[str, int]) -> pd.DataFrame:
     """Return how many devices of each tier can train each task.
 
@@ -240,30 +262,45 @@ class Lost(NamedTuple):
     classes: float
 
 
-def lost(eligible: ArrayLike, partition: Sequence[NDArray[np.int64]], targets: ArrayLike, classes: int) -> Lost:
-    """Return the shares of devices, of data and of classes that are out of reach.
+class Holdings:
+    """Who holds which examples, laid out once so that what is lost is soon said, of a million devices too.
 
     Parameters
     ----------
-    eligible
-        Whether each device takes part; bool, shape (devices,).
     partition
         Indices into ``targets`` of the examples that each device holds.
     targets
         Class of every example; int, shape (examples,).
     classes
-        Number of classes. One is out of reach if no eligible device holds an example of it.
+        Number of classes.
     """
-    mask = np.asarray(eligible, dtype=bool)
-    labels = np.asarray(targets)
-    held = [part for part, takes_part in zip(partition, mask, strict=True) if takes_part]
-    reached = np.concatenate(held) if held else np.empty(0, np.int64)
-    total = sum(map(len, partition))
-    return Lost(
-        devices=float((~mask).mean()),
-        data=(total - len(reached)) / total,
-        classes=(classes - len(np.unique(labels[reached]))) / classes,
-    )
+
+    def __init__(self, partition: Sequence[NDArray[np.int64]], targets: ArrayLike, classes: int) -> None:
+        self.sizes = np.fromiter(map(len, partition), np.int64, len(partition))
+        """Number of examples on each device, shape (devices,)."""
+        self._labels = np.asarray(targets)[np.concatenate(partition)]  # device after device
+        self._classes = classes
+
+    def lost(self, eligible: ArrayLike) -> Lost:
+        """Return the shares of devices, of data and of classes that are out of reach.
+
+        A class is out of reach if no eligible device holds an example of it.
+
+        Parameters
+        ----------
+        eligible
+            Whether each device takes part; bool, shape (devices,).
+        """
+        mask = np.asarray(eligible, dtype=bool)
+        if mask.shape != self.sizes.shape:
+            raise ValueError(f"a mask of shape {mask.shape} is not of these {len(self.sizes)} devices")
+        reached = self._labels[np.repeat(mask, self.sizes)]
+        total = len(self._labels)
+        return Lost(
+            devices=float((~mask).mean()),
+            data=(total - len(reached)) / total,
+            classes=(self._classes - len(np.unique(reached))) / self._classes,
+        )
 
 
 def _unit_bytes(unit: str, text: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 
 from profl.bench.cell import Cell
@@ -93,11 +94,11 @@ def forecast(experiment: Experiment, dataset: Dataset, measured: Measured) -> Fo
     traffic: dict[tuple[str, int], tuple[float, float]] = {}
     operations, uploaded, downloaded, shares = 0, 0.0, 0.0, []
     for number in range(1, cell.recipe.rounds + 1):
-        chosen = fleet.choices(number)
-        eligible = {device: task for device, task in chosen.items() if task is not None}
+        tasks, chosen = fleet.choices(number)
+        eligible = np.flatnonzero(chosen >= 0)
         shares.append(len(eligible) / len(chosen))
-        for device in fleet.draw(list(eligible), number):
-            task = eligible[device]
+        for device in fleet.draw(eligible, number):
+            task = tasks[chosen[device]]
             if (task.key, device) not in traffic:
                 traffic[task.key, device] = _traffic(fleet, task, device)
             up, down = traffic[task.key, device]

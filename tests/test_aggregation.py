@@ -1,5 +1,6 @@
 import doctest
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,31 @@ def test_if_everyone_holds_everything_it_is_the_plain_mean():
     state = {"w": torch.randn(3, 4, generator=generator)}
     owner_mean(state, [upload(w=part) for part in held])
     assert torch.equal(state["w"], held.double().mean(dim=0).float())
+
+
+@pytest.mark.parametrize("by_examples", [False, True])
+def test_whole_tensors_are_averaged_as_parts_are_to_the_bit(by_examples):
+    generator = torch.Generator().manual_seed(0)
+    uploads = [
+        Update(
+            {
+                "w": torch.randn(300, 7, generator=generator) * 10.0**device,
+                "zeros": torch.full((3,), -0.0),
+                "half": torch.randn(50, generator=generator).bfloat16(),
+                "steps": torch.tensor(3 + device),
+            },
+            examples=31 * device,
+        )
+        for device in range(6)
+    ]
+    # What all hold in whole, and the same as a region of all elements.
+    regions = {name: tuple(map(torch.arange, value.shape)) for name, value in uploads[0].state.items() if value.ndim}
+    states = [{name: torch.ones_like(value) for name, value in uploads[0].state.items()} for _ in range(2)]
+    owner_mean(states[0], uploads, by_examples)
+    owner_mean(states[1], [replace(upload, regions=regions) for upload in uploads], by_examples)
+    for name in states[0]:
+        bits = [state[name].reshape(-1).view(torch.uint8) for state in states]  # -0.0 is not 0.0
+        assert torch.equal(*bits), name
 
 
 def test_weights_of_devices_are_equal_whatever_their_examples():

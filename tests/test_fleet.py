@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profl.bench.errors import InputError
-from profl.bench.fleet import UNITS, Tier, eligibility, eligible_counts, format_bytes, lost, parse_bytes
+from profl.bench.fleet import (
+    UNITS,
+    Holdings,
+    Tier,
+    eligibility,
+    eligible_counts,
+    first_fitting,
+    format_bytes,
+    parse_bytes,
+)
 
 MB = 10**6
 MIB = 2**20
@@ -215,6 +224,12 @@ def test_counts_by_tier_and_task():
     assert (table.index.name, table.columns.name) == ("tier", "task")
 
 
+@given(budgets=st.lists(st.integers(0, 9), min_size=1), needs=st.lists(st.integers(1, 9)))
+def test_each_device_trains_the_first_task_that_fits(budgets, needs):
+    first = [next((index for index, need in enumerate(needs) if need <= budget), -1) for budget in budgets]
+    assert first_fitting(budgets, needs).tolist() == first
+
+
 TARGETS = np.array([0, 0, 1, 1, 2, 2, 3, 3])
 PARTITION = [np.array([0, 1, 2]), np.array([3, 4]), np.array([5, 6, 7])]
 
@@ -230,12 +245,12 @@ PARTITION = [np.array([0, 1, 2]), np.array([3, 4]), np.array([5, 6, 7])]
     ],
 )
 def test_what_exclusion_loses(eligible, expected):
-    assert lost(pd.Series(eligible), PARTITION, TARGETS, classes=4) == pytest.approx(expected)
+    assert Holdings(PARTITION, TARGETS, classes=4).lost(pd.Series(eligible)) == pytest.approx(expected)
 
 
 def test_a_mask_of_another_fleet_is_refused():
-    with pytest.raises(ValueError, match="zip"):
-        lost([True, False], PARTITION, TARGETS, classes=4)
+    with pytest.raises(ValueError, match=r"shape \(2,\) is not of these 3 devices"):
+        Holdings(PARTITION, TARGETS, classes=4).lost([True, False])
 
 
 def test_a_tier_keeps_its_text():

@@ -60,7 +60,7 @@ def measure(
     steps
         Training steps to run; momentum and the like exist from the second on.
     least_budget
-        Whether to search for the least memory in which the step runs, which runs hundreds of steps more.
+        Whether to search for the least memory in which the step runs, which runs dozens of steps more.
     snapshot
         Also write the allocator's log to this file, for https://pytorch.org/memory_viz.
 

@@ -11,7 +11,7 @@ import pytest
 
 from profl.bench.memory import BuiltStep, Footprint, Prober
 from profl.bench.memory.comparison.measured_run import recorded_run
-from profl.bench.memory.replay.allocator import AllocatorSettings, _Allocator
+from profl.bench.memory.replay.allocator import Allocator, AllocatorSettings
 from tests.hardware import attention, language_model, resnet18, resnet50
 
 TRUST = (Path(__file__).parents[2] / "docs" / "trust.md").read_text()
@@ -72,7 +72,7 @@ def in_blocks(footprint: Footprint, snapshot: Path) -> int:
     what they hold, everything else by the blocks that the allocator hands out.
     """
     run = recorded_run(footprint, snapshot, {})
-    allocator, living = _Allocator(AllocatorSettings(), None), {}
+    allocator, living = Allocator(AllocatorSettings(), None), {}
     peak_bytes = counted_bytes = 0
     workspace_bytes = np.diff(footprint.kept_timeline.live_bytes["workspace"])
     for event, grown_bytes in zip(run.events, workspace_bytes, strict=True):

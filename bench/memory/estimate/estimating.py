@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,8 +41,6 @@ LARGEST_ERRORS = {"peak_requested_bytes": 0.03, "peak_allocated_bytes": 0.03, "p
 """How far an estimate may be from a measurement on the virtual GPU, as a share of it: more than was seen in any of the
 24 networks, two precisions and two boards of results/survey/models.csv. Least budgets are as far off as reserved bytes.
 """
-
-_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def estimate_workload(
@@ -177,8 +174,7 @@ def _play(events: Sequence[LogEntry], limit_bytes: int) -> Replay:
     trace = [
         Alloc(event["addr"], event["size"]) if event["action"] == "alloc" else Free(event["addr"]) for event in events
     ]
-    text = next((os.environ[name] for name in _SETTINGS if os.environ.get(name)), "")
-    return replay(trace, AllocatorSettings.parse(text), limit_bytes)
+    return replay(trace, AllocatorSettings.of_environment(), limit_bytes)
 
 
 def _caveats(device: FakeGpu) -> tuple[str, ...]:

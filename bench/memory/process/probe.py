@@ -30,7 +30,7 @@ _GRACE_SECONDS = 5
 _MAIN = ("init_main_from_name", "init_main_from_path")
 _WORKER_VARIABLES = {
     # PyTorch keeps every convolution's plan, also one that it fell back to when memory was short. Without
-    # that memory a measurement does not depend on those before it.
+    # that memory a measurement does not depend on those before it; docs/trust.md says what that moves.
     "TORCH_CUDNN_V8_API_LRU_CACHE_LIMIT": "-1",
     # The fast way to name the functions of a stack; exported ones are all that is asked for.
     "TORCH_SYMBOLIZE_MODE": "dladdr",
@@ -100,7 +100,7 @@ class Prober:
         steps
             Training steps to run; momentum and the like exist from the second on.
         least_budget
-            Whether to search for the least budget, which runs hundreds of steps more.
+            Whether to search for the least budget, which runs dozens of steps more.
         timeline
             Whether to keep the live bytes at every moment.
         snapshot

@@ -37,13 +37,18 @@ def least_budget_bytes(fits: Callable[[int], bool], peak_reserved_bytes: int, to
     int or None
         Bytes, a multiple of 2 MiB or the whole GPU; None if not even that fits.
     """
-    step = GRANULE_BYTES * max(1, _ceil_divide(peak_reserved_bytes, RESOLUTION * GRANULE_BYTES))
-    budgets = [*range(step, total_bytes, step), total_bytes]
-    start = bisect_left(budgets, min(peak_reserved_bytes, total_bytes))
+    budgets, start = budgets_to_try(peak_reserved_bytes, total_bytes)
     if fits(budgets[start]):
         fitting = takewhile(fits, reversed(budgets[:start]))
         return min(fitting, default=budgets[start])
     return next((budget for budget in budgets[start + 1 :] if fits(budget)), None)
+
+
+def budgets_to_try(peak_reserved_bytes: int, total_bytes: int) -> tuple[list[int], int]:
+    """Return all budgets that are told apart, ascending, and the index of the first that holds the reserved peak."""
+    step = GRANULE_BYTES * max(1, _ceil_divide(peak_reserved_bytes, RESOLUTION * GRANULE_BYTES))
+    budgets = [*range(step, total_bytes, step), total_bytes]
+    return budgets, bisect_left(budgets, min(peak_reserved_bytes, total_bytes))
 
 
 def _ceil_divide(number: int, divisor: int) -> int:

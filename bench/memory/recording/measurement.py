@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from profl.bench.errors import InputError
 from profl.bench.memory.footprint import Environment, Footprint
 from profl.bench.memory.gpu.profile import PHYSICAL
 from profl.bench.memory.limit import memory_limit
@@ -19,8 +21,10 @@ from profl.bench.memory.recording import attribution
 from profl.bench.memory.recording.allocator_log import AllocatorLog, CudaLog, living_addresses
 from profl.bench.memory.recording.budget import least_budget_bytes
 from profl.bench.memory.recording.event_log import History
+from profl.bench.memory.recording.foresight import Trial, foreseen_least_budget_bytes
 from profl.bench.memory.recording.holding import growth, what_stays
 from profl.bench.memory.recording.recorder import Recorder
+from profl.bench.memory.replay.settings import AllocatorSettings
 from profl.bench.memory.timeline import Timeline
 from profl.bench.memory.workload import CATEGORIES, Prepared, Unobserved, Workload
 
@@ -58,7 +62,7 @@ def measure_workload(
     steps
         Training steps to run; momentum and the like exist from the second on.
     least_budget
-        Whether to search for the least budget, which runs hundreds of steps more.
+        Whether to search for the least budget, which runs dozens of steps more.
     timeline
         Whether to keep it.
     snapshot
@@ -84,11 +88,7 @@ def measure_workload(
     if not least_budget:
         return footprint
     try:
-        least_bytes = least_budget_bytes(
-            lambda budget_bytes: _fits_cleanly(workload, device, budget_bytes),
-            footprint.peak_reserved_bytes,
-            footprint.environment.total_bytes,
-        )
+        least_bytes = _least_budget_bytes(workload, device, footprint)
     except _LeftBehind:
         return with_caveats(footprint, NO_SEARCH)
     if least_bytes is None:
@@ -148,11 +148,37 @@ class _LeftBehind(Exception):
     """Something is on the GPU that would be measured next."""
 
 
-def _fits_cleanly(workload: Workload, device: torch.device, budget_bytes: int) -> bool:
-    enough = fits(workload, device, budget_bytes)
+def _least_budget_bytes(workload: Workload, device: torch.device, footprint: Footprint) -> int | None:
+    """Search for the least budget; on a real GPU without foresight, as its addresses are not those of the model."""
+    bounds = footprint.peak_reserved_bytes, footprint.environment.total_bytes
+    settings = _modelled_settings() if footprint.environment.is_virtual else None
+    if settings is None:
+        return least_budget_bytes(lambda budget_bytes: _trial(workload, device, budget_bytes).fits, *bounds)
+    return foreseen_least_budget_bytes(lambda budget_bytes: _trial(workload, device, budget_bytes), *bounds, settings)
+
+
+def _modelled_settings() -> AllocatorSettings | None:
+    """Return the allocator's settings, None if the model of it does not know them."""
+    try:
+        return AllocatorSettings.of_environment()
+    except InputError:
+        return None
+
+
+def _trial(workload: Workload, device: torch.device, budget_bytes: int) -> Trial:
+    if torch.cuda.memory_allocated(device):  # by a trial that ended in an error
+        clean(device)
+    torch.cuda.memory._record_memory_history(
+        "all", context=None, stacks="python", max_entries=sys.maxsize, clear_history=True
+    )
+    try:
+        enough = fits(workload, device, budget_bytes)
+        log = torch.cuda.memory._snapshot(device)["device_traces"][device.index]
+    finally:
+        torch.cuda.memory._record_memory_history(None)
     if not clean(device):
         raise _LeftBehind
-    return enough
+    return Trial(enough, log)
 
 
 def _run_unobserved(workload: Workload, device: torch.device, steps: int) -> None:

@@ -15,14 +15,26 @@ whose log of events equal those of the real one. Neither torch nor a GPU is need
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from profl.bench.errors import InputError
 from profl.bench.memory.replay.settings import GRANULE_BYTES, MIB, UNLIMITED_BYTES, AllocatorSettings, round_up
 
-__all__ = ["Alloc", "AllocatorSettings", "Free", "Replay", "ReplayedEvent", "Trace", "recorded_trace", "replay"]
+__all__ = [
+    "Alloc",
+    "Allocator",
+    "AllocatorSettings",
+    "Free",
+    "Refused",
+    "Replay",
+    "ReplayedEvent",
+    "Trace",
+    "recorded_requests",
+    "recorded_trace",
+    "replay",
+]
 
 _SMALL_BYTES = MIB  # the largest block of the small pool
 _SMALL_SEGMENT_BYTES = 2 * MIB
@@ -53,6 +65,14 @@ class Free:
     block: int
 
 
+@dataclass(frozen=True)
+class Refused:
+    """An allocation of ``bytes``, rounded up to a block, that ran out of memory."""
+
+    bytes: int
+    stream: int = 0
+
+
 Trace = Sequence[Alloc | Free]
 
 
@@ -76,24 +96,35 @@ def recorded_trace(device_traces: Sequence[Sequence[Mapping[str, Any]]], device:
     if not 0 <= device < len(device_traces):
         raise InputError(f"the recording has {len(device_traces)} GPUs and none of index {device}: choose another")
     trace: list[Alloc | Free] = []
+    for position, request in recorded_requests(device_traces[device]):
+        if isinstance(request, Refused):
+            raise InputError(f"event {position} ran out of memory: record with more, and limit the replay instead")
+        trace.append(request)
+    return trace
+
+
+def recorded_requests(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Alloc | Free | Refused]]:
+    """Yield what a GPU's events in a recording asked for, also in vain, each with its position among them.
+
+    Takes and raises what `recorded_trace` does, but that memory may have run out.
+    """
     living: dict[int, int] = {}
-    for position, event in enumerate(device_traces[device]):
+    for position, event in enumerate(events):
         if tuple(event.get("pool_id", (0, 0))) != (0, 0):
             raise InputError(f"event {position} uses a memory pool of its own: record without pools and CUDA graphs")
         match event["action"]:
             case "alloc":
-                living[event["addr"]] = len(trace)
-                trace.append(Alloc(len(trace), event["size"], event["stream"]))
+                living[event["addr"]] = position
+                yield position, Alloc(position, event["size"], event["stream"])
             case "free_completed":
                 if event["addr"] not in living:
                     raise InputError(
                         f"event {position} frees a block that was allocated before the recording: begin it with "
                         "nothing allocated, and with max_entries above the number of its events"
                     )
-                trace.append(Free(living.pop(event["addr"])))
+                yield position, Free(living.pop(event["addr"]))
             case "oom":
-                raise InputError(f"event {position} ran out of memory: record with more, and limit the replay instead")
-    return trace
+                yield position, Refused(event["size"], event["stream"])
 
 
 # --- what comes out ------------------------------------------------------------------------------------------------
@@ -151,8 +182,8 @@ def replay(trace: Trace, settings: AllocatorSettings = _DEFAULT_SETTINGS, limit_
     InputError
         If an event allocates no bytes or a block that lives, or frees one that does not.
     """
-    allocator = _Allocator(settings, limit_bytes)
-    living: dict[int, _Block] = {}
+    allocator = Allocator(settings, limit_bytes)
+    living: dict[int, Block] = {}
     failed_at = None
     for position, event in enumerate(trace):
         if isinstance(event, Free):
@@ -188,7 +219,8 @@ class _Gauge:
 
     def add(self, amount: int) -> None:
         self.current += amount
-        self.peak = max(self.peak, self.current)
+        if self.current > self.peak:
+            self.peak = self.current
 
 
 @dataclass(eq=False, slots=True)
@@ -201,7 +233,7 @@ class _Segment:
 
 
 @dataclass(eq=False, slots=True)
-class _Block:
+class Block:
     """A part of a segment. A block that is not mapped has addresses, but no memory behind them yet."""
 
     segment: _Segment
@@ -211,8 +243,8 @@ class _Block:
     free: bool = True
     requested_bytes: int = 0
     cached_at: int = 0
-    previous: _Block | None = None
-    next: _Block | None = None
+    previous: Block | None = None
+    next: Block | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -224,7 +256,7 @@ class _Block:
         """What the block could grow to."""
         return self.bytes + (self.next.bytes if self.next and not self.next.mapped else 0)
 
-    def insert_after(self, before: _Block) -> None:
+    def insert_after(self, before: Block) -> None:
         """Take the place right after ``before``."""
         self.previous, self.next = before, before.next
         if before.next:
@@ -232,12 +264,13 @@ class _Block:
         before.next = self
 
 
-def _by_size(block: _Block) -> tuple[int, int, int]:
+def _by_size(block: Block) -> tuple[int, int, int, Block]:
     # Later segments have higher addresses here: among blocks of a size, the oldest segment's first block comes first.
-    return block.segment.stream, block.bytes, block.address
+    # No two blocks have one address, so that blocks themselves are never compared.
+    return block.segment.stream, block.bytes, block.address, block
 
 
-def _by_address(block: _Block) -> tuple[int, int]:
+def _by_address(block: Block) -> tuple[int, int]:
     return block.segment.stream, block.address
 
 
@@ -253,33 +286,39 @@ class _Pool:
     def __init__(self, *, small: bool, page_bytes: int) -> None:
         self.small = small
         self.page_bytes = page_bytes
-        self.cached: list[_Block] = []
-        self.unmapped: list[_Block] = []
+        self.cached: list[tuple[int, int, int, Block]] = []  # as `_by_size` has them: compared without a call
+        self.unmapped: list[Block] = []
         self.clock = 0
 
-    def add(self, block: _Block) -> None:
+    def add(self, block: Block) -> None:
         if block.mapped:
             block.cached_at = self.clock
-            insort(self.cached, block, key=_by_size)
+            insort(self.cached, _by_size(block))
         else:
             insort(self.unmapped, block, key=_by_address)
 
-    def remove(self, block: _Block) -> None:
+    def remove(self, block: Block) -> None:
         if block.mapped:
-            del self.cached[bisect_left(self.cached, _by_size(block), key=_by_size)]
+            del self.cached[bisect_left(self.cached, _by_size(block))]
         else:
             del self.unmapped[bisect_left(self.unmapped, _by_address(block), key=_by_address)]
 
     def position(self, stream: int, least_bytes: int) -> int:
         """Return where the stream's blocks of ``least_bytes`` or more begin in ``cached``."""
-        return bisect_left(self.cached, (stream, least_bytes, 0), key=_by_size)
+        return bisect_left(self.cached, (stream, least_bytes, 0))
+
+    def at(self, position: int) -> Block:
+        """Return the cached block that is there."""
+        return self.cached[position][3]
 
     def holds(self, position: int, stream: int) -> bool:
         """Return whether a block of the stream is there."""
-        return 0 <= position < len(self.cached) and self.cached[position].segment.stream == stream
+        return 0 <= position < len(self.cached) and self.cached[position][0] == stream
 
 
-class _Allocator:
+class Allocator:
+    """The model itself: empty, with the statistics and the log of what it does."""
+
     def __init__(self, settings: AllocatorSettings, limit_bytes: int | None) -> None:
         self.requested, self.allocated, self.reserved, self.segments = _Gauge(), _Gauge(), _Gauge(), _Gauge()
         self.events: list[ReplayedEvent] = []
@@ -293,8 +332,16 @@ class _Allocator:
         self._small = _Pool(small=True, page_bytes=_SMALL_SEGMENT_BYTES)
         self._large = _Pool(small=False, page_bytes=settings.large_segment_bytes)
         self._next_start = _ADDRESS_SPACE_BYTES
+        self._most_granted_bytes, self._least_refused_bytes = 0, UNLIMITED_BYTES + 1
 
-    def allocate(self, requested_bytes: int, stream: int) -> _Block | None:
+    @property
+    def limits_alike(self) -> range:
+        """The limits in bytes under which everything so far would have been the same."""
+        if self._collects_garbage:
+            return range(self._limit_bytes, self._limit_bytes + 1)
+        return range(self._most_granted_bytes, self._least_refused_bytes)
+
+    def allocate(self, requested_bytes: int, stream: int) -> Block | None:
         """Return a block, or None if memory ran out."""
         needed_bytes = self._settings.block_bytes(requested_bytes)
         pool = self._small if needed_bytes <= _SMALL_BYTES else self._large
@@ -304,7 +351,7 @@ class _Allocator:
         if block is None:
             return None
         if self._may_split(block, needed_bytes):
-            rest = _Block(block.segment, block.address + needed_bytes, block.bytes - needed_bytes)
+            rest = Block(block.segment, block.address + needed_bytes, block.bytes - needed_bytes)
             rest.insert_after(block)
             block.bytes = needed_bytes
             pool.add(rest)
@@ -315,7 +362,7 @@ class _Allocator:
         self._log("alloc", block, requested_bytes)
         return block
 
-    def free(self, block: _Block) -> None:
+    def free(self, block: Block) -> None:
         """Put the block back into its pool."""
         self.requested.add(-block.requested_bytes)
         self.allocated.add(-block.bytes)
@@ -326,19 +373,19 @@ class _Allocator:
 
     # --- finding a block ---
 
-    def _reuse(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+    def _reuse(self, pool: _Pool, stream: int, needed_bytes: int) -> Block | None:
         """Return the cached block that fits best, if it does not waste too much."""
         position = pool.position(stream, needed_bytes)
         if not pool.holds(position, stream):
             return None
-        block = pool.cached[position]
+        block = pool.at(position)
         if self._settings.expandable_segments:
             # How well a block fits is judged by what it can grow to: the end of the segment is spared.
             while pool.holds(position + 1, stream):
                 position += 1
-                if pool.cached[position].expandable_bytes >= block.expandable_bytes:
+                if pool.at(position).expandable_bytes >= block.expandable_bytes:
                     break
-                block = pool.cached[position]
+                block = pool.at(position)
         if needed_bytes < self._max_split_bytes <= block.bytes:
             return None
         if needed_bytes >= self._max_split_bytes and block.bytes >= needed_bytes + self._rounding_bytes:
@@ -346,7 +393,7 @@ class _Allocator:
         pool.remove(block)
         return block
 
-    def _obtain(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+    def _obtain(self, pool: _Pool, stream: int, needed_bytes: int) -> Block | None:
         """Return a block of new memory; what is cached is given up for it where needed."""
         if self._collects_garbage:
             self._collect_garbage()
@@ -358,13 +405,13 @@ class _Allocator:
             block = self._grow(pool, stream, needed_bytes)
         return block
 
-    def _may_split(self, block: _Block, needed_bytes: int) -> bool:
+    def _may_split(self, block: Block, needed_bytes: int) -> bool:
         rest_bytes = block.bytes - needed_bytes
         if block.segment.pool.small or self._settings.expandable_segments:
             return rest_bytes >= GRANULE_BYTES
         return needed_bytes < self._max_split_bytes and rest_bytes > _SMALL_BYTES
 
-    def _merge_with_neighbours(self, block: _Block) -> None:
+    def _merge_with_neighbours(self, block: Block) -> None:
         """Let the block, which is in no list, swallow free ones beside it that are mapped or not as it is."""
         before = block.previous
         if before and before.free and before.mapped == block.mapped:
@@ -383,7 +430,7 @@ class _Allocator:
 
     # --- taking memory from the GPU ---
 
-    def _grow(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block | None:
+    def _grow(self, pool: _Pool, stream: int, needed_bytes: int) -> Block | None:
         """Return a block of new memory, in no list, or None where the limit is in the way."""
         if pool.small:
             segment_bytes = _SMALL_SEGMENT_BYTES
@@ -391,11 +438,14 @@ class _Allocator:
             segment_bytes = self._settings.large_segment_bytes
         else:
             segment_bytes = round_up(needed_bytes, _OWN_SEGMENT_GRANULE_BYTES)
-        if self.reserved.current + segment_bytes > self._limit_bytes:
+        held_bytes = self.reserved.current + segment_bytes
+        if held_bytes > self._limit_bytes:
+            self._least_refused_bytes = min(self._least_refused_bytes, held_bytes)
             return None
+        self._most_granted_bytes = max(self._most_granted_bytes, held_bytes)
         if self._settings.expandable_segments:
             return self._expand(pool, stream, needed_bytes)
-        block = _Block(segment := self._new_segment(pool, stream), segment.start, segment_bytes)
+        block = Block(segment := self._new_segment(pool, stream), segment.start, segment_bytes)
         self.segments.add(1)
         self.reserved.add(block.bytes)
         self._log("segment_alloc", block, block.bytes)
@@ -406,7 +456,7 @@ class _Allocator:
         self._next_start += _ADDRESS_SPACE_BYTES
         return segment
 
-    def _expand(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block:
+    def _expand(self, pool: _Pool, stream: int, needed_bytes: int) -> Block:
         """Map memory until there is a free block of ``needed_bytes``."""
         block = self._room(pool, stream, needed_bytes)
         if not block.mapped:
@@ -419,7 +469,7 @@ class _Allocator:
         pool.remove(block)
         return block
 
-    def _room(self, pool: _Pool, stream: int, needed_bytes: int) -> _Block:
+    def _room(self, pool: _Pool, stream: int, needed_bytes: int) -> Block:
         """Return the first of the blocks, mapped or not but all free, that together are large enough."""
         for block in pool.unmapped[bisect_left(pool.unmapped, (stream, 0), key=_by_address) :]:
             if block.segment.stream != stream:
@@ -432,17 +482,17 @@ class _Allocator:
             if room_bytes >= needed_bytes:
                 return first
         segment = self._new_segment(pool, stream)
-        block = _Block(segment, segment.start, _ADDRESS_SPACE_BYTES // 2, mapped=False)
+        block = Block(segment, segment.start, _ADDRESS_SPACE_BYTES // 2, mapped=False)
         pool.add(block)
         return block
 
-    def _map(self, block: _Block, least_bytes: int) -> None:
+    def _map(self, block: Block, least_bytes: int) -> None:
         """Put memory behind the beginning of the block, at least so much, in whole pages."""
         pool = block.segment.pool
         pool.remove(block)
         mapped_bytes = round_up(least_bytes, pool.page_bytes)
         if mapped_bytes < block.bytes:
-            rest = _Block(block.segment, block.address + mapped_bytes, block.bytes - mapped_bytes, mapped=False)
+            rest = Block(block.segment, block.address + mapped_bytes, block.bytes - mapped_bytes, mapped=False)
             rest.insert_after(block)
             pool.add(rest)
         block.bytes, block.mapped = mapped_bytes, True
@@ -458,7 +508,7 @@ class _Allocator:
         threshold_bytes = int(self._settings.garbage_collection_threshold * self._limit_bytes)
         excess_bytes = self.reserved.current - threshold_bytes
         candidates = [
-            block for block in self._large.cached if block.is_whole and not self._settings.expandable_segments
+            block for *_, block in self._large.cached if block.is_whole and not self._settings.expandable_segments
         ]
         while excess_bytes > 0 and candidates:
             ages = [self._large.clock - block.cached_at for block in candidates]
@@ -479,11 +529,11 @@ class _Allocator:
         wanted_bytes = max(needed_bytes, self._max_split_bytes)
         position = pool.position(stream, wanted_bytes)
         if pool.holds(position, stream):
-            self._release(pool.cached[position])
+            self._release(pool.at(position))
             return True
         released_bytes = 0
         while released_bytes < wanted_bytes and pool.holds(position := position - 1, stream):
-            block = pool.cached[position]
+            block = pool.at(position)
             if block.bytes < self._max_split_bytes:
                 break
             released_bytes += block.bytes
@@ -493,20 +543,20 @@ class _Allocator:
     def _release_cached(self) -> None:
         """Give back whatever no block in use shares."""
         for pool in (self._large, self._small):
-            for block in list(pool.cached):
+            for *_, block in list(pool.cached):
                 if self._settings.expandable_segments:
                     self._unmap(block)
                 elif block.is_whole:
                     self._release(block)
 
-    def _release(self, block: _Block) -> None:
+    def _release(self, block: Block) -> None:
         """Give a whole segment back."""
         block.segment.pool.remove(block)
         self.segments.add(-1)
         self.reserved.add(-block.bytes)
         self._log("segment_free", block, block.bytes)
 
-    def _unmap(self, block: _Block) -> None:
+    def _unmap(self, block: Block) -> None:
         """Give back the whole pages in a cached block."""
         segment, pool = block.segment, block.segment.pool
         start = segment.start + round_up(block.address - segment.start, pool.page_bytes)
@@ -517,12 +567,12 @@ class _Allocator:
         pool.remove(block)
         before_bytes, after_bytes = start - block.address, block.address + block.bytes - end
         if after_bytes:
-            after = _Block(segment, end, after_bytes)
+            after = Block(segment, end, after_bytes)
             after.insert_after(block)
             pool.add(after)
         if before_bytes:
             # The block itself stays in front; what is unmapped comes after it.
-            unmapped = _Block(segment, start, end - start, mapped=False)
+            unmapped = Block(segment, start, end - start, mapped=False)
             unmapped.insert_after(block)
             block.bytes = before_bytes
             pool.add(block)
@@ -534,5 +584,5 @@ class _Allocator:
         if not block.is_whole:  # with its last page a segment is gone
             pool.add(block)
 
-    def _log(self, action: str, block: _Block, amount_bytes: int) -> None:
+    def _log(self, action: str, block: Block, amount_bytes: int) -> None:
         self.events.append(ReplayedEvent(action, block.address, amount_bytes, block.segment.stream))

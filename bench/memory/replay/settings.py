@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ MIB = 1 << 20
 GRANULE_BYTES = 512
 UNLIMITED_BYTES = sys.maxsize
 
+_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _INTERVALS = 16  # of sizes: from 1 MiB, each twice the one before
 _PAIR = re.compile(r"(?P<key>[^,:\[\]]+):(?P<value>\[[^\[\]]*\]|[^,:\[\]]+)(,|$)")
 _KEYS = (
@@ -82,6 +84,11 @@ class AllocatorSettings:
             garbage_collection_threshold=_share(values, "garbage_collection_threshold"),
             roundup_power2_divisions=_divisions(values, "roundup_power2_divisions"),
         )
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """Read what this process's variables tell PyTorch; raises as `parse` does."""
+        return cls.parse(next((os.environ[name] for name in _VARIABLES if os.environ.get(name)), ""))
 
     def block_bytes(self, requested_bytes: int) -> int:
         """Return the size of the block that a request is rounded up to."""
