@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from profl.bench.cli.options import Part
 from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.results import CellFolder
+from profl.bench.results.folder import folder_of
 from tests.conftest import unchecked
 
 SMALL = """
@@ -77,6 +79,26 @@ def test_a_second_sweep_repeats_nothing(run: Path):
     assert "3 cells" in result.output
     assert "3 of them done already" in " ".join(result.output.split())
     assert {path: path.read_bytes() for path in (run / "cells").rglob("*") if path.is_file()} == before
+
+
+def test_a_cell_of_another_recipe_without_a_round_blocks_nothing(run: Path, tmp_path: Path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    cell = CellFolder(next((copy / "cells").iterdir())).cell()
+    other = replace(cell, recipe=replace(cell.recipe, rounds=9))
+    folder_of(other, copy).begin(other.to_dict())  # as if interrupted while its memory was measured
+    result = profl("sweep", "--config", run.parent / "small.toml", "--output", copy, "--workers", 1, "--cells", "1/1")
+    assert result.exit_code == 0, result.output
+    assert f"removed from {copy}: 1 cell of another recipe that had not finished a round" in result.stderr
+    assert sorted(path.name for path in (copy / "cells").iterdir()) == sorted(
+        path.name for path in (run / "cells").iterdir()
+    )
+
+
+def test_the_folder_follows_what_is_given(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("sweep", "--config", run.parent / "small.toml", "--workers", 1, "--cells", "9/9")  # there are three
+    assert "0 cells in results/run-small" in profl(*given).stderr.split(",")[0]
+    assert "0 cells in results/run-small-width8" in profl(*given, "--width", 8).stderr.split(",")[0]
 
 
 def test_folders_that_are_no_cells_stop_neither_sweep_nor_report(run: Path, tmp_path: Path):

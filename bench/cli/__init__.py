@@ -21,6 +21,7 @@ from profl.bench.cli.fit import fit
 from profl.bench.cli.list import list_names
 from profl.bench.cli.measure import measure_command
 from profl.bench.cli.report import report
+from profl.bench.cli.runs import runs
 from profl.bench.cli.show import show
 from profl.bench.cli.survey import survey
 from profl.bench.cli.sweep import sweep
@@ -109,5 +110,5 @@ def main() -> None:
     """
 
 
-for command in (sweep, tune, measure_command, show, compare, fit, survey, report, check, list_names, doctor):
+for command in (sweep, tune, runs, measure_command, show, compare, fit, survey, report, check, list_names, doctor):
     main.add_command(command)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -197,19 +197,40 @@ instructions_option = click.option(
 """Option for which instructions of the processor training uses; whoever takes it need not do anything."""
 
 
-def chosen_sweep(preset: str | None, config: Path | None, **given: Any) -> tuple[str, Config]:
-    """Return the name of the preset or file that `sweep_options` chose, and its sweep with what else was given."""
+class ChosenSweep(NamedTuple):
+    """What `sweep_options` chose.
+
+    Parameters
+    ----------
+    source
+        Name of the preset or file.
+    name
+        For the folder of its run: the source, and what else was given.
+    config
+        The sweep, with what else was given.
+    """
+
+    source: str
+    name: str
+    config: Config
+
+
+def chosen_sweep(preset: str | None, config: Path | None, **given: Any) -> ChosenSweep:
+    """Return the sweep that `sweep_options` chose."""
     if preset and config:
         raise click.UsageError("give either --preset or --config")
     from profl.bench.config import GRID, override, read_config, read_options
     from profl.bench.presets import preset as preset_file
+    from profl.bench.run_name import run_name
 
     config = config or preset_file(preset or "default")
     grid, options = {axis: given.pop(axis) for axis in GRID}, read_options(given.pop("option"))
-    chosen = override(read_config(config), grid, options, **given)
+    base = read_config(config)
+    chosen = override(base, grid, options, **given)
+    name = run_name(config.stem, base, chosen)
     if not chosen.memory_only:
         chosen = replace(chosen, gpu=available(chosen.gpu))
-    return config.stem, chosen
+    return ChosenSweep(config.stem, name, chosen)
 
 
 def chosen_workloads(

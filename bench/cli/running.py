@@ -55,7 +55,7 @@ def carry_out(
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.results.folder import cell_folders, folder_of
     from profl.bench.results.record import read_record
-    from profl.bench.results.run import check_one_recipe
+    from profl.bench.results.runs import at_work, make_way
     from profl.bench.sweep import run_sweep
     from profl.bench.terminal import Terminal
 
@@ -64,7 +64,13 @@ def carry_out(
     console = Terminal(stderr=True)
     for cell in todo:
         read_record(folder_of(cell, run))
-    check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
+    if removed := make_way(run, todo):
+        console.print(
+            f"removed from {run}: {len(removed)} {'cell' if len(removed) == 1 else 'cells'} of another recipe that had "
+            "not finished a round",
+            highlight=False,
+            soft_wrap=True,
+        )
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
     kept = f", and {finished} rounds of others" if finished else ""
@@ -78,7 +84,11 @@ def carry_out(
     differences = {folder.path.name: mixture([*folder.environments(), now]) for folder in cell_folders(run)}
     otherwise = {name: difference for name, difference in differences.items() if difference}
     trains = any(not cell.memory_only for cell in missing)
-    with if_stopped(f"finished rounds are kept in {run}: run the same command to go on"), listener as progress:
+    with (
+        if_stopped(f"finished rounds are kept in {run}: run the same command to go on"),
+        at_work(run),
+        listener as progress,
+    ):
         if trains and otherwise:
             progress.trained_otherwise(otherwise)
         run_sweep(possible, run, engine, prober, progress)

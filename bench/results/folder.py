@@ -296,6 +296,11 @@ def cell_folders(run: Path) -> list[CellFolder]:
     return [folder for folder in _folders(run) if _NAME.fullmatch(folder.path.name) and folder.begun]
 
 
+def named_as_cells(run: Path) -> list[Path]:
+    """Return the folders in a run that have the name of a cell, begun or not."""
+    return [folder.path for folder in _folders(run) if _NAME.fullmatch(folder.path.name)]
+
+
 def strays(run: Path, cells: Collection[Cell] = ()) -> list[str]:
     """Return the names of folders beside a run's cells that are none of its cells, nor of those that are given.
 
