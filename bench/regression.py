@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from profl.bench.cell import Cell
 from profl.bench.config import Config, experiments
 from profl.bench.errors import InputError
+from profl.bench.files import naming
 from profl.bench.fleet import parse_bytes
 from profl.bench.measuring import workloads
 from profl.bench.memory.footprint import Footprint
@@ -252,7 +253,8 @@ def write_junit(path: Path, checked: Mapping[str, tuple[Iterable[str], Sequence[
             elif name in found:
                 ElementTree.SubElement(case, "system-out").text = str(found[name])
     path.parent.mkdir(parents=True, exist_ok=True)
-    ElementTree.ElementTree(suites).write(path, encoding="utf-8", xml_declaration=True)
+    with naming(path):
+        ElementTree.ElementTree(suites).write(path, encoding="utf-8", xml_declaration=True)
 
 
 def github_annotation(file: Path, difference: Difference) -> str:

@@ -292,7 +292,7 @@ def test_a_study_of_ones_own_is_guarded_beside_others(tmp_path: Path):
     # Another width: both files no longer hold what the sweep measures.
     study.write_text(STUDY.replace("[2]", "[3]"))
     failed = check("--junit", str(tmp_path / "memory.xml"))
-    assert failed.exit_code == 1
+    assert failed.exit_code == 3
     for name in ("mine.json", "mine-t4.json"):
         assert f"{name}: added    exclusive/full model of resnet18 width 3" in failed.output
         assert f"{name}: missing  exclusive/full model of resnet18 width 2" in failed.output

@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from profl.bench.errors import unknown
-from profl.bench.instructions import AVX2, INSTRUCTIONS, choose
+from profl.bench import instructions
+from profl.bench.errors import choose, nearest, unknown
+from profl.bench.instructions import AVX2, INSTRUCTIONS
 
 if TYPE_CHECKING:
     from profl.bench.config import Config
     from profl.bench.training import TrainingWorkload
 
 T = TypeVar("T")
+
+
+class OneOf(click.Choice[str]):
+    """One of a few words; another is refused with the one that it nearly is."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        if value in self.choices:
+            return str(value)
+        words = list(map(str, self.choices))
+        self.fail(f"unknown '{value}': {choose(nearest(str(value), words), ', '.join(words))}", parameter, context)
 
 
 def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
@@ -144,7 +155,7 @@ engine_options = _with(
     [
         click.option(
             "--engine",
-            type=click.Choice(("local", "ray")),
+            type=OneOf(("local", "ray")),
             default="local",
             show_default=True,
             help="Who runs the cells: processes of this machine, or a Ray cluster.",
@@ -181,13 +192,13 @@ cells_option = click.option(
 
 
 def _choose_instructions(_context: click.Context, _parameter: click.Parameter, value: str) -> None:
-    if notice := choose(value):
+    if notice := instructions.choose(value):
         click.echo(notice, err=True)
 
 
 instructions_option = click.option(
     "--instructions",
-    type=click.Choice(INSTRUCTIONS),
+    type=OneOf(INSTRUCTIONS),
     default=AVX2,
     show_default=True,
     expose_value=False,

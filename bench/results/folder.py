@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError
-from profl.bench.files import write_whole
+from profl.bench.files import naming, write_whole
 from profl.bench.memory.timeline import unpack
 from profl.bench.results.checkpoint import read_checkpoint, write_checkpoint
 from profl.bench.results.checksum import sealed, unsealed
@@ -204,7 +204,8 @@ class CellFolder:
         InputError
             If the checkpoint holds what could not be read back.
         """
-        with open(self.path / "rounds.jsonl", "a") as rows:
+        path = self.path / "rounds.jsonl"
+        with naming(path), open(path, "a") as rows:
             rows.write(self._line(row))
             rows.flush()
             os.fsync(rows.fileno())
