@@ -34,4 +34,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def choose(meant: str | None, known: str) -> str:
     """Return the remedy for a name that is not known: what may be ``meant``, then what there is to choose from."""
-    return f"did you mean '{meant}'? Choose one of {known}" if meant else f"choose one of {known}"
+    return remedy(meant, f"choose one of {known}")
+
+
+def remedy(meant: str | None, otherwise: str) -> str:
+    """Return what to do about a word that is not known: ask for what may be ``meant``, then say ``otherwise``."""
+    return f"did you mean '{meant}'? {otherwise[0].upper()}{otherwise[1:]}" if meant else otherwise

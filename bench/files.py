@@ -20,11 +20,23 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
-        yield partial
-        _to_disk(partial)
-        os.replace(partial, path)
+        with naming(path):
+            yield partial
+            _to_disk(partial)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error in the block say which file is to be written, where it does not itself: as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def read_bounded(path: Path, most: int) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, choose, nearest
 from profl.bench.files import read_bounded
 
 UNITS = {
@@ -52,9 +52,15 @@ def parse_bytes(text: str) -> int:
     if amount is None:
         raise InputError(f"'{text}' is not an amount of memory: write a number and a unit, as in 512MiB")
     number, unit = amount.groups()
-    size = int(Fraction(number) * _unit_bytes(unit, text))
-    if size < 1:
+    return _bytes(number, unit, text)
+
+
+def _bytes(number: str, unit: str, text: str, or_share: bool = False) -> int:
+    if Fraction(number) <= 0:
         raise InputError(f"'{text}' is not above zero: a budget is at least one byte")
+    size = int(Fraction(number) * _unit_bytes(unit, text, Fraction(number), or_share))
+    if size < 1:
+        raise InputError(f"'{text}' is less than a byte: write a larger number or unit")
     _check_size(size, text)
     return size
 
@@ -124,7 +130,7 @@ class Tier:
         if match := _AMOUNT.fullmatch(text):
             number, unit = match.groups()
             if unit != "%":
-                return cls(text, scale=Fraction(parse_bytes(text)))
+                return cls(text, scale=Fraction(_bytes(number, unit, text, or_share=True)))
             if Fraction(number) <= 0:
                 raise InputError(f"tier '{text}' is not above zero: write a share such as 50%")
             _check_share(Fraction(number), text)
@@ -147,7 +153,7 @@ class Tier:
         relative = unit == "%"
         if low_percent and not relative:
             raise InputError(f"tier '{text}' mixes a share and an amount: write 100..900MB or 20%..120%")
-        scale = 1 if relative else _unit_bytes(unit, text)
+        scale = 1 if relative else _unit_bytes(unit, text, Fraction(high), or_share=True)
         if relative:
             _check_share(int(high), text)
         else:
@@ -303,12 +309,19 @@ class Holdings:
         )
 
 
-def _unit_bytes(unit: str, text: str) -> int:
-    if unit.lower() not in _BYTES_BY_NAME:
-        problem = f"has the unknown unit '{unit}'" if unit else "has no unit"
-        share = "" if unit else f", or {text}% for a share of the full model's least budget"
-        raise InputError(f"'{text}' {problem}: use one of {', '.join(UNITS)}{share}")
-    return _BYTES_BY_NAME[unit.lower()]
+def _unit_bytes(unit: str, text: str, largest: Fraction, or_share: bool) -> int:
+    """Return the bytes of a unit; without one, say how the text may be written, as a share too where that is taken."""
+    if unit.lower() in _BYTES_BY_NAME:
+        return _BYTES_BY_NAME[unit.lower()]
+    if unit == "%":
+        raise InputError(f"'{text}' is a share, but an amount is asked for: write a number and a unit, as in 512MiB")
+    if unit:
+        raise InputError(f"'{text}' has the unknown unit '{unit}': {choose(nearest(unit, UNITS), ', '.join(UNITS))}")
+    likely = "MiB" if largest < 10**6 else "B"
+    share = (
+        f", or {text}% for a share of the full model's least budget" if or_share and largest <= _LARGEST_SHARE else ""
+    )
+    raise InputError(f"'{text}' has no unit: use one of {', '.join(UNITS)}, as in {text}{likely}{share}")
 
 
 _LARGEST_SHARE = 10**6

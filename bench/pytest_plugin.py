@@ -85,10 +85,13 @@ def _collect_conformance(config: pytest.Config, names: list[str]) -> None:
     config.args = [*named, str(Path(__file__).with_name("conformance.py"))]
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test whose marker is wrong fail alone, before anything is set up for it."""
+    try:
         _demand(item)
+    except ValueError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -183,17 +186,17 @@ def _demand(item: pytest.Item) -> tuple[list[_Limit], str]:
 
     Raises
     ------
-    pytest.UsageError
+    ValueError
         If an argument is wrong, or two of the limits name different GPUs.
     """
     try:
         closest_first = [peak_memory(*mark.args, **mark.kwargs) for mark in item.iter_markers("peak_memory")]
     except (TypeError, ValueError) as error:
-        raise pytest.UsageError(f"{item.nodeid}: marker peak_memory: {error}") from None
+        raise ValueError(f"marker peak_memory: {error}") from None
     limits = list({limit.quantity: limit for limit in reversed(closest_first)}.values())
     gpus = {limit.gpu for limit in limits if limit.gpu}
     if len(gpus) > 1:
-        raise pytest.UsageError(f"{item.nodeid}: its markers peak_memory name several GPUs, {sorted(gpus)}: name one")
+        raise ValueError(f"its markers peak_memory name several GPUs, {sorted(gpus)}: name one")
     return limits, next((limit.gpu for limit in closest_first if limit.gpu), _DEFAULT_GPU)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from profl.bench.cell import Cell
 from profl.bench.config import Config, experiments
 from profl.bench.errors import InputError
+from profl.bench.files import naming
 from profl.bench.fleet import parse_bytes
 from profl.bench.measuring import workloads
 from profl.bench.memory.footprint import Footprint
@@ -142,6 +143,7 @@ def allowed_bytes(tolerance: str, expected_bytes: int) -> int:
 def compare(reference: Measurement, measured: Measurement) -> list[Difference]:
     """Return every difference: changed, tolerated, added and missing entries; empty if there is none.
 
+    The same task of a method in another setting, such as a larger batch, is changed, whatever a tolerance says.
     A tolerance of the reference applies where the environments differ or the GPU is physical; one for all entries
     then lets the environment differ too. Everywhere else one byte is a change.
     """
@@ -151,9 +153,49 @@ def compare(reference: Measurement, measured: Measurement) -> list[Difference]:
     for_all = reference.get("tolerance") if inexact else None
     kind = TOLERATED if for_all else "changed"
     found = [Difference(ENVIRONMENT, kind, tuple(text for text, _ in environment))] if environment else []
-    for name in sorted(reference["metrics"].keys() | measured["metrics"].keys()):
-        found += _entry(name, reference, measured, tolerances.get(name, for_all))
+    known, now = reference["metrics"].keys(), measured["metrics"].keys()
+    earlier = _in_another_setting(known - now, now - known)
+    for name in sorted((known | now) - set(earlier.values())):
+        if name in earlier:
+            found.append(_of_another_setting(name, earlier[name], reference, measured))
+        else:
+            found += _entry(name, reference, measured, tolerances.get(name, for_all))
     return found
+
+
+def _in_another_setting(missing: Collection[str], added: Collection[str]) -> dict[str, str]:
+    """Return which entry that is missing is the same task as one that is added: by the latter's name.
+
+    Of several settings the ones that differ in least belong together; where that leaves a choice, none do.
+    """
+    pairs = {}
+    for name in added:
+        earlier = _closest(name, missing)
+        if earlier is not None and _closest(earlier, added) == name:
+            pairs[name] = earlier
+    return pairs
+
+
+def _closest(name: str, others: Iterable[str]) -> str | None:
+    """Return the entry of the same task whose setting differs in least; None if there is none, or several are alike."""
+    task, setting = _task_and_setting(name)
+    same = [other for other in others if _task_and_setting(other)[0] == task]
+    differing = {other: len(setting ^ _task_and_setting(other)[1]) for other in same}
+    closest = [other for other in same if differing[other] == min(differing.values())]
+    return closest[0] if len(closest) == 1 else None
+
+
+def _task_and_setting(entry: str) -> tuple[str, set[str]]:
+    """Take ``profl/grow 1 of resnet18 width 64, 10 classes, batch 64`` apart."""
+    task, _, setting = entry.partition(" of ")
+    return task, set(setting.split(", "))
+
+
+def _of_another_setting(name: str, earlier: str, reference: Measurement, measured: Measurement) -> Difference:
+    (_, before), (_, now) = _task_and_setting(earlier), _task_and_setting(name)
+    setting = f"the setting was {', '.join(sorted(before - now))}, is {', '.join(sorted(now - before))}"
+    changes = [text for text, _ in _changes(reference["metrics"][earlier], measured["metrics"][name])]
+    return Difference(name, "changed", (setting, *changes), measured.get("commands", {}).get(name))
 
 
 def _is_inexact(reference: Measurement, measured: Measurement) -> bool:
@@ -252,7 +294,8 @@ def write_junit(path: Path, checked: Mapping[str, tuple[Iterable[str], Sequence[
             elif name in found:
                 ElementTree.SubElement(case, "system-out").text = str(found[name])
     path.parent.mkdir(parents=True, exist_ok=True)
-    ElementTree.ElementTree(suites).write(path, encoding="utf-8", xml_declaration=True)
+    with naming(path):
+        ElementTree.ElementTree(suites).write(path, encoding="utf-8", xml_declaration=True)
 
 
 def github_annotation(file: Path, difference: Difference) -> str:

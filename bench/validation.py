@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -61,6 +62,9 @@ def describe(error: ValidationError, source: str = "", kind: type | None = None)
         problem = f"{', '.join(missing[:5])}{more} {'is' if len(missing) == 1 else 'are'} missing"
     else:
         problem = f"{name} cannot be {_shortened(repr(first['input']))}: {first['msg'].lower()}".lstrip()
+        choices = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+        if meant := nearest(str(first["input"]), choices):
+            problem += f"; did you mean '{meant}'?"
     return f"{source}: {problem}" if source else problem
 
 

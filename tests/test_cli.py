@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from profl.bench.cli.options import Part
 from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.results import CellFolder
+from profl.bench.results.folder import folder_of
 from tests.conftest import unchecked
 
 SMALL = """
@@ -75,8 +77,28 @@ def test_a_second_sweep_repeats_nothing(run: Path):
     result = profl("sweep", "--config", run.parent / "small.toml", "--output", run, "--workers", 1)
     assert result.exit_code == 0
     assert "3 cells" in result.output
-    assert "3 of them done already" in " ".join(result.output.split())
+    assert f"3 cells in {run}: 3 are done\n" in result.stderr
     assert {path: path.read_bytes() for path in (run / "cells").rglob("*") if path.is_file()} == before
+
+
+def test_a_cell_of_another_recipe_without_a_round_blocks_nothing(run: Path, tmp_path: Path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    cell = CellFolder(next((copy / "cells").iterdir())).cell()
+    other = replace(cell, recipe=replace(cell.recipe, rounds=9))
+    folder_of(other, copy).begin(other.to_dict())  # as if interrupted while its memory was measured
+    result = profl("sweep", "--config", run.parent / "small.toml", "--output", copy, "--workers", 1, "--cells", "1/1")
+    assert result.exit_code == 0, result.output
+    assert f"removed from {copy}: 1 cell of another recipe that had not finished a round" in result.stderr
+    assert sorted(path.name for path in (copy / "cells").iterdir()) == sorted(
+        path.name for path in (run / "cells").iterdir()
+    )
+
+
+def test_the_folder_follows_what_is_given(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("sweep", "--config", run.parent / "small.toml", "--workers", 1, "--cells", "9/9")  # there are three
+    assert profl(*given).stderr.startswith("0 cells in results/run-small\n")
+    assert profl(*given, "--width", 8).stderr.startswith("0 cells in results/run-small-width8\n")
 
 
 def test_folders_that_are_no_cells_stop_neither_sweep_nor_report(run: Path, tmp_path: Path):
@@ -94,7 +116,7 @@ def test_folders_that_are_no_cells_stop_neither_sweep_nor_report(run: Path, tmp_
     assert "and 1 more, which are no cells of a sweep" in report.stderr
     result = profl("sweep", "--config", run.parent / "small.toml", "--output", copy, "--workers", 1)
     assert result.exit_code == 0, result.output
-    assert "2 of them done already" in " ".join(result.stderr.split())
+    assert f"3 cells in {copy}: 2 are done, of the others 2 of 2 rounds\n" in result.stderr
     assert lost.name not in result.stderr.splitlines()[0]
     assert not (lost / "cell.json.partial").exists()
     assert (lost / "rounds.jsonl").read_bytes() == rows
@@ -173,7 +195,10 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
             ["sweep", "--preset", "smoke", "--memory-only", "--gpu", "cuda"],
             "memory_only needs a virtual GPU, not 'cuda'",
         ),
-        (["sweep", "--preset", "smoke", "--partition", "ii"], "unknown partition 'ii': write iid, "),
+        (
+            ["sweep", "--preset", "smoke", "--partition", "ii"],
+            "unknown partition 'ii': did you mean 'iid'? Write iid, ",
+        ),
         (["sweep", "--preset", "smoke", "--rounds", "0"], "command line: recipe.rounds cannot be 0"),
         (
             ["sweep", "--preset", "smoke", "--gpu", "virtual:abacus", "--output", "x"],
@@ -184,7 +209,7 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
             "--address is that of a Ray cluster: give --engine ray",
         ),
         (["sweep", "--preset", "smoke", "--engine", "ray", "--workers", "2"], "--workers is for --engine local"),
-        (["sweep", "--preset", "smoke", "--engine", "flower"], "'flower' is not one of 'local', 'ray'"),
+        (["sweep", "--preset", "smoke", "--engine", "flower"], "unknown 'flower': choose one of local, ray"),
         (["sweep", "--preset", "smoke", "--cells", "0/8"], "'0/8' is no part of a grid: give i/n with i from 1 to n"),
         (["sweep", "--preset", "smoke", "--cells", "9/8"], "'9/8' is no part of a grid"),
         (["sweep", "--preset", "smoke", "--cells", "half"], "'half' is no part of a grid"),

@@ -1,4 +1,6 @@
 import random
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +46,15 @@ def test_bytes_are_read(text, size):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("512", "'512' has no unit: use one of B, kB, MB, .*TiB, or 512% for a share of the full model's least budget"),
-        ("512MX", "'512MX' has the unknown unit 'MX'"),
-        ("50%", "'50%' has the unknown unit '%'"),
+        ("512", "'512' has no unit: use one of B, kB, MB, .*TiB, as in 512MiB$"),
+        ("512MX", "'512MX' has the unknown unit 'MX': choose one of B, kB"),
+        ("2GiBs", "'2GiBs' has the unknown unit 'GiBs': did you mean 'GiB'. Choose one of B, kB"),
+        ("50%", "'50%' is a share, but an amount is asked for: write a number and a unit, as in 512MiB"),
         ("0MB", "'0MB' is not above zero"),
         ("-3MB", "'-3MB' is not above zero"),
-        ("0.5B", "'0.5B' is not above zero"),
+        ("0", "'0' is not above zero"),
+        ("-5%", "'-5%' is not above zero"),
+        ("0.5B", "'0.5B' is less than a byte: write a larger"),
         ("NaN", "'NaN' is not an amount of memory: .* 512MiB"),
         ("infMB", "'infMB' is not an amount"),
         ("", "'' is not an amount"),
@@ -60,6 +65,19 @@ def test_bytes_are_read(text, size):
 def test_malformed_bytes(text, message):
     with pytest.raises(InputError, match=message):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["1", "256", "1.5", "999999", "1000000", "268435456", "100..900", "1..2000000"])
+@pytest.mark.parametrize("read", [parse_bytes, Tier.parse])
+def test_what_is_offered_for_a_missing_unit_is_taken(read: Callable[[str], object], text: str):
+    if ".." in text and read is parse_bytes:
+        return
+    with pytest.raises(InputError) as told:
+        read(text)
+    offered = re.findall(r"(?:as in |, or )([^ ,]+)", str(told.value))
+    assert f"{text}B" in offered or f"{text}MiB" in offered
+    for one in offered:
+        read(one)
 
 
 @pytest.mark.parametrize(

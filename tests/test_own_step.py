@@ -133,5 +133,5 @@ def test_a_virtual_gpu_may_be_named_alone(script: Path):
     assert status == 1
     assert "did you mean 'virtual:t4'?" in printed
     status, printed = profl("measure", f"{script}:no_function", "--gpu", "t4")
-    assert status == 1
+    assert status == 4
     assert "has no function 'no_function'" in printed  # so the GPU was found

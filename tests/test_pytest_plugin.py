@@ -125,7 +125,7 @@ def test_what_cannot_be_measured_fails_with_the_reason(suite: Suite):
     )
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
-        ["E  *GpuUnavailable: unknown GPU 'virtual:abacus': choose one of *", "E *returned 3 things*"]
+        ["E  *UnknownGpu: unknown GPU 'virtual:abacus': choose one of *", "E *returned 3 things*"]
     )
     result.stdout.no_fnmatch_line("*probe.py*")
 
@@ -145,11 +145,13 @@ def test_what_cannot_be_measured_fails_with_the_reason(suite: Suite):
         ),
     ],
 )
-def test_wrong_arguments_are_refused_before_any_test_runs(suite: Suite, arguments: str, message: str):
-    result = suite.run(f"@pytest.mark.peak_memory({arguments})\ndef test_step(memory_footprint): pass")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: *.py::test_step: marker peak_memory: {message}"])
-    result.assert_outcomes()
+def test_wrong_arguments_are_an_error_of_their_test_alone(suite: Suite, arguments: str, message: str):
+    marked = f"@pytest.mark.peak_memory({arguments})\ndef test_step(memory_footprint): raise NotImplementedError"
+    result = suite.run(f"def test_before(): pass\n{marked}\ndef test_behind(): pass")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*ERROR at setup of test_step*", f"marker peak_memory: {message}"])
+    result.stdout.no_fnmatch_line("*pytest_plugin.py*")
+    result.assert_outcomes(passed=2, errors=1)
 
 
 def test_markers_that_name_two_gpus_are_refused(suite: Suite):
@@ -161,8 +163,8 @@ def test_markers_that_name_two_gpus_are_refused(suite: Suite):
             memory_footprint(chain)
         """
     )
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*.py::test_step: its markers peak_memory name several GPUs, *h100*t4*: name one"])
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["its markers peak_memory name several GPUs, *h100*t4*: name one"])
 
 
 def test_every_quantity_has_a_limit_of_its_own_and_the_closest_counts(suite: Suite):

@@ -15,6 +15,7 @@ from profl.bench.memory.footprint import Portion
 from profl.bench.presets import presets
 from profl.bench.reference import Sweep, read_reference, reference_files, write_reference
 from profl.bench.regression import (
+    ENVIRONMENT,
     Difference,
     _command,
     _portions,
@@ -160,6 +161,41 @@ def test_a_tolerance_does_not_blur_what_can_be_exact():
     )
 
 
+def in_settings(*settings: str, size: int = 5) -> dict:
+    return {"metrics": {f"fedavg/full model of {setting}": {"peak_requested_bytes": size} for setting in settings}}
+
+
+def test_the_same_task_in_another_setting_is_changed_and_no_tolerance_lets_it_pass():
+    reference = measured(**in_settings("net width 2, batch 32", "net width 3, batch 32"))
+    now = measured(**in_settings("net width 2, batch 16", "net width 3, batch 16", size=4))
+    found = compare({**reference, "tolerance": "99%", "environment": {"torch": "another"}}, now)
+    found = [difference for difference in found if difference.entry != ENVIRONMENT]
+    assert [(one.entry, one.kind, one.details) for one in found] == [
+        (
+            f"fedavg/full model of net width {width}, batch 16",
+            "changed",
+            ("the setting was batch 32, is batch 16", "peak_requested_bytes was 5, is 4 (-1)"),
+        )
+        for width in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kinds"),
+    [
+        (["net, batch 1"], ["net, batch 2", "net, batch 3"], ["added", "added", "missing"]),  # which of both?
+        (["net, batch 1", "net, batch 2"], ["net, batch 3"], ["added", "missing", "missing"]),
+        (["net, batch 1"], ["net, batch 1", "net, batch 2"], ["added"]),
+        (["net, batch 1"], [], ["missing"]),
+        (["net width 1, batch 1"], ["other width 2, batch 2"], ["changed"]),
+    ],
+)
+def test_what_may_be_the_same_task_as_several_is_added_and_missing(before: list, after: list, kinds: list):
+    now = in_settings(*after) if after else {"metrics": {}}
+    found = compare(measured(**in_settings(*before)), measured(**now))
+    assert sorted(difference.kind for difference in found) == kinds
+
+
 def test_tolerances_of_entries_that_are_gone_go_too(tmp_path: Path):
     write_reference(tmp_path / "a.json", DEFAULT, REFERENCE, {"tolerance": "1%", "tolerances": {"a": "2%", "z": "3%"}})
     _, reference = read_reference(tmp_path / "a.json")
@@ -292,11 +328,11 @@ def test_a_study_of_ones_own_is_guarded_beside_others(tmp_path: Path):
     # Another width: both files no longer hold what the sweep measures.
     study.write_text(STUDY.replace("[2]", "[3]"))
     failed = check("--junit", str(tmp_path / "memory.xml"))
-    assert failed.exit_code == 1
+    assert failed.exit_code == 3
     for name in ("mine.json", "mine-t4.json"):
-        assert f"{name}: added    exclusive/full model of resnet18 width 3" in failed.output
-        assert f"{name}: missing  exclusive/full model of resnet18 width 2" in failed.output
-    assert len(list(ElementTree.parse(tmp_path / "memory.xml").iter("failure"))) == 4
+        assert f"{name}: changed  exclusive/full model of resnet18 width 3" in failed.output
+        assert "the setting was resnet18 width 2, is resnet18 width 3" in failed.output
+    assert len(list(ElementTree.parse(tmp_path / "memory.xml").iter("failure"))) == 2
 
 
 def test_one_name_for_two_sweeps_is_refused(tmp_path: Path):

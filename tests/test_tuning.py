@@ -107,7 +107,7 @@ def test_tuning_prints_a_table_for_the_file_and_is_not_repeated(tmp_path: Path):
     assert len(lone) == 4
     again = profl("tune", *arguments)
     assert again.stdout == done.stdout
-    assert "2 of them done already" in " ".join(again.stderr.split())
+    assert ": 2 are done" in " ".join(again.stderr.split())
     assert {file: file.read_bytes() for folder in lone for file in folder.iterdir()} == before
     further = profl("tune", *arguments[:4], "--method", "heterofl", "--learning-rate", 0.1, *arguments[8:])
     assert further.exit_code == 0, further.output

@@ -5,11 +5,14 @@ A command's module imports click alone, and its function what the command needs:
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from textwrap import indent
 from typing import Any
 
 import click
@@ -17,10 +20,12 @@ import click
 from profl.bench.cli.check import check
 from profl.bench.cli.compare import compare
 from profl.bench.cli.doctor import doctor
+from profl.bench.cli.exit_codes import Ended, ExitCode, code_of, table
 from profl.bench.cli.fit import fit
 from profl.bench.cli.list import list_names
 from profl.bench.cli.measure import measure_command
 from profl.bench.cli.report import report
+from profl.bench.cli.runs import runs
 from profl.bench.cli.show import show
 from profl.bench.cli.survey import survey
 from profl.bench.cli.sweep import sweep
@@ -31,23 +36,33 @@ from profl.bench.errors import InputError, in_one_line
 class Friendly(click.Group):
     """A group whose commands end Ctrl-C, bad input, and files that cannot be read or written, with one line."""
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with _ended_in_one_line():  # here --help is printed
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _ended_in_one_line():
             _print_any_text()
             with _terminated_like_ctrl_c():
                 return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            click.echo("; ".join(["stopped", *map(str, stop.args)]), err=True)
-            raise SystemExit(130) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort):  # --help among them
+
+
+@contextmanager
+def _ended_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        click.echo("; ".join(["stopped", *map(str, stop.args)]), err=True)
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except (click.ClickException, click.exceptions.Exit, click.Abort):  # --help among them
+        raise
+    except BrokenPipeError:  # of `| head`, which click ends without a word
+        raise
+    except Exception as error:
+        line = _in_one_line(error)
+        if line is None:
             raise
-        except BrokenPipeError:  # of `| head`, which click ends without a word
-            raise
-        except Exception as error:
-            line = _in_one_line(error)
-            if line is None:
-                raise
-            raise click.ClickException(line) from error
+        raise Ended(line, code_of(error)) from error
 
 
 def _in_one_line(error: Exception) -> str | None:
@@ -63,8 +78,19 @@ def _in_one_line(error: Exception) -> str | None:
         case InputError() | GpuUnavailable() | MeasurementFailed():
             return printable(in_one_line(error))
         case OSError():
-            return printable(f"{error.filename or 'a file'}: {error.strerror or error}")
+            return printable(f"{_place(error)}: {error.strerror or error}")
     return None
+
+
+def _place(error: OSError) -> str:
+    """Return the file that could not be read or written: also standard output, which may be one."""
+    if error.filename is not None:
+        return os.fsdecode(error.filename)
+    *_, (raised, _) = traceback.walk_tb(error.__traceback__)
+    if raised.f_globals["__name__"].partition(".")[0] not in ("click", "rich"):  # who print
+        return "a file"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try once more at its end, and complain
+    return "standard output"
 
 
 def _print_any_text() -> None:
@@ -87,14 +113,18 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-COMPLETION = """\b
+EPILOG = f"""\b
+How commands end, for scripts:
+{indent(table(), "  ")}
+
+\b
 To complete commands, options and names with the tab key, put into ~/.bashrc:
   eval "$(_PROFL_COMPLETE=bash_source profl)"
-  COMP_WORDBREAKS=${COMP_WORDBREAKS//:}  # virtual:h100 is one word
+  COMP_WORDBREAKS=${{COMP_WORDBREAKS//:}}  # virtual:h100 is one word
 Other shells: zsh_source and fish_source, and no second line."""
 
 
-@click.group(cls=Friendly, epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Friendly, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="profl")
 def main() -> None:
     """Measured training memory of ProFL and its rivals in memory-constrained federated learning.
@@ -109,5 +139,5 @@ def main() -> None:
     """
 
 
-for command in (sweep, tune, measure_command, show, compare, fit, survey, report, check, list_names, doctor):
+for command in (sweep, tune, runs, measure_command, show, compare, fit, survey, report, check, list_names, doctor):
     main.add_command(command)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from profl.bench.cli.exit_codes import Ended, ExitCode
 from profl.bench.cli.options import named, tracked
 
 
@@ -34,7 +35,7 @@ def check(
 ) -> None:
     """Compare every committed footprint with what is measured now, to the byte.
 
-    Lists changed, added and missing entries of every reference file and exits non-zero on any. In GitHub Actions each
+    Lists changed, added and missing entries of every reference file and ends with 3 on any. In GitHub Actions each
     is also an annotation. What a tolerance of a file lets pass is counted.
 
     \b
@@ -81,6 +82,7 @@ def check(
     if junit:
         write_junit(junit, result)
     if not update and any(found.fails for _, differences in result.values() for found in differences):
-        raise click.ClickException(
-            f"memory differs from {folder}: accept it with 'profl check --reference {folder} --update'"
+        raise Ended(
+            f"memory differs from {folder}: accept it with 'profl check --reference {folder} --update'",
+            ExitCode.DIFFERENT,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from profl.bench.cli.exit_codes import ExitCode
+
 
 @click.command()
 def doctor() -> None:
@@ -27,4 +29,4 @@ def doctor() -> None:
             whole = whole and not finding.remedy
     Terminal().print(table)
     if not whole:
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.FAILED)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from profl.bench.cli.options import OneOf
+
 if TYPE_CHECKING:
     from profl.bench.memory.gpu.profile import Profile
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 @click.command(name="list")
 @click.argument(
     "kind",
-    type=click.Choice(["methods", "models", "datasets", "gpus", "presets", "techniques", "deviations", "cards"]),
+    type=OneOf(["methods", "models", "datasets", "gpus", "presets", "techniques", "deviations", "cards"]),
     required=False,
 )
 def list_names(kind: str | None) -> None:

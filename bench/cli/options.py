@@ -6,18 +6,29 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from profl.bench.errors import unknown
-from profl.bench.instructions import AVX2, INSTRUCTIONS, choose
+from profl.bench import instructions
+from profl.bench.errors import choose, nearest, unknown
+from profl.bench.instructions import AVX2, INSTRUCTIONS
 
 if TYPE_CHECKING:
     from profl.bench.config import Config
     from profl.bench.training import TrainingWorkload
 
 T = TypeVar("T")
+
+
+class OneOf(click.Choice[str]):
+    """One of a few words; another is refused with the one that it nearly is."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        if value in self.choices:
+            return str(value)
+        words = list(map(str, self.choices))
+        self.fail(f"unknown '{value}': {choose(nearest(str(value), words), ', '.join(words))}", parameter, context)
 
 
 def several(flag: str, text: str, kind: Any = str, **more: Any) -> Callable[[Any], Any]:
@@ -144,7 +155,7 @@ engine_options = _with(
     [
         click.option(
             "--engine",
-            type=click.Choice(("local", "ray")),
+            type=OneOf(("local", "ray")),
             default="local",
             show_default=True,
             help="Who runs the cells: processes of this machine, or a Ray cluster.",
@@ -181,13 +192,13 @@ cells_option = click.option(
 
 
 def _choose_instructions(_context: click.Context, _parameter: click.Parameter, value: str) -> None:
-    if notice := choose(value):
+    if notice := instructions.choose(value):
         click.echo(notice, err=True)
 
 
 instructions_option = click.option(
     "--instructions",
-    type=click.Choice(INSTRUCTIONS),
+    type=OneOf(INSTRUCTIONS),
     default=AVX2,
     show_default=True,
     expose_value=False,
@@ -197,19 +208,40 @@ instructions_option = click.option(
 """Option for which instructions of the processor training uses; whoever takes it need not do anything."""
 
 
-def chosen_sweep(preset: str | None, config: Path | None, **given: Any) -> tuple[str, Config]:
-    """Return the name of the preset or file that `sweep_options` chose, and its sweep with what else was given."""
+class ChosenSweep(NamedTuple):
+    """What `sweep_options` chose.
+
+    Parameters
+    ----------
+    source
+        Name of the preset or file.
+    name
+        For the folder of its run: the source, and what else was given.
+    config
+        The sweep, with what else was given.
+    """
+
+    source: str
+    name: str
+    config: Config
+
+
+def chosen_sweep(preset: str | None, config: Path | None, **given: Any) -> ChosenSweep:
+    """Return the sweep that `sweep_options` chose."""
     if preset and config:
         raise click.UsageError("give either --preset or --config")
     from profl.bench.config import GRID, override, read_config, read_options
     from profl.bench.presets import preset as preset_file
+    from profl.bench.run_name import run_name
 
     config = config or preset_file(preset or "default")
     grid, options = {axis: given.pop(axis) for axis in GRID}, read_options(given.pop("option"))
-    chosen = override(read_config(config), grid, options, **given)
+    base = read_config(config)
+    chosen = override(base, grid, options, **given)
+    name = run_name(config.stem, base, chosen)
     if not chosen.memory_only:
         chosen = replace(chosen, gpu=available(chosen.gpu))
-    return config.stem, chosen
+    return ChosenSweep(config.stem, name, chosen)
 
 
 def chosen_workloads(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from profl.bench.cli.options import OneOf
 from profl.bench.cli.running import tell_strays
 from profl.bench.cli.stopping import if_stopped
 
@@ -27,7 +28,7 @@ from profl.bench.cli.stopping import if_stopped
 )
 @click.option(
     "--axis",
-    type=click.Choice(["rounds", "operations", "bytes"]),
+    type=OneOf(["rounds", "operations", "bytes"]),
     default="rounds",
     show_default=True,
     help="What curves are drawn over: rounds, operations of local training, or bytes sent and received.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from profl.bench.cli.exit_codes import Ended, ExitCode
 from profl.bench.cli.stopping import if_stopped
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def carry_out(
     from profl.bench.progress import SweepEvents, SweepProgress
     from profl.bench.results.folder import cell_folders, folder_of
     from profl.bench.results.record import read_record
-    from profl.bench.results.run import check_one_recipe
+    from profl.bench.results.runs import at_work, make_way
     from profl.bench.sweep import run_sweep
     from profl.bench.terminal import Terminal
 
@@ -64,25 +65,41 @@ def carry_out(
     console = Terminal(stderr=True)
     for cell in todo:
         read_record(folder_of(cell, run))
-    check_one_recipe(run, [*(folder.cell() for folder in cell_folders(run)), *todo])
+    if removed := make_way(run, todo):
+        console.print(
+            f"removed from {run}: {len(removed)} {'cell' if len(removed) == 1 else 'cells'} of another recipe that had "
+            "not finished a round",
+            highlight=False,
+            soft_wrap=True,
+        )
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
-    kept = f", and {finished} rounds of others" if finished else ""
-    done = len(todo) - len(missing)
-    console.print(
-        f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} in {run}, {done} of them done already{kept}",
-        highlight=False,
-    )
+    console.print(_standing(run, todo, missing, finished), highlight=False, soft_wrap=True)
     listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
     now = training_environment()
     differences = {folder.path.name: mixture([*folder.environments(), now]) for folder in cell_folders(run)}
     otherwise = {name: difference for name, difference in differences.items() if difference}
     trains = any(not cell.memory_only for cell in missing)
-    with if_stopped(f"finished rounds are kept in {run}: run the same command to go on"), listener as progress:
+    with (
+        if_stopped(f"finished rounds are kept in {run}: run the same command to go on"),
+        at_work(run),
+        listener as progress,
+    ):
         if trains and otherwise:
             progress.trained_otherwise(otherwise)
         run_sweep(possible, run, engine, prober, progress)
     return progress
+
+
+def _standing(run: Path, todo: Sequence[Cell], missing: Sequence[Cell], finished: int) -> str:
+    """Say how far a sweep is before it goes on: ``3 cells in run: 1 is done, of the others 6 of 40 rounds``."""
+    done = len(todo) - len(missing)
+    told = [f"{done} {'is' if done == 1 else 'are'} done"] if done else []
+    if finished:
+        rounds = f"{finished} of {sum(cell.recipe.rounds for cell in missing)} rounds"
+        told.append(f"of the others {rounds}" if done else f"{rounds} are done")
+    cells = f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} in {run}"
+    return f"{cells}: {', '.join(told)}" if told else cells
 
 
 def tell_strays(run: Path, todo: Sequence[Cell] = ()) -> None:
@@ -101,11 +118,13 @@ def tell_strays(run: Path, todo: Sequence[Cell] = ()) -> None:
 def refuse_incomplete(progress: SweepEvents | SweepProgress, cells: int, run: Path) -> None:
     """End the command with an error if any of a sweep's cells failed or was left to another sweep."""
     if progress.failures:
-        raise click.ClickException(
-            f"{len(progress.failures)} of {cells} cells failed; see error.txt in their folders under {run}/cells"
+        raise Ended(
+            f"{len(progress.failures)} of {cells} cells failed; see error.txt in their folders under {run}/cells",
+            ExitCode.FAILED,
         )
     if progress.taken:
-        raise click.ClickException(
+        raise Ended(
             f"{len(progress.taken)} of {cells} cells were left to another sweep in {run}: run the same command "
-            "when it is over, or choose another --output"
+            "when it is over, or choose another --output",
+            ExitCode.FAILED,
         )

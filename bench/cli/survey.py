@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from profl.bench.cli.exit_codes import ExitCode
 from profl.bench.cli.options import available, named, several
 from profl.bench.cli.stopping import if_stopped
 
@@ -129,7 +130,7 @@ def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> No
         console, f"{len(table)} entries, {len(failed)} failures, measured in {table['seconds'].sum():.0f} s: {output}"
     )
     if len(failed):
-        raise SystemExit(1)
+        raise SystemExit(ExitCode.FAILED)
 
 
 @survey.command()
@@ -222,6 +223,7 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
     """
     from profl.bench.cli.survey_output import print_line, recorders_table
     from profl.bench.errors import unknown
+    from profl.bench.files import naming
     from profl.bench.survey.recorders import SUBJECTS, compare
     from profl.bench.terminal import Terminal
 
@@ -232,7 +234,8 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
     aside, console = Terminal(stderr=True), Terminal()
     table = compare(chosen, lambda name, recorder: print_line(aside, f"{recorder} has recorded {name}"))
     output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(output, index=False)
+    with naming(output):
+        table.to_csv(output, index=False)
     for title, part in table.groupby("subject", sort=False):
         console.print(recorders_table(str(title), part))
     for _, row in table[table["failure"].notna()].iterrows():

@@ -40,7 +40,11 @@ if TYPE_CHECKING:
 @engine_options
 @workers_option
 @cells_option
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run.  [default: results/run-NAME]")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder of the run.  [default: results/run-NAME, by the preset or file and what is given beside]",
+)
 def sweep(
     engine: str,
     address: str | None,
@@ -68,7 +72,7 @@ def sweep(
       profl sweep --config my-study.toml --cells 3/8 --output /shared/run
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
-    name, chosen = chosen_sweep(**given)
+    source, name, chosen = chosen_sweep(**given)
     from profl.bench.config import experiments
     from profl.bench.memory.process.probe import Prober
     from profl.bench.report import closing_table, write_report
@@ -80,8 +84,8 @@ def sweep(
         with if_stopped("nothing was trained, and nothing of a dry run is kept: run the same command to begin again"):
             print_forecasts(possible, workers, as_json)
         return
-    tell_untuned(chosen, name)
-    run = output or Path("results") / f"run-{name}{'-memory' if chosen.memory_only else ''}"
+    tell_untuned(chosen, source)
+    run = output or Path("results") / f"run-{name}"
     runner = chosen_engine(engine, address, workers)
     with Prober() as prober:
         progress = carry_out(possible, run, runner, prober, as_json)
@@ -98,12 +102,12 @@ def sweep(
     refuse_incomplete(progress, len(possible), run)
 
 
-def tell_untuned(chosen: Config, name: str) -> None:
+def tell_untuned(chosen: Config, source: str) -> None:
     """Warn of methods that were given no learning rate of their own beside others that were."""
     untuned = [method for method in chosen.grid.method if method not in chosen.learning_rates]
     if chosen.learning_rates and untuned:
         click.echo(
             f"note: {', '.join(untuned)} will train at the recipe's learning rate, {chosen.recipe.learning_rate:g}, "
-            f"others at rates tuned for them ('profl tune' finds one; [learning_rates] of '{name}' keeps it)",
+            f"others at rates tuned for them ('profl tune' finds one; [learning_rates] of '{source}' keeps it)",
             err=True,
         )

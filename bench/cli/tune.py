@@ -28,7 +28,11 @@ from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
 )
 @instructions_option
 @workers_option
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the runs.  [default: results/tune-NAME]")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder of the runs.  [default: results/tune-NAME, by the same rule as sweep's]",
+)
 def tune(
     learning_rate: tuple[float, ...], held_out_share: float, workers: int | None, output: Path | None, **given: Any
 ) -> None:
@@ -46,7 +50,7 @@ def tune(
       profl tune --config my-study.toml --learning-rate 0.005 --learning-rate 0.02 --learning-rate 0.08
       profl tune --config my-study.toml --method profl --tier 80% --rounds 60 --output results/rates
     """
-    name, config = chosen_sweep(**given)
+    _, name, config = chosen_sweep(**given)
     from rich.table import Table
 
     from profl.bench.config import experiments

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, nearest, remedy
 
 Indices = NDArray[np.int64]
 
@@ -138,10 +138,12 @@ def parse_scheme(text: str) -> Scheme:
             return Natural()
     except ValueError:
         pass  # not a number: the same error as a number out of range
-    raise InputError(
-        f"unknown partition '{text}': write iid, dirichlet:ALPHA with 0 < ALPHA <= {LARGEST_ALPHA:g} as in "
-        "dirichlet:0.5, shards:COUNT with COUNT >= 1 as in shards:2, or natural"
+    kinds = ("iid", "dirichlet", "shards", "natural")
+    forms = (
+        f"write iid, dirichlet:ALPHA with 0 < ALPHA <= {LARGEST_ALPHA:g} as in dirichlet:0.5, "
+        "shards:COUNT with COUNT >= 1 as in shards:2, or natural"
     )
+    raise InputError(f"unknown partition '{text}': {remedy(None if kind in kinds else nearest(kind, kinds), forms)}")
 
 
 def partition(

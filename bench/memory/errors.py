@@ -5,6 +5,10 @@ class GpuUnavailable(RuntimeError):
     """The GPU asked for cannot be had here; the message says which part is missing and the remedy."""
 
 
+class UnknownGpu(GpuUnavailable):
+    """No GPU has this name, or it is none that PyTorch still supports."""
+
+
 class MeasurementFailed(RuntimeError):
     """A workload could not be measured: it raised an error, or its worker process died."""
 

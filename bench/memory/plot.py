@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from profl.bench.files import naming
 from profl.bench.memory.timeline import Timeline
 
 MEBIBYTE = 1 << 20
@@ -76,7 +77,7 @@ def write_timeline(
     figure = timeline_figure(timeline, categories_at_peak, title, colours)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else None  # the same numbers give the same file
-    with rc_context(_SETTINGS):
+    with naming(path), rc_context(_SETTINGS):
         figure.savefig(path, dpi=144, metadata=metadata)
 
 

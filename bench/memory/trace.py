@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from profl.bench.files import naming
 from profl.bench.memory.timeline import Timeline
 
 _PROCESS = 1
@@ -35,7 +36,8 @@ def write_trace(timeline: Timeline, name: str, path: Path) -> None:
         "otherData": {"unit of time": "one allocation or release of the allocator"},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(trace))
+    with naming(path):
+        path.write_text(json.dumps(trace))
 
 
 def _name(kind: str, name: str, thread: int = 0) -> dict[str, Any]:

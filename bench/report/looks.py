@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.colors import to_rgb
 
 from profl.bench.config import read_config
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, choose, nearest
 from profl.bench.presets import preset
 from profl.bench.report.style import GREY
 
@@ -104,7 +104,8 @@ def chosen_method(methods: Iterable[str], chosen: str | None, what: str) -> str 
     """
     known = sorted(set(methods))
     if chosen is not None and chosen not in known:
-        raise InputError(f"method '{chosen}' was not run, so it cannot be {what}: choose one of {', '.join(known)}")
+        there = choose(nearest(chosen, known), ", ".join(known))
+        raise InputError(f"method '{chosen}' was not run, so it cannot be {what}: {there}")
     return chosen
 
 

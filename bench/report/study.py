@@ -54,6 +54,8 @@ class Study:
         Scale at which memory was measured; None if it is that of training.
     held_out_share
         Share of the training data that tests ran on; 0: on the test set.
+    of_rounds
+        How many rounds a cell has when it is done.
     """
 
     model: str
@@ -71,6 +73,7 @@ class Study:
     axis: Axis
     measured_as: str | None
     held_out_share: float
+    of_rounds: int
 
     @property
     def name(self) -> str:
@@ -90,7 +93,7 @@ class Study:
         """The same and how much was trained, for headings of figures of results."""
         held_out = f" · tested on {100 * self.held_out_share:g} % of the training data, held out"
         tested = held_out if self.held_out_share else ""
-        return f"{self.setting} · {self.cells['rounds'].max()} rounds · {self.of_seeds}{tested}"
+        return f"{self.setting} · {self.of_rounds} rounds · {self.of_seeds}{tested}"
 
     @cached_property
     def memory_only(self) -> bool:
@@ -235,18 +238,27 @@ class Study:
 
     @property
     def unfinished(self) -> list[str]:
-        """One entry per missing result: ``depthfl at 30% (failed)``."""
+        """One entry per missing result: ``depthfl at 30% (failed after 12 of 60 rounds)``."""
         found = []
         for method in self.methods:
             for tier in self.tiers:
                 cells = self.cells_of(method, tier)
                 if cells.empty:
                     found.append(f"{method} at {tier} (not run)")
-                for seed, status in zip(cells["seed"], cells["status"], strict=True):
+                for seed, status, rounds in zip(cells["seed"], cells["status"], cells["rounds"], strict=True):
                     if status != "done":
                         which = f"seed {seed}, " if self.seeds > 1 else ""
-                        found.append(f"{method} at {tier} ({which}{status})")
+                        after = f" after {rounds} of {self.of_rounds} rounds" if rounds else ""
+                        found.append(f"{method} at {tier} ({which}{status}{after})")
         return found
+
+    def standing(self, method: str, tier: str) -> list[str]:
+        """Say how far the cells of a pair are, in the short texts that stand in a table in place of a result."""
+        told = []
+        for status, rounds in self.cells_of(method, tier).groupby("status")["rounds"]:
+            span = str(rounds.min()) if rounds.min() == rounds.max() else f"{rounds.min()} to {rounds.max()}"
+            told += [str(status), *([f"{span} of {self.of_rounds} rounds"] if rounds.max() else [])]
+        return told or ["not run"]
 
     @property
     def notes(self) -> list[str]:
@@ -344,6 +356,7 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
             axis,
             run_here[0].measured_scale,
             run_here[0].recipe.held_out_share,
+            run_here[0].recipe.rounds,
         )
 
 

@@ -148,7 +148,7 @@ def _printed(grid: Grid) -> Table:
 def memory_entry(study: Study, method: str, tier: str) -> list[str]:
     """Return what a pair came to whose rounds were run for their memory alone: three short texts."""
     if not study.spreads("seconds")[method, tier].known:
-        return ["?", ", ".join(sorted(set(study.cells_of(method, tier)["status"])) or ["not run"])]
+        return ["?", *study.standing(method, tier)]
     if study.idle(method, tier):
         return ["nobody can train"]
     peak_bytes = study.most("peak_reserved_bytes")[method, tier]
@@ -161,8 +161,7 @@ def _entry(study: Study, method: str, tier: str, best: bool) -> Text:
         return Text("\n".join(memory_entry(study, method, tier)))
     accuracy = study.spreads(SCORE)[method, tier].times(100)
     if not accuracy.known:
-        statuses = sorted(set(study.cells_of(method, tier)["status"])) or ["not run"]
-        return Text("?\n" + ", ".join(statuses), style="dim")
+        return Text("\n".join(["?", *study.standing(method, tier)]), style="dim")
     share = study.spreads("participation_share")[method, tier].mean
     needed = study.spreads("dearest_trained_budget_bytes")[method, tier].mean
     lines = [f"{accuracy.mean:.1f}%" + ("*" if best else " ")]

@@ -29,8 +29,8 @@ def write_checkpoint(path: Path, cell: str, state: Mapping[str, Any]) -> None:
     """
     content = {**state, "cell": cell}
     content["checksum"] = _checksum(content)
-    with replacing(path) as partial:
-        torch.save(content, partial)
+    with replacing(path) as partial, open(partial, "wb") as file:
+        torch.save(content, file)  # into a path, torch does not say that a disk is full
 
 
 def read_checkpoint(path: Path, cell: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from profl.bench.cell import Cell
 from profl.bench.errors import InputError
-from profl.bench.files import write_whole
+from profl.bench.files import naming, write_whole
 from profl.bench.memory.timeline import unpack
 from profl.bench.results.checkpoint import read_checkpoint, write_checkpoint
 from profl.bench.results.checksum import sealed, unsealed
@@ -204,7 +204,8 @@ class CellFolder:
         InputError
             If the checkpoint holds what could not be read back.
         """
-        with open(self.path / "rounds.jsonl", "a") as rows:
+        path = self.path / "rounds.jsonl"
+        with naming(path), open(path, "a") as rows:
             rows.write(self._line(row))
             rows.flush()
             os.fsync(rows.fileno())
@@ -294,6 +295,11 @@ _NAME = re.compile(r".+-[0-9a-f]{8}")
 def cell_folders(run: Path) -> list[CellFolder]:
     """Return the folders of a run's cells that are begun, by name."""
     return [folder for folder in _folders(run) if _NAME.fullmatch(folder.path.name) and folder.begun]
+
+
+def named_as_cells(run: Path) -> list[Path]:
+    """Return the folders in a run that have the name of a cell, begun or not."""
+    return [folder.path for folder in _folders(run) if _NAME.fullmatch(folder.path.name)]
 
 
 def strays(run: Path, cells: Collection[Cell] = ()) -> list[str]:

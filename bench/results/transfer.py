@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from profl.bench.files import replacing
+from profl.bench.files import naming, replacing
 from profl.bench.results.folder import CellFolder
 
 _ROWS = "rounds.jsonl"
@@ -87,7 +87,8 @@ class Copy:
 
 def bring_back(changes: Changes, folder: CellFolder) -> None:
     """Write to a cell's folder what was written to its `Copy`; a kill meanwhile loses that round at most."""
-    with open(folder.path / _ROWS, "ab") as rows:
+    path = folder.path / _ROWS
+    with naming(path), open(path, "ab") as rows:
         rows.write(changes.rows)
         rows.flush()
         os.fsync(rows.fileno())

@@ -59,5 +59,6 @@ def study_of(
         **{"cells": pd.DataFrame(cells), "rounds": pd.DataFrame(rounds), "footprints": pd.DataFrame()},
         **{"mixed": frozenset(), "chance": 0.1, "ideals": (), "highlight": "base", "versus": "base"},
         **{"axis": AXES["rounds"], "measured_as": None, "held_out_share": 0},
+        "of_rounds": ROUNDS,
     }
     return Study(**{**usual, **more})

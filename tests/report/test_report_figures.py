@@ -138,7 +138,8 @@ def test_direct_labels_do_not_cover_each_other(drawn: dict[str, Figure], name: s
 
 @pytest.mark.parametrize("name", ["accuracy_by_tier", "accuracy_memory_cost", "participation", "learning_curves"])
 def test_missing_results_are_named(drawn: dict[str, Figure], name: str):
-    for missing in ("allsmall at 50% (waiting)", "depthfl at 75% (failed)", "inclusivefl at 100..500MiB (stopped)"):
+    failed, stopped = (f"({status} after 10 of 30 rounds)" for status in ("failed", "stopped"))
+    for missing in ("allsmall at 50% (waiting)", f"depthfl at 75% {failed}", f"inclusivefl at 100..500MiB {stopped}"):
         assert missing in notes(drawn[name])
 
 

@@ -116,7 +116,7 @@ def test_the_closing_table_tells_accuracy_participation_and_memory(run: Run):
 
 def test_the_closing_table_never_shows_the_unknown_as_zero(run: Run):
     text = closing_text(run)
-    assert entry(text, "depthfl", "75%") == ["?", "failed"]
+    assert entry(text, "depthfl", "75%") == ["?", "failed", "10 of 30 rounds"]
     assert entry(text, "allsmall", "50%") == ["?", "waiting"]
     assert entry(text, "exclusive", "75%") == ["87.1%", "80%", "?"]
     assert entry(text, "exclusive", "20%") == ["10.0%", "0%", "nobody"]

@@ -94,7 +94,7 @@ def test_what_cannot_be_trained_is_a_row_with_the_reason(prober: Prober, tmp_pat
 def test_a_failure_is_printed_counted_and_ends_with_a_bad_status(tmp_path: Path):
     bad = ("--model", "alexnet", "--gpu", "virtual:t4", "--precision", "float32", "--image-size", "8")
     result = profl("models", *bad, "--output", tmp_path / "models.csv")
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert "1 entries, 1 failures, " in result.output
     assert "?" in result.output
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, choose, nearest
 from profl.bench.memory.comparison.run_file import SUFFIXES, read_runs
 from profl.bench.memory.comparison.side import Side
 from profl.bench.memory.comparison.snapshot_side import is_snapshot, snapshot_side
@@ -31,8 +31,10 @@ def read_sides(path: Path, device: int | None = None, task: str | None = None) -
     runs = read_runs(path)
     chosen = [run for run in runs if task is None or run.workload.get("task") == task]
     if not chosen:
-        known = ", ".join(dict.fromkeys(str(run.workload.get("task")) for run in runs))
-        raise InputError(f"{path} holds no run of the task '{task}': choose one of {known}")
+        known = dict.fromkeys(str(run.workload.get("task")) for run in runs)
+        raise InputError(
+            f"{path} holds no run of the task '{task}': {choose(nearest(str(task), known), ', '.join(known))}"
+        )
     return chosen
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from profl.bench.errors import choose, nearest
-from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.errors import UnknownGpu
 
 PHYSICAL = "cuda"
 VIRTUAL, ESTIMATE = "virtual:", "estimate:"
@@ -138,8 +138,8 @@ def resolve(gpu: str) -> VirtualGpu | None:
         f"or virtual:sm_XX with XX one of {', '.join(map(str, ARCHITECTURES))}"
     )
     if kind + colon in _SHOWN and name in (path.stem for path in _PROFILES.glob("*.json")):
-        raise GpuUnavailable(f"no GPU '{gpu}': {_file(name)['refused']}; choose one of {known}")
-    raise GpuUnavailable(f"unknown GPU '{gpu}': {choose(_nearest(gpu), known)}")
+        raise UnknownGpu(f"no GPU '{gpu}': {_file(name)['refused']}; choose one of {known}")
+    raise UnknownGpu(f"unknown GPU '{gpu}': {choose(_nearest(gpu), known)}")
 
 
 def spelled_out(gpu: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import Self
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, nearest, remedy
 
 MIB = 1 << 20
 GRANULE_BYTES = 512
@@ -113,7 +113,8 @@ def _pairs(text: str) -> dict[str, str]:
         if pair is None:
             raise InputError(f"allocator settings end in '{rest}': write key:value,key:value")
         if pair["key"] not in _KEYS:
-            raise InputError(f"allocator setting '{pair['key']}' is unknown or not modelled: use {', '.join(_KEYS)}")
+            there = remedy(nearest(pair["key"], _KEYS), f"use {', '.join(_KEYS)}")
+            raise InputError(f"allocator setting '{pair['key']}' is unknown or not modelled: {there}")
         values[pair["key"]] = pair["value"]
         rest = rest[pair.end() :]
     return values

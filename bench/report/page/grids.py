@@ -43,8 +43,7 @@ def _result(study: Study, method: str, tier: str, best: bool) -> Entry:
         return Entry(first, tuple(more))
     accuracy = study.spreads(SCORE)[method, tier]
     if not accuracy.known:
-        statuses = sorted(set(study.cells_of(method, tier)["status"])) or ["not run"]
-        return Entry("?", (", ".join(statuses),))
+        return Entry("?", tuple(study.standing(method, tier)))
     share = study.spreads("participation_share")[method, tier]
     needed = study.spreads("dearest_trained_budget_bytes")[method, tier]
     others = [f"{name} {study.spreads(f'{name}_accuracy')[method, tier].percent()}" for name in ("best", "final")]
