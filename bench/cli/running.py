@@ -43,14 +43,19 @@ def chosen_engine(engine: str = "local", address: str | None = None, workers: in
 
 
 def carry_out(
-    possible: Sequence[Experiment], run: Path, engine: Engine, prober: Prober, as_json: bool = False
+    possible: Sequence[Experiment],
+    run: Path,
+    engine: Engine,
+    prober: Prober,
+    as_json: bool = False,
+    log_to: Sequence[str] = (),
 ) -> SweepEvents | SweepProgress:
     """Run what is missing of a sweep in the folder of a run; return who was told how it went.
 
     Raises
     ------
     InputError
-        Before any work, if the folder is damaged or holds cells of another recipe.
+        Before any work, if the folder is damaged or holds cells of another recipe, or a tool of ``log_to`` is missing.
     """
     from profl.bench.environment import mixture, training_environment
     from profl.bench.progress import SweepEvents, SweepProgress
@@ -59,7 +64,9 @@ def carry_out(
     from profl.bench.results.runs import at_work, make_way
     from profl.bench.sweep import run_sweep
     from profl.bench.terminal import Terminal
+    from profl.bench.tracking import Tracking, trackers
 
+    tools = trackers(log_to, run)
     todo = [experiment.cell for experiment in possible]
     tell_strays(run, todo)
     console = Terminal(stderr=True)
@@ -87,7 +94,8 @@ def carry_out(
     ):
         if trains and otherwise:
             progress.trained_otherwise(otherwise)
-        run_sweep(possible, run, engine, prober, progress)
+        with Tracking(progress, tools, run, console) as told:
+            run_sweep(possible, run, engine, prober, told)
     return progress
 
 

@@ -22,6 +22,9 @@ from profl.bench.cli.sweep_output import print_forecasts
 if TYPE_CHECKING:
     from profl.bench.config import Config
 
+TOOLS = ("tensorboard", "wandb", "mlflow")
+"""As `profl.bench.tracking` has them, which takes seconds to import."""
+
 
 @click.command()
 @sweep_options
@@ -36,6 +39,12 @@ if TYPE_CHECKING:
     help="Measure, and print what the sweep will take; nothing is trained or written.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print events to stdout, one JSON object a line.")
+@click.option(
+    "--log-to",
+    multiple=True,
+    type=click.Choice(TOOLS),
+    help="Write rounds and results to a tool too, a run for every cell; may be given several times.",
+)
 @instructions_option
 @engine_options
 @workers_option
@@ -53,6 +62,7 @@ def sweep(
     output: Path | None,
     as_json: bool,
     dry_run: bool,
+    log_to: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Run methods over memory tiers; run again to finish what is missing.
@@ -70,6 +80,7 @@ def sweep(
       profl sweep --preset paper-shards --dry-run
       profl sweep --config my-study.toml --engine ray --address head:6379
       profl sweep --config my-study.toml --cells 3/8 --output /shared/run
+      profl sweep --preset smoke --log-to tensorboard --log-to mlflow
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
     source, name, chosen = chosen_sweep(**given)
@@ -88,7 +99,7 @@ def sweep(
     run = output or Path("results") / f"run-{name}"
     runner = chosen_engine(engine, address, workers)
     with Prober() as prober:
-        progress = carry_out(possible, run, runner, prober, as_json)
+        progress = carry_out(possible, run, runner, prober, as_json, log_to)
     if cells:
         refuse_incomplete(progress, len(possible), run)
         click.echo(f"this part of the grid is done; when all are, draw it: profl report {run}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from itertools import product
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -89,7 +90,7 @@ def _draw_curve(panel: Axes, look: Look, found: pd.DataFrame, behind: list[pd.Da
 
 def _head(panel: Axes, text: str, points: float) -> None:
     """Write a tier above a panel, so many points from its upper edge."""
-    above = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
     panel.annotate(text, (0, 1), xytext=(0, points), weight="bold", va="bottom", linespacing=1.15, **above)
 
 
