@@ -7,7 +7,9 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -56,12 +58,28 @@ def house_style() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Legend:
+    """One legend for all panels of a page: what is in it, in how many columns, and the height it takes.
+
+    The height is that of its lines, unless something in it is higher.
+    """
+
+    handles: Sequence[Any]
+    columns: int
+    higher_inches: float = 0.0
+
+    @property
+    def inches(self) -> float:
+        return self.higher_inches or 0.05 + 0.2 * math.ceil(len(self.handles) / self.columns)
+
+
 def page(
     body: float,
     title: str,
     subtitle: str,
     notes: Sequence[str] = (),
-    legend: float = 0.0,
+    legend: Legend | None = None,
     axis_names: tuple[str, str] = ("", ""),
 ) -> Figure:
     """Return an empty figure with a heading and notes at the foot; axes go in between, ``body`` inches high.
@@ -75,13 +93,13 @@ def page(
     notes
         Sentences for the foot.
     legend
-        Inches kept free for ``legend_above``.
+        What stands under the heading.
     axis_names
         Names of the x and y axes that all panels share, once for the page.
     """
     across, up = axis_names
     lines = [line for note in notes for line in textwrap.wrap(note, 128)]
-    heading, foot = 0.52 + legend, 0.08 + 0.165 * len(lines) + (0.22 if across else 0.0)
+    heading, foot = 0.52 + (legend.inches if legend else 0.0), 0.08 + 0.165 * len(lines) + (0.22 if across else 0.0)
     height = heading + body + foot
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -95,19 +113,16 @@ def page(
     figure.text(left, 1 - 0.08 / height, title, size=12, weight="bold", va="top")
     figure.text(left, 1 - 0.31 / height, subtitle, color="#444444", va="top")
     figure.text(left, 0.06 / height, "\n".join(lines), color="#444444", va="bottom", linespacing=1.3)
+    if legend:
+        figure.legend(
+            handles=legend.handles,
+            loc="upper left",
+            bbox_to_anchor=(0.0, 1 - 0.48 / height),
+            ncols=legend.columns,
+            columnspacing=1.6,
+            handletextpad=0.5,
+        )
     return figure
-
-
-def legend_above(figure: Figure, handles: Sequence, columns: int) -> None:
-    """Put one legend for all panels under the heading."""
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.0, 1 - 0.48 / figure.get_figheight()),
-        ncols=columns,
-        columnspacing=1.6,
-        handletextpad=0.5,
-    )
 
 
 def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:

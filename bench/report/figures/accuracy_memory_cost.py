@@ -20,7 +20,7 @@ from profl.bench.report.labels import CHARACTER, LINE, Label, label_ends
 from profl.bench.report.ranking import winners
 from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, PALE, WIDTH, legend_above, mebibytes, page, panels, say_empty, settle
+from profl.bench.report.style import GREY, PALE, WIDTH, Legend, mebibytes, page, panels, say_empty, settle
 
 LARGEST = 24.0
 """Diameter in points of the marker of what cost most."""
@@ -71,19 +71,20 @@ def draw(study: Study) -> Figure:
     """Draw the score against the memory needed, its cost as the marker's area: a panel per tier, with its front."""
     tiers, found = study.tiers, {tier: points(study, tier) for tier in study.tiers}
     drawn = [point for here in found.values() for point in here]
-    dearest = max((point.operations for point in drawn if point.operations > 0), default=math.nan)
     columns = 2 if len(study.methods) <= FEW and study.longest_label <= SHORT_NAME else 1
     columns = min(columns, len(tiers))
     tallest = max(len(here) for here in found.values())
     body = 0.2 + max(2.25, 0.65 + tallest * LINE / 72) * math.ceil(len(tiers) / columns)
     names = ("least budget of the dearest trained task (MiB)", "test accuracy (%)")
     title = "Test accuracy against memory needed and operations spent"
-    figure = page(body, title, study.training_setting, _notes(study, found), 0.45 if dearest > 0 else 0.0, names)
+    spent = [point.operations for point in drawn if point.operations > 0]
+    legend = Legend(_sizes(max(spent), min(spent)), 4, higher_inches=0.45) if spent else None
+    figure = page(body, title, study.training_setting, _notes(study, found), legend, names)
     axes = panels(figure, len(tiers), columns)
     for panel, tier in zip(axes, tiers, strict=True):
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")
         panel.margins(y=0.16)
-        _draw_points(panel, study, tier, found[tier], dearest)
+        _draw_points(panel, study, tier, found[tier], max(spent, default=math.nan))
     if not drawn:
         for panel in axes:
             say_empty(panel)
@@ -96,8 +97,6 @@ def draw(study: Study) -> Figure:
     room = min(0.6, (study.longest_label * CHARACTER + 0.3) / (WIDTH / columns - 0.5))
     axes[0].xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes[0].set_xlim(low, low + (high - low) / (1 - room))
-    if dearest > 0:
-        legend_above(figure, _sizes(dearest, min(point.operations for point in drawn if point.operations > 0)), 4)
     settle(figure)
     axes[0].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())  # lines and labels must not move them
     axes[0].set_xticks([tick for tick in axes[0].get_xticks() if low <= tick <= high])  # none below the names

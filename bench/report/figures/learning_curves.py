@@ -14,11 +14,11 @@ from profl.bench.report.coincidence import coincident, line_width, striped
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, over_rounds
 from profl.bench.report.ranking import winners
-from profl.bench.report.rounds import FEW, legend_columns, round_panels, set_axis
+from profl.bench.report.rounds import FEW, round_panels, set_axis
 from profl.bench.report.schedule import STRIP, draw_schedules, stepping_methods, strips_note
 from profl.bench.report.spread import Spread, over_seeds
 from profl.bench.report.study import Study
-from profl.bench.report.style import legend_above, say_empty
+from profl.bench.report.style import say_empty
 
 COINCIDENT = 2.0
 """Points of accuracy: of curves that are nowhere farther apart, one would hide another."""
@@ -44,7 +44,11 @@ def draw(study: Study) -> Figure:
     if study.seeds > 1 and not banded:
         notes.append("No intervals here: the bands of so many methods would hide their lines.")
     title = f"Test accuracy over the {study.axis.name}"
-    figure, axes = round_panels(study, title, "test accuracy (%)", notes, study.axis_label)
+    handles = [
+        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.6, label=study.label(method), **look.small_dot)
+        for method, look in styles.items()
+    ]
+    figure, axes = round_panels(study, title, "test accuracy (%)", notes, handles, study.axis_label)
     for panel, tier in zip(axes, tiers, strict=True):
         for method, look in styles.items():
             found = curves[method, tier]
@@ -67,11 +71,6 @@ def draw(study: Study) -> Figure:
     set_axis(axes[0], study)
     for panel, tier in zip(axes, tiers, strict=True):
         draw_schedules(panel, {method: steps[tier] for method, steps in stepping.items()}, styles)
-    handles = [
-        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.6, label=study.label(method), **look.small_dot)
-        for method, look in styles.items()
-    ]
-    legend_above(figure, handles, columns=legend_columns(study))
     return figure
 
 

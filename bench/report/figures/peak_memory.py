@@ -17,7 +17,7 @@ from profl.bench.report.axis import AXES
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.study import Study, bytes_of
-from profl.bench.report.style import GREY, legend_above, mebibytes, page, say_empty
+from profl.bench.report.style import GREY, Legend, mebibytes, page, say_empty
 from profl.bench.results import peak_column
 
 ROW = 0.195
@@ -50,7 +50,9 @@ def draw(study: Study) -> Figure:
     if any(math.isnan(bytes_of(entry, column)) for _, entry in rows if entry for column in NUMBERS):
         notes.append("?: not measured.")
     title = "Peak memory of local training, by method and task"
-    figure = page(0.85 + ROW * max(len(rows), 4), title, study.setting, notes, legend=0.45)
+    handles = [Patch(color=colour, label=name) for name, colour in CATEGORY_COLOURS.items()]
+    tick = Line2D([], [], color="black", ls="", marker="|", ms=11, mew=1.8, label="least budget")
+    figure = page(0.85 + ROW * max(len(rows), 4), title, study.setting, notes, Legend([*handles, tick], 5))
     axes = figure.subplots()
     reach = [_draw_bar(axes, place, entry) for place, (_, entry) in enumerate(rows) if entry]
     if rows:
@@ -69,9 +71,6 @@ def draw(study: Study) -> Figure:
     axes.set_xlabel("memory at the peak (MiB)")
     if math.isfinite(full):
         axes.axvline(full, color=GREY, ls="--", lw=1, zorder=0.9)
-    handles = [Patch(color=colour, label=name) for name, colour in CATEGORY_COLOURS.items()]
-    tick = Line2D([], [], color="black", ls="", marker="|", ms=11, mew=1.8, label="least budget")
-    legend_above(figure, [*handles, tick], columns=5)
     return figure
 
 
