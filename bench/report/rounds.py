@@ -54,10 +54,10 @@ def round_panels(
     across
         Over what they show it.
     """
-    columns = 2 if len(study.methods) <= FEW else 1
-    height = 0.2 + (2.1 if columns == 2 else 3.6) * math.ceil(len(study.tiers) / columns)
+    columns = 2 if len(study.methods) <= FEW and not study.sheet.narrow else 1
+    height = 0.2 + (2.1 if columns == 2 or study.sheet.narrow else 3.6) * math.ceil(len(study.tiers) / columns)
     legend = Legend(handles, legend_columns(study))
-    figure = page(height, title, study.training_setting, notes, legend, (across, quantity))
+    figure = page(height, title, study.training_setting, notes, legend, (across, quantity), study.sheet)
     axes = panels(figure, len(study.tiers), columns)
     for panel, tier in zip(axes, study.tiers, strict=True):
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")

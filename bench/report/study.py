@@ -20,7 +20,7 @@ from profl.bench.memory.gpu.profile import ESTIMATE
 from profl.bench.report.axis import AXES, Axis, axis_named
 from profl.bench.report.looks import Look, chosen_method, highlighted, in_order, looks
 from profl.bench.report.spread import INTERVAL, Spread, over_seeds
-from profl.bench.report.style import mebibytes
+from profl.bench.report.style import README, Sheet, mebibytes
 from profl.bench.report.view import USUAL, View
 from profl.bench.results import Run
 
@@ -54,6 +54,8 @@ class Study:
         Scale at which memory was measured; None if it is that of training.
     held_out_share
         Share of the training data that tests ran on; 0: on the test set.
+    sheet
+        What figures are drawn on.
     """
 
     model: str
@@ -71,6 +73,7 @@ class Study:
     axis: Axis
     measured_as: str | None
     held_out_share: float
+    sheet: Sheet = README
 
     @property
     def name(self) -> str:
@@ -344,6 +347,7 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
             axis,
             run_here[0].measured_scale,
             run_here[0].recipe.held_out_share,
+            view.sheet,
         )
 
 

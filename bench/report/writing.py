@@ -38,9 +38,9 @@ def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> li
     folder = output or run.path / "report"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with house_style():
+    with house_style(view.sheet):
         for study in parts:
             suffix = f"-{study.name}" if len(parts) > 1 else ""
             for figure in figures_of(study):
-                written += save(figure.draw(study), folder, figure.name + suffix)
+                written += save(figure.draw(study), folder, figure.name + suffix, view.sheet)
     return [*written, *write_tables(run, parts, folder), write_markdown(parts, folder), write_page(run, folder, view)]

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from profl.bench.report.chance import chance_in_view, chance_note, draw_chance
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Grid, by_method
-from profl.bench.report.labels import CHARACTER, Label, label_ends
+from profl.bench.report.labels import Label, label_ends
 from profl.bench.report.ranking import winners
 from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.spread import UNKNOWN
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, PALE, WIDTH, page, say_empty, settle
+from profl.bench.report.style import GREY, PALE, page, say_empty, settle
 
 DODGE = 0.035
 """Methods stand side by side by a hair, as equal results must not hide each other."""
@@ -47,7 +47,8 @@ def draw(study: Study) -> Figure:
     if gap:
         notes.insert(0, "A mixed fleet is another kind of tier: its devices differ in memory, so no line leads to it.")
     title = "Test accuracy by memory tier, mean of the last five tests"
-    figure = page(4.3, title, study.training_setting, notes)
+    sheet = study.sheet
+    figure = page(_height(study), title, study.training_setting, notes, sheet=sheet)
     axes = figure.subplots()
     ends = []
     for place, (method, look) in enumerate(styles.items()):
@@ -66,7 +67,7 @@ def draw(study: Study) -> Figure:
     last = len(tiers) - 1 + gap
     column = last + DODGE * len(styles) / 2 + 0.03 * len(tiers)
     axes.set_xticks(list(places.values()), study.tier_labels)
-    names = min(CHARACTER / WIDTH * study.longest_label, 0.6)
+    names = min(sheet.character_inches / sheet.width_inches * study.longest_label, 0.6)
     left = -max(0.3, DODGE * (len(styles) + 1) / 2)
     axes.set_xlim(
         left, column + max(0.19 * len(tiers), (column - left) * names / (1 - names))
@@ -86,6 +87,12 @@ def draw(study: Study) -> Figure:
     settle(figure)
     label_ends(axes, ends[::-1], column)  # of equal ends, the first in display order comes out on top
     return figure
+
+
+def _height(study: Study) -> float:
+    """Return how high the axes are, in inches: on a narrow sheet less, but room for a label of every method."""
+    sheet = study.sheet
+    return max(2.3, 0.8 + sheet.line_points / 72 * len(study.methods)) if sheet.narrow else 4.3
 
 
 def _draw_idle(axes: Axes, study: Study, places: Mapping[str, float]) -> list[Label]:

@@ -74,11 +74,12 @@ def draw(study: Study) -> Figure:
     handles = [Line2D([], [], color=study.looks[name].colour, lw=1.2, label=study.label(name)) for name in moving]
     handles.append(Line2D([], [], color=GREY, ls="", marker="v", ms=7, mec="white", mew=0.6, label="would freeze"))
     legend = Legend(handles, legend_columns(study))
-    figure = page(height, title, study.training_setting, notes, legend, axis_names=("round", ""))
+    figure = page(height, title, study.training_setting, notes, legend, ("round", ""), study.sheet)
     axes = figure.subplots(len(tiers), len(DIAGNOSTICS), sharex=True, sharey="col", squeeze=False)
     for row, tier in zip(axes, tiers, strict=True):
         for panel, (name, called) in zip(row, DIAGNOSTICS.items(), strict=True):
-            panel.set_title(study.tier_label(tier, between=" · ") + " per device")
+            if panel is row[0] or not study.sheet.narrow:
+                panel.set_title(study.tier_label(tier, between=" · ") + " per device")
             panel.set_ylabel(called)
             for method in study.methods:
                 for step in found.get((method, tier), ()):

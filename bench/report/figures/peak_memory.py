@@ -17,7 +17,7 @@ from profl.bench.report.axis import AXES
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.study import Study, bytes_of
-from profl.bench.report.style import GREY, Legend, mebibytes, page, say_empty
+from profl.bench.report.style import GREY, Legend, Sheet, mebibytes, page, say_empty
 from profl.bench.results import peak_column
 
 ROW = 0.195
@@ -52,11 +52,12 @@ def draw(study: Study) -> Figure:
     title = "Peak memory of local training, by method and task"
     handles = [Patch(color=colour, label=name) for name, colour in CATEGORY_COLOURS.items()]
     tick = Line2D([], [], color="black", ls="", marker="|", ms=11, mew=1.8, label="least budget")
-    figure = page(0.85 + ROW * max(len(rows), 4), title, study.setting, notes, Legend([*handles, tick], 5))
+    body = 0.85 + ROW * study.sheet.scale * max(len(rows), 4)
+    figure = page(body, title, study.setting, notes, Legend([*handles, tick], 5), sheet=study.sheet)
     axes = figure.subplots()
     reach = [_draw_bar(axes, place, entry) for place, (_, entry) in enumerate(rows) if entry]
     if rows:
-        _write_numbers(axes, rows)
+        _write_numbers(axes, rows, study.sheet)
     furthest = max([*reach, full if math.isfinite(full) else 0.0], default=0.0)
     if not rows:
         say_empty(axes)
@@ -113,10 +114,16 @@ def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
     return left
 
 
-def _write_numbers(axes: Axes, rows: Sequence[tuple[str, Mapping[Any, Any]]]) -> None:
-    """Write what is drawn as columns beside the bars: in the plot, numbers of bars and ticks look alike."""
+def _write_numbers(axes: Axes, rows: Sequence[tuple[str, Mapping[Any, Any]]], sheet: Sheet) -> None:
+    """Write what is drawn as columns beside the bars: in the plot, numbers of bars and ticks look alike.
+
+    A narrow sheet has room for those of the whole bar and the tick.
+    """
+    numbers = {name: text for name, text in NUMBERS.items() if name != peak_column(WORKSPACE) or not sheet.narrow}
+    places = (28, 96) if sheet.narrow else (40, 105, 180)
     at: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "ha": "right"}
-    for points, (column, heading) in zip((40, 105, 180), NUMBERS.items(), strict=True):
+    for place_points, (column, heading) in zip(places, numbers.items(), strict=True):
+        points = place_points * sheet.scale
         axes.annotate(
             heading, (1, 1), (points, 2), "axes fraction", va="bottom", color="#444444", linespacing=1.1, **at
         )
