@@ -58,7 +58,7 @@ def _section(study: Study) -> Iterator[str]:
     if said:
         yield "What differs from the published methods:"
         yield ""
-        yield from (f"- `{method}`: {' '.join(sentences)}" for method, sentences in said.items())
+        yield from (f"- `{study.called(method)}`: {' '.join(sentences)}" for method, sentences in said.items())
         yield ""
 
 

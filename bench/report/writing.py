@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from profl.bench.report.contenders import only
 from profl.bench.report.figures import figures_of
 from profl.bench.report.markdown import write_markdown
 from profl.bench.report.page import write_page
@@ -15,10 +16,11 @@ from profl.bench.results import Run
 
 
 def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> list[Path]:
-    """Write all figures (PNG, SVG), tables (CSV, Parquet, Markdown) and the page of a run and return their paths.
+    """Write all figures, tables (CSV, Parquet, Markdown) and the page of a run and return their paths.
 
-    Nothing is run again; the same results give the same bytes. If the run holds several models, datasets or
-    GPUs, each has its own figures, with its name behind the figure's.
+    The page holds the figures as SVG: there is none where they are not written so. Nothing is run again; the same
+    results give the same bytes. If the run holds several models, datasets or GPUs, each has its own figures, with its
+    name behind the figure's.
 
     Parameters
     ----------
@@ -43,4 +45,5 @@ def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> li
             suffix = f"-{study.name}" if len(parts) > 1 else ""
             for figure in figures_of(study):
                 written += save(figure.draw(study), folder, figure.name + suffix, view.sheet)
-    return [*written, *write_tables(run, parts, folder), write_markdown(parts, folder), write_page(run, folder, view)]
+    written += [*write_tables(only(run, view.methods), parts, folder), write_markdown(parts, folder)]
+    return [*written, write_page(run, folder, view)] if "svg" in view.sheet.formats else written

@@ -199,7 +199,7 @@ def _not_shown(study: Study) -> list[str]:
     notes = []
     for reason, idle in (("no device could train", True), ("their memory is unknown", False)):
         found = {tier: [m for m, t in pairs if t == tier and study.idle(m, t) == idle] for tier in study.tiers}
-        named = "; ".join(f"{', '.join(methods)} at {tier}" for tier, methods in found.items() if methods)
+        named = "; ".join(f"{study.listed(methods)} at {tier}" for tier, methods in found.items() if methods)
         if named:
             notes.append(f"Not shown, as {reason}: {named}.")
     return notes

@@ -87,7 +87,7 @@ def sentence(study: Study) -> str:
     for method in study.methods:
         found = [piece for tier in study.tiers for piece in pieces(study, method, tier) if len(piece.norms) > 1]
         if found:
-            named.append(f"{method} in {sum(piece.fell for piece in found)} of {len(found)}")
+            named.append(f"{study.called(method)} in {sum(piece.fell for piece in found)} of {len(found)}")
     of_all = "over all tiers and seeds" if study.seeds > 1 else "over all tiers"
     return f"The gradient's norm falls from the first test of a step to the last: {', '.join(named)} ({of_all})."
 

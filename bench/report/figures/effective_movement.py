@@ -123,7 +123,7 @@ def sentence(study: Study) -> str:
         steps = [step for tier in study.tiers for step in pieces(study, method, tier)]
         if steps:
             frozen = sum(math.isfinite(step.frozen_after) for step in steps)
-            named.append(f"{method} in {frozen} of {len(steps)}")
+            named.append(f"{study.called(method)} in {frozen} of {len(steps)}")
     of_all = "over all tiers and seeds" if study.seeds > 1 else "over all tiers"
     return f"Steps that the freezing rule would end by itself: {', '.join(named)} ({of_all})."
 

@@ -36,7 +36,7 @@ def draw(study: Study) -> Figure:
     heaps = {tier: coincident(means[tier], COINCIDENT) for tier in tiers}
     notes = [
         *strips_note(study, list(stepping)),
-        *striped(heaps, f"{COINCIDENT:.0f} points"),
+        *striped(heaps, f"{COINCIDENT:.0f} points", study.called),
         *chance_note(study),
         *study.notes,
     ]

@@ -37,7 +37,7 @@ def draw(study: Study) -> Figure:
         f"Line: most that was reserved for any participant of the round{of_seeds}. Band below it: down to the most that"
         " was allocated; the rest is what the allocator rounds up, caches and cannot join. Every device starts with an"
         " empty cache.",
-        *striped(heaps, f"{COINCIDENT:.0%} of the highest"),
+        *striped(heaps, f"{COINCIDENT:.0%} of the highest", study.called),
         what_stayed(study),
         *study.bounds,
         *study.gaps,

@@ -31,8 +31,8 @@ def draw(study: Study) -> Figure:
     fitting = int(112 * sheet.room) // len(methods)
     names = [study.label(name) if by_row else _folded(study.label(name), fitting) for name in methods]
     lines = max(name.count("\n") + 1 for name in names)
-    row = 0.38 if sheet.narrow else 0.24
-    height = 0.6 + row * len(methods) if by_row else 0.55 + 0.16 * (lines - 1) + 0.5 * len(tiers)
+    row_inches = 0.38 if sheet.narrow else 0.24
+    height = 0.6 + row_inches * len(methods) if by_row else 0.55 + 0.16 * (lines - 1) + 0.5 * len(tiers)
     figure = page(height, title, study.training_setting, notes + study.notes, sheet=sheet)
     axes = figure.subplots()
     table = [[shares[method, tier].times(100) for method in methods] for tier in tiers]
@@ -88,7 +88,7 @@ def sentence(study: Study) -> str:
     named = []
     for tier in study.tiers:
         methods = [name for name in study.rivals if shares[name, tier].mean == 1]
-        named.append(f"{', '.join(methods) or 'none'} at {tier}")
+        named.append(f"{study.listed(methods) or 'none'} at {tier}")
     return f"Methods that all devices can take part in{study.aside(', {}')}: {'; '.join(named)}."
 
 

@@ -89,11 +89,11 @@ def _rows(study: Study) -> tuple[list[tuple[str, dict[Any, Any]]], list[list[str
             sizes = str([bytes_of(entry, column) for column in columns])
             if sizes not in alike:
                 own.append((task, entry, alike.setdefault(sizes, [])))
-            alike[sizes].append(f"{method} {task}")
+            alike[sizes].append(f"{study.called(method)} {task}")
         found.append((method, own))
     rows: list[tuple[str, dict[Any, Any]]] = []
     for method, own in found:
-        rows += [(method, {})] * bool(own)
+        rows += [(study.called(method), {})] * bool(own)
         rows += [(f"{task} *" if len(names) > 1 else task, entry) for task, entry, names in own]
     return rows, [names for names in alike.values() if len(names) > 1]
 
@@ -147,8 +147,8 @@ def sentence(study: Study) -> str:
         return "Nothing measured yet."
     low, high = peaks.iloc[0], peaks.iloc[-1]
     return (
-        f"From {mebibytes(low['peak_requested_bytes'])} MiB ({low['method']}, {low['task']})"
-        f" to {mebibytes(high['peak_requested_bytes'])} MiB ({high['method']}, {high['task']})."
+        f"From {mebibytes(low['peak_requested_bytes'])} MiB ({study.called(low['method'])}, {low['task']})"
+        f" to {mebibytes(high['peak_requested_bytes'])} MiB ({study.called(high['method'])}, {high['task']})."
     )
 
 
@@ -161,7 +161,7 @@ def grid(study: Study) -> Grid:
         operations = entry.get("operations_per_step")
         return GridRow(task, [*sizes, Entry(AXES["operations"].told(math.nan if operations is None else operations))])
 
-    groups = {method: [row(*task) for task in tasks] for method, tasks in study.tasks}
+    groups = {study.called(method): [row(*task) for task in tasks] for method, tasks in study.tasks}
     names = [*CATEGORIES, "peak requested", "least budget", "operations of a step"]
     return Grid("Memory at the peak, in MiB, and operations of a step", "method, task", names, groups)
 
