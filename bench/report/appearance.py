@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from pydantic.dataclasses import dataclass as validated
+
+from profl.bench.cell import EXACT
 from profl.bench.errors import InputError
 from profl.bench.files import read_bounded
 from profl.bench.plugins import installed
@@ -18,7 +21,7 @@ LARGEST_BYTES = 2**20
 """Of a file of settings: what is larger is none."""
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, config=EXACT)
 class Appearance:
     """Settings by method; a method without any looks as usual.
 

@@ -29,7 +29,7 @@ WIDTH = 850 / 96
 WIDTHS = {"column": 10 / 3, "page": 7.0}
 """Inches of a column and of the text of a paper in two columns, such as ACM's and IEEE's."""
 
-NARROWEST, WIDEST = 2.5, 20.0
+NARROWEST, WIDEST = 3.0, 20.0
 """Inches between which figures can be drawn so that all of their text is in them."""
 
 FORMATS = ("png", "svg", "pdf")
@@ -188,7 +188,7 @@ def page(
     width, scale = sheet.width_inches, sheet.scale
     lines = [] if sheet.bare else _wrapped(notes, 128 * sheet.room)
     titles, subtitles = (
-        ([], []) if sheet.bare else (_wrapped([title], 96 * sheet.room), _wrapped([subtitle], 140 * sheet.room))
+        ([], []) if sheet.bare else (_wrapped([title], 80 * sheet.room), _wrapped([subtitle], 150 * sheet.room - 12))
     )
     below = 0.31 * scale + 0.2 * scale * (len(titles) - 1)  # where the subtitle begins
     overhang = (legend.line_inches - 0.2) / 2 * scale if legend else 0.0  # of a mark in the legend over its text

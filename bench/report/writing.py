@@ -6,6 +6,7 @@ from pathlib import Path
 
 from profl.bench.report.contenders import only
 from profl.bench.report.figures import figures_of
+from profl.bench.report.latex import write_latex
 from profl.bench.report.markdown import write_markdown
 from profl.bench.report.page import write_page
 from profl.bench.report.study import studies
@@ -16,7 +17,7 @@ from profl.bench.results import Run
 
 
 def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> list[Path]:
-    """Write all figures, tables (CSV, Parquet, Markdown) and the page of a run and return their paths.
+    """Write all figures, tables (CSV, Parquet, Markdown, LaTeX) and the page of a run and return their paths.
 
     The page holds the figures as SVG: there is none where they are not written so. Nothing is run again; the same
     results give the same bytes. If the run holds several models, datasets or GPUs, each has its own figures, with its
@@ -45,5 +46,6 @@ def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> li
             suffix = f"-{study.name}" if len(parts) > 1 else ""
             for figure in figures_of(study):
                 written += save(figure.draw(study), folder, figure.name + suffix, view.sheet)
-    written += [*write_tables(only(run, view.methods), parts, folder), write_markdown(parts, folder)]
+    written += [*write_tables(only(run, view.methods), parts, folder)]
+    written += [write_markdown(parts, folder), *write_latex(parts, folder)]
     return [*written, write_page(run, folder, view)] if "svg" in view.sheet.formats else written

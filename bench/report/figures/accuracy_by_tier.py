@@ -17,13 +17,16 @@ from profl.bench.report.ranking import winners
 from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.spread import UNKNOWN
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, PALE, page, say_empty, settle
+from profl.bench.report.style import GREY, PALE, WIDTH, page, say_empty, settle
 
 DODGE = 0.035
 """Methods stand side by side by a hair, as equal results must not hide each other."""
 
 KINDS_GAP = 0.35
 """What sets mixed fleets and uniform tiers apart, in places of a tier."""
+
+UPRIGHT = 0.6
+"""Inches beside the axes, for the numbers of the accuracy and its name: much of a sheet that is narrow."""
 
 FOOT = 0.1
 """Height of the strip at the foot for those whom nobody could train for, as a share of the height above."""
@@ -67,7 +70,8 @@ def draw(study: Study) -> Figure:
     last = len(tiers) - 1 + gap
     column = last + DODGE * len(styles) / 2 + 0.03 * len(tiers)
     axes.set_xticks(list(places.values()), study.tier_labels)
-    names = min(sheet.character_inches / sheet.width_inches * study.longest_label, 0.6)
+    inside = sheet.width_inches - (UPRIGHT if sheet.width_inches < WIDTH else 0.0)
+    names = min(sheet.character_inches / inside * study.longest_label, 0.6)
     left = -max(0.3, DODGE * (len(styles) + 1) / 2)
     axes.set_xlim(
         left, column + max(0.19 * len(tiers), (column - left) * names / (1 - names))
