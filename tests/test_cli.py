@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sweep_leaves_figures_tables_and_a_closing_table(run: Path):
     report = run / "report"
-    assert {path.suffix for path in report.iterdir()} == {".png", ".svg", ".csv", ".parquet", ".md", ".html"}
+    assert {path.suffix for path in report.iterdir()} == {".png", ".svg", ".csv", ".parquet", ".md", ".tex", ".html"}
     result = profl("report", run, "--output", run.parent / "elsewhere")
     assert result.exit_code == 0
     assert "heterofl" in result.output

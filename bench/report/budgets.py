@@ -82,14 +82,15 @@ def budgets_grid(study: Study) -> Grid:
             order = chain({name: values for name, values in known.items() if name not in untested})
             amount = axis.told(budgets.mean())
             more = [f"not tested by then in every seed: {', '.join(untested)}"] if untested and len(budgets) else []
-            more += [f"nobody can train: {', '.join(idle)}"] if idle and order else []
+            more += [f"nobody can train: {study.listed(idle)}"] if idle and order else []
             rows.append(GridRow(axis.name, [Entry(amount), Entry(order or "?", tuple(more))]))
         groups[study.tier_label(tier, between=" · ")] = rows
+    shown = " shown" if study.left_out else ""
     note = (
-        "Score in percent when the budget is spent, which is the least that any run of the tier and seed spent in the"
-        " whole (its mean is shown). A run is cut there, not planned anew: so is a schedule that spans it. > told apart"
-        " from the next, seed by seed;"
-        f" a comma: not told apart. ? unknown. {study.certainty}"
+        f"Score in percent when the budget is spent, which is the least that any run{shown} of the tier and seed"
+        " spent in the whole (its mean is shown). A run is cut there, not planned anew: so is a schedule that spans it."
+        " > told apart from the next, seed by seed;"
+        f" a comma: not told apart. ? unknown. {' '.join([study.certainty, *study.selection])}"
     )
     columns = ["budget", "methods, the highest mean first"]
     return Grid("Order of the methods at equal budgets", "tier, counted in", columns, groups, note, numbers=False)

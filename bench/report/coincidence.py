@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -28,9 +28,11 @@ def line_width(name: str, heaps: Sequence[Sequence[str]]) -> float:
     return 1.3 + 1.7 * (len(heap) - 1 - heap.index(name))
 
 
-def striped(heaps: Heaps, how_near: str) -> list[str]:
+def striped(heaps: Heaps, how_near: str, called: Callable[[str], str]) -> list[str]:
     """Return the note on striped lines, if there are any; ``how_near`` says how far apart they are at most."""
-    named = "; ".join(" = ".join(heap) + f" at {panel}" for panel, found in heaps.items() for heap in found)
+    named = "; ".join(
+        " = ".join(map(called, heap)) + f" at {panel}" for panel, found in heaps.items() for heap in found
+    )
     return [f"One striped line, as they are nowhere more than {how_near} apart: {named}."] if named else []
 
 

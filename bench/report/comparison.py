@@ -13,8 +13,9 @@ from profl.bench.errors import InputError
 from profl.bench.files import replacing
 from profl.bench.fleet import format_bytes
 from profl.bench.memory.workload import CATEGORIES
+from profl.bench.report.contenders import chosen
 from profl.bench.report.grid import Entry, Grid, GridRow
-from profl.bench.report.looks import highlighted, in_order
+from profl.bench.report.looks import NAMESAKE, in_order
 from profl.bench.report.page.records import environments, recipes
 from profl.bench.report.page.writing import KINDS, data_uri, render
 from profl.bench.report.score import SCORE, SCORE_NAME
@@ -48,7 +49,8 @@ def write_comparison(runs: Sequence[Run], path: Path, highlight: str | None = No
         If there are fewer than two runs, one comes twice, or no such method was run.
     """
     names = run_names(runs)
-    stands_out = highlighted(pd.concat([run.cells["method"] for run in runs]), highlight)
+    methods = sorted({method for run in runs for method in run.cells["method"]})
+    stands_out = chosen({name: name for name in methods}, highlight, "highlighted") if highlight else NAMESAKE
     memory, accuracy = footprint_differences(runs), accuracy_differences(runs)
     settings = setting_differences(runs)
     changed = differ(settings, names)

@@ -60,7 +60,7 @@ def differences_grid(study: Study) -> Grid:
         for method in study.methods
         if method != study.versus and found
     ]
-    caption = f"Difference in score from {study.versus}, in points"
+    caption = f"Difference in score from {study.called(study.versus)}, in points"
     note = (
         f"At the same seed. {study.certainty} Not told apart: the interval holds zero, or there is none. Each interval"
         " stands for itself: of twenty, one errs on average. ? unknown."

@@ -61,6 +61,8 @@ class Grid:
         A sentence below; may be empty.
     numbers
         Whether the entries are figures, to be set flush right.
+    joint
+        What stands between the lines of an entry that is written in one.
     """
 
     caption: str
@@ -69,6 +71,7 @@ class Grid:
     groups: Mapping[str, Sequence[GridRow]] = field(default_factory=dict)
     note: str = ""
     numbers: bool = True
+    joint: str = ", "
 
 
 def by_method(study: Study, column: str, caption: str, digits: int) -> Grid:

@@ -15,7 +15,9 @@ def what_stayed(study: Study) -> str:
     """Say what stayed on the GPU from round to round, in all that was run."""
     told = {(method, tier): held(study, method, tier) for method in study.methods for tier in study.tiers}
     known = {pair: text for pair, text in told.items() if study.spreads(HELD[0])[pair].known}
-    holding = [f"{method} at {tier} {text}" for (method, tier), text in known.items() if text != NOTHING_HELD]
+    holding = [
+        f"{study.called(method)} at {tier} {text}" for (method, tier), text in known.items() if text != NOTHING_HELD
+    ]
     if holding:
         return f"Still allocated after a round (what grows in most rounds is a leak): {'; '.join(holding)}."
     if known:

@@ -6,16 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-LINE = 12.0
-"""Height in points of a line of labels."""
-
-CHARACTER = 0.075
-"""Width in inches that a character of a label takes."""
+LINE_HEIGHT = 4 / 3
+"""Of a line of labels, as a multiple of the size of its text."""
 
 Colour = str | tuple[float, float, float]
 
@@ -66,7 +64,8 @@ def label_ends(axes: Axes, labels: Sequence[Label], column: float) -> None:
     """
     bottom, top = axes.get_ylim()
     height = axes.get_window_extent().height / axes.figure.dpi * 72
-    line = (top - bottom) / height * LINE
+    points = LINE_HEIGHT * matplotlib.rcParams["font.size"]
+    line = (top - bottom) / height * points
     places = apart([label.y for label in labels], line, bottom + line / 2, top - line / 2)
     for label, place in zip(labels, places, strict=True):
         axes.annotate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 from matplotlib.colors import to_rgb
 
 from profl.bench.config import read_config
-from profl.bench.errors import InputError, choose, nearest
 from profl.bench.presets import preset
 from profl.bench.report.style import GREY
 
@@ -83,41 +82,21 @@ class Look:
         return {"marker": self.marker, "ms": self.size - 1, "mec": "white", "mew": 0.5}
 
 
-def highlighted(methods: Iterable[str], chosen: str | None = None) -> str:
-    """Return the method that is to stand out: the chosen one, else `NAMESAKE`, which a run may lack.
+def in_order(methods: Iterable[str], ideals: Collection[str], highlight: str, first: Sequence[str] = ()) -> list[str]:
+    """Sort methods for display: those that are to be first, then ideals, the highlighted one, the others, by name."""
 
-    Raises
-    ------
-    InputError
-        If the chosen one is not among ``methods``.
-    """
-    return chosen_method(methods, chosen, "highlighted") or NAMESAKE
+    def place(name: str) -> tuple[int, bool, bool, str]:
+        rank = first.index(name) if name in first else len(first)
+        return rank, name not in ideals, name != highlight, name
 
-
-def chosen_method(methods: Iterable[str], chosen: str | None, what: str) -> str | None:
-    """Return the method that a reader chose to have ``highlighted``, say; None if nobody chose.
-
-    Raises
-    ------
-    InputError
-        If it is not among ``methods``.
-    """
-    known = sorted(set(methods))
-    if chosen is not None and chosen not in known:
-        there = choose(nearest(chosen, known), ", ".join(known))
-        raise InputError(f"method '{chosen}' was not run, so it cannot be {what}: {there}")
-    return chosen
+    return sorted(set(methods), key=place)
 
 
-def in_order(methods: Iterable[str], ideals: Collection[str], highlight: str) -> list[str]:
-    """Sort methods for display: ideals, the highlighted one, then the others, by name."""
-    return sorted(set(methods), key=lambda name: (name not in ideals, name != highlight, name))
-
-
-def looks(methods: Iterable[str], ideals: Collection[str]) -> dict[str, Look]:
+def looks(methods: Iterable[str], ideals: Collection[str], colours: Mapping[str, str] | None = None) -> dict[str, Look]:
     """Return a look per method, dashed if it is an ideal.
 
     Methods that the default sweep lacks get further colours by their place in the alphabet; ideals among them greys.
+    ``colours`` come before either.
     """
     names = list(methods)
     found = dict(zip(_default_methods(), _FIRST, strict=False))
@@ -127,6 +106,8 @@ def looks(methods: Iterable[str], ideals: Collection[str]) -> dict[str, Look]:
         (_FURTHER_IDEALS, [name for name in strangers if name in ideals]),
     ):
         found |= {name: palette[place % len(palette)] for place, name in enumerate(alike)}
+    own = colours or {}
+    found |= {name: (own[name], found[name][1]) for name in names if name in own}
     return {name: Look(*found[name], dashes="--" if name in ideals else "-") for name in names}
 
 

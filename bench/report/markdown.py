@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from profl.bench.files import write_whole
@@ -28,16 +29,23 @@ def markdown(grid: Grid) -> Iterator[str]:
     """Yield the lines of a table; the name of a group, if it has one, becomes its first column."""
     grouped = any(grid.groups)
     corner = [*grid.corner.split(", ", 1)] if grouped else [grid.corner]
-    yield _row([*corner, *grid.columns])
+    yield _row([*corner, *map(_escaped, grid.columns)])
     yield "|" + "---|" * (len(corner) + len(grid.columns))
     for group, rows in grid.groups.items():
         for row in rows:
-            yield _row([*([group] if grouped else []), row.head, *map(_text, row.entries)])
+            entries = [_text(entry, grid.joint) for entry in row.entries]
+            yield _row([*([_escaped(group)] if grouped else []), _escaped(row.head), *entries])
 
 
-def _text(entry: Entry) -> str:
-    text = ", ".join([entry.text, *entry.more])
+def _text(entry: Entry, joint: str) -> str:
+    text = _escaped(joint.join([entry.text, *entry.more]))
     return f"**{text}**" if entry.best else text
+
+
+def _escaped(text: str) -> str:
+    """Return a text as Markdown shows it, whatever is in it."""
+    marked = re.sub(r"[\\`*_$]|\](?=\()|:(?=\w+:)", r"\\\g<0>", text)
+    return marked.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -51,14 +59,14 @@ def _section(study: Study) -> Iterator[str]:
         yield "Nothing was computed: there is no accuracy to compare."
         yield ""
         return
-    for grid in (accuracy_grid(study), differences_grid(study), budgets_grid(study), costs_grid(study)):
+    for grid in (table(study) for table in RESULTS.values()):
         if grid.groups:
             yield from (f"{grid.caption}:", "", *markdown(grid), "", grid.note, "")
     said = deviations(study.bare_methods)
     if said:
         yield "What differs from the published methods:"
         yield ""
-        yield from (f"- `{method}`: {' '.join(sentences)}" for method, sentences in said.items())
+        yield from (f"- `{study.called(method)}`: {' '.join(sentences)}" for method, sentences in said.items())
         yield ""
 
 
@@ -69,11 +77,20 @@ def accuracy_grid(study: Study) -> Grid:
 
     def entry(method: str, tier: str) -> Entry:
         score, share = scores[method, tier], shares[method, tier].percent(0).removesuffix(" %")
-        interval = f" [{score.span}]" if score.has_interval else ""
-        able = f" ({share})" if score.known and method in study.rivals else ""
-        return Entry(f"{score.percent()}{interval}{able}", best=method in best[tier])
+        interval = [f"[{score.span}]"] if score.has_interval else []
+        able = [f"({share})"] if score.known and method in study.rivals else []
+        return Entry(score.percent(), (*interval, *able), best=method in best[tier])
 
     rows = [GridRow(study.label(method), [entry(method, tier) for tier in study.tiers]) for method in study.methods]
     marks = f" {best_note(study, 'Bold:')}" if study.seeds > 1 else ""
     note = f"In round brackets: percentage of devices that can train. {' '.join(study.notes)}{marks} ? unknown."
-    return Grid(f"{SCORE_NAME.capitalize()}, by memory tier", "method", study.tiers, {"": rows}, note)
+    return Grid(f"{SCORE_NAME.capitalize()}, by memory tier", "method", study.tiers, {"": rows}, note, joint=" ")
+
+
+RESULTS: Mapping[str, Callable[[Study], Grid]] = {
+    "accuracy": accuracy_grid,
+    "differences": differences_grid,
+    "budgets": budgets_grid,
+    "costs": costs_grid,
+}
+"""The tables of results, by what they are about."""

@@ -42,8 +42,8 @@ def winners(study: Study) -> str:
     for tier in study.tiers:
         first, *alike = best[tier] or [""]
         if first:
-            others = f", not told apart from {', '.join(alike)}" if alike else ""
-            named.append(f"{first} ({scores[first, tier].percent()}){others} at {tier}")
+            others = f", not told apart from {study.listed(alike)}" if alike else ""
+            named.append(f"{study.called(first)} ({scores[first, tier].percent()}){others} at {tier}")
     if named:
         return f"Highest mean score: {'; '.join(named)}."
     known = any(spread.known for spread in scores.values())

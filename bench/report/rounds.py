@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from profl.bench.report.study import Study
-from profl.bench.report.style import page, panels
+from profl.bench.report.style import Legend, page, panels
 
 LEGEND_COLUMNS = 7
 """The most that a legend has."""
@@ -28,9 +30,14 @@ def legend_columns(study: Study) -> int:
 
 
 def round_panels(
-    study: Study, title: str, quantity: str, notes: Sequence[str], across: str = "round"
+    study: Study,
+    title: str,
+    quantity: str,
+    notes: Sequence[str],
+    handles: Sequence[Line2D | Patch],
+    across: str = "round",
 ) -> tuple[Figure, list[Axes]]:
-    """Return a page with a panel per tier, and room for a legend of the methods.
+    """Return a page with a panel per tier, and a legend above.
 
     Parameters
     ----------
@@ -42,13 +49,15 @@ def round_panels(
         What the panels show, with its unit.
     notes
         Sentences for the foot.
+    handles
+        What the legend shows: methods, with their names.
     across
         Over what they show it.
     """
-    columns = 2 if len(study.methods) <= FEW else 1
-    height = 0.2 + (2.1 if columns == 2 else 3.6) * math.ceil(len(study.tiers) / columns)
-    legend = 0.05 + 0.2 * math.ceil(len(study.methods) / legend_columns(study))
-    figure = page(height, title, study.training_setting, notes, legend, (across, quantity))
+    columns = 2 if len(study.methods) <= FEW and not study.sheet.narrow else 1
+    height = 0.2 + (2.1 if columns == 2 or study.sheet.narrow else 3.6) * math.ceil(len(study.tiers) / columns)
+    legend = Legend(handles, legend_columns(study))
+    figure = page(height, title, study.training_setting, notes, legend, (across, quantity), study.sheet)
     axes = panels(figure, len(study.tiers), columns)
     for panel, tier in zip(axes, study.tiers, strict=True):
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")

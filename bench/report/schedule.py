@@ -52,8 +52,8 @@ def strips_note(study: Study, stepping: Sequence[str]) -> list[str]:
     """Return the note on the strips of some methods; none without any."""
     seed = " (its first seed)" if study.seeds > 1 else ""
     text = (
-        f"Strips at the foot: the steps of {', '.join(stepping)}{seed}, in turn dark and pale; a stage is named where"
-        " it begins, if there is room."
+        f"Strips at the foot: the steps of {study.listed(stepping)}{seed}, in turn dark and pale; a stage is named"
+        " where it begins, if there is room."
     )
     return [text] if stepping else []
 

@@ -17,10 +17,12 @@ from profl.bench.data import classes_of
 from profl.bench.errors import InputError
 from profl.bench.fleet import UNLIMITED
 from profl.bench.memory.gpu.profile import ESTIMATE
+from profl.bench.report.appearance import PLAIN, Appearance
 from profl.bench.report.axis import AXES, Axis, axis_named
-from profl.bench.report.looks import Look, chosen_method, highlighted, in_order, looks
+from profl.bench.report.contenders import chosen, contenders, only
+from profl.bench.report.looks import NAMESAKE, Look, in_order, looks
 from profl.bench.report.spread import INTERVAL, Spread, over_seeds
-from profl.bench.report.style import mebibytes
+from profl.bench.report.style import README, Sheet, mebibytes
 from profl.bench.report.view import USUAL, View
 from profl.bench.results import Run
 
@@ -56,6 +58,12 @@ class Study:
         Share of the training data that tests ran on; 0: on the test set.
     of_rounds
         How many rounds a cell has when it is done.
+    appearance
+        What methods are called, their colours and their order.
+    sheet
+        What figures are drawn on.
+    left_out
+        Methods that were run, but are not shown.
     """
 
     model: str
@@ -74,6 +82,9 @@ class Study:
     measured_as: str | None
     held_out_share: float
     of_rounds: int
+    appearance: Appearance = PLAIN
+    sheet: Sheet = README
+    left_out: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -103,7 +114,7 @@ class Study:
     @cached_property
     def methods(self) -> list[str]:
         """Methods, in display order."""
-        return in_order(self.cells["method"], self.ideals, self.highlight)
+        return in_order(self.cells["method"], self.ideals, self.highlight, self.appearance.order)
 
     @property
     def bare_methods(self) -> list[str]:
@@ -114,16 +125,24 @@ class Study:
     @cached_property
     def looks(self) -> dict[str, Look]:
         """How each method is drawn, in display order."""
-        return looks(self.methods, self.ideals)
+        return looks(self.methods, self.ideals, self.appearance.colours)
 
     @property
     def rivals(self) -> list[str]:
         """The methods that are not ideals."""
         return [name for name in self.methods if name not in self.ideals]
 
+    def called(self, method: str) -> str:
+        """Return what a method is called, for sentences."""
+        return self.appearance.labels.get(method, method)
+
+    def listed(self, methods: Iterable[str]) -> str:
+        """Return what methods are called, with commas between."""
+        return ", ".join(map(self.called, methods))
+
     def label(self, method: str, between: str = " ") -> str:
-        """Return a method's name, and whether it is an ideal."""
-        return f"{method}{between}(ideal)" if method in self.ideals else method
+        """Return what a method is called, and whether it is an ideal."""
+        return f"{self.called(method)}{between}(ideal)" if method in self.ideals else self.called(method)
 
     @property
     def longest_label(self) -> int:
@@ -132,7 +151,11 @@ class Study:
 
     def aside(self, form: str) -> str:
         """Return ``form`` with the ideals in place of its ``{}``, as in ``fedavg aside``; nothing without ideals."""
-        return form.format(f"{_listed(self.ideals)} aside") if self.ideals else ""
+        return form.format(f"{self._ideals_named} aside") if self.ideals else ""
+
+    @property
+    def _ideals_named(self) -> str:
+        return _listed([self.called(method) for method in self.ideals])
 
     @cached_property
     def tiers(self) -> list[str]:
@@ -244,12 +267,12 @@ class Study:
             for tier in self.tiers:
                 cells = self.cells_of(method, tier)
                 if cells.empty:
-                    found.append(f"{method} at {tier} (not run)")
+                    found.append(f"{self.called(method)} at {tier} (not run)")
                 for seed, status, rounds in zip(cells["seed"], cells["status"], cells["rounds"], strict=True):
                     if status != "done":
                         which = f"seed {seed}, " if self.seeds > 1 else ""
                         after = f" after {rounds} of {self.of_rounds} rounds" if rounds else ""
-                        found.append(f"{method} at {tier} ({which}{status}{after})")
+                        found.append(f"{self.called(method)} at {tier} ({which}{status}{after})")
         return found
 
     def standing(self, method: str, tier: str) -> list[str]:
@@ -262,8 +285,14 @@ class Study:
 
     @property
     def notes(self) -> list[str]:
-        """What every figure of means must add: the ideal bound, what the intervals are, missing results."""
-        return [*self.bounds, self.certainty, *self.gaps]
+        """What every figure of means must add: the ideal bound, what the intervals are, what is missing."""
+        return [*self.bounds, self.certainty, *self.selection, *self.gaps]
+
+    @property
+    def selection(self) -> list[str]:
+        """What to say of methods that are not shown."""
+        number = len(self.methods)
+        return [f"Shown: {number} of {number + len(self.left_out)} methods."] if self.left_out else []
 
     @property
     def certainty(self) -> str:
@@ -276,7 +305,7 @@ class Study:
     def bounds(self) -> list[str]:
         """What to say of methods that are no rivals."""
         are = "are ideal bounds" if len(self.ideals) > 1 else "is an ideal bound"
-        bounds = f"{_listed(self.ideals)} {are}: every device trains, whatever its memory."
+        bounds = f"{self._ideals_named} {are}: every device trains, whatever its memory."
         return [bounds] if self.ideals else []
 
     @property
@@ -290,7 +319,7 @@ class Study:
     def out_of_memory(self) -> list[str]:
         """What to say of trainings that ran out of memory though a least budget had let them begin."""
         most = self.most("out_of_memory_trainings").items()
-        told = [f"{method} at {tier}, {_times(number)}" for (method, tier), number in most if number > 0]
+        told = [f"{self.called(method)} at {tier}, {_times(number)}" for (method, tier), number in most if number > 0]
         in_a_run = " (the most of any seed)" if self.seeds > 1 else ""
         return [f"Ran out of memory in training, though admitted{in_a_run}: {'; '.join(told)}."] if told else []
 
@@ -325,9 +354,22 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
     InputError
         If a method that it names was not run, or what its axis counts was not counted.
     """
+    everybody, whole = contenders(run), run
+    run = only(run, view.methods)
+    names = contenders(run)
+
+    def method(name: str | None, what: str) -> str | None:
+        if name is None:
+            return None
+        found = chosen(everybody, name, what)
+        if found not in names:
+            raise InputError(f"method '{name}' is left out, so it cannot be {what}: show it too, with --method")
+        return found
+
+    stands_out = method(view.highlight, "highlighted") or NAMESAKE
+    versus = method(view.versus, "compared with")
+    _check_labels(view.appearance, names.values())
     run = _by_contender(run)
-    stands_out = highlighted(run.cells["method"], view.highlight)
-    versus = chosen_method(run.cells["method"], view.versus, "compared with")
     axis = axis_named(view.axis)
     counted = [name for name, other in AXES.items() if other.spent(run.rounds).notna().any()]
     if len(run.rounds) and axis.name not in counted:
@@ -352,12 +394,31 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
             _chance(run_here[0]),
             ideals,
             stands_out,
-            versus or _usual_versus(cells, ideals, stands_out),
+            versus or _usual_versus(cells, ideals, stands_out, view.appearance.order),
             axis,
             run_here[0].measured_scale,
             run_here[0].recipe.held_out_share,
             run_here[0].recipe.rounds,
+            view.appearance,
+            view.sheet,
+            _left_out(whole, names.values(), values),
         )
+
+
+def _check_labels(appearance: Appearance, methods: Iterable[str]) -> None:
+    """Refuse labels that would make two methods one to a reader."""
+    by_label: dict[str, str] = {}
+    for method in methods:
+        label = appearance.labels.get(method, method)
+        if by_label.setdefault(label, method) != method:
+            raise InputError(f"'{by_label[label]}' and '{method}' would both be called '{label}': give them two labels")
+
+
+def _left_out(run: Run, shown: Collection[str], study: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return the contenders that were run in a study, but are not shown."""
+    cells = [record.cell for record in run.records]
+    here = {cell.contender for cell in cells if (cell.model, cell.width, cell.dataset, cell.gpu) == study}
+    return tuple(sorted(here.difference(shown)))
 
 
 def _by_contender(run: Run) -> Run:
@@ -378,9 +439,9 @@ def _by_contender(run: Run) -> Run:
     )
 
 
-def _usual_versus(cells: pd.DataFrame, ideals: Collection[str], highlight: str) -> str:
+def _usual_versus(cells: pd.DataFrame, ideals: Collection[str], highlight: str, first: Sequence[str]) -> str:
     """Return the method that others are compared with if nobody says: the highlight, or the first that is no ideal."""
-    methods = in_order(cells["method"], ideals, highlight)
+    methods = in_order(cells["method"], ideals, highlight, first)
     return highlight if highlight in methods else next((name for name in methods if name not in ideals), methods[0])
 
 

@@ -126,7 +126,7 @@ def _comparisons(study: Study) -> list[Table | Text]:
         return []
     grids = [grid for grid in (differences_grid(study), budgets_grid(study)) if grid.groups]
     said = deviations(study.bare_methods)
-    lines = [f"{method}: {' '.join(sentences)}" for method, sentences in said.items()]
+    lines = [f"{study.called(method)}: {' '.join(sentences)}" for method, sentences in said.items()]
     listed = [Text("\n".join(["What differs from the published methods:", *lines, ""]))] if lines else []
     shown = [(Text(grid.caption, style="bold"), _printed(grid), Text(grid.note + "\n")) for grid in grids]
     return [*(part for parts in shown for part in parts), *listed]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from profl.bench.report.appearance import PLAIN, Appearance
+from profl.bench.report.style import README, Sheet
+
 
 @dataclass(frozen=True)
 class View:
@@ -17,11 +20,20 @@ class View:
         The method that every other is compared with, seed by seed; by default the highlighted one, or the first rival.
     axis
         What curves are drawn over: a name of `profl.bench.report.axis.AXES`.
+    methods
+        Those that are shown, as if no other had been run; all by default.
+    appearance
+        What they are called, their colours and their order.
+    sheet
+        What figures are drawn on, and in which formats they are written.
     """
 
     highlight: str | None = None
     versus: str | None = None
     axis: str = "rounds"
+    methods: tuple[str, ...] = ()
+    appearance: Appearance = PLAIN
+    sheet: Sheet = README
 
 
 USUAL = View()

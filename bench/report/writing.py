@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from profl.bench.report.contenders import only
 from profl.bench.report.figures import figures_of
+from profl.bench.report.latex import write_latex
 from profl.bench.report.markdown import write_markdown
 from profl.bench.report.page import write_page
 from profl.bench.report.study import studies
@@ -15,10 +17,11 @@ from profl.bench.results import Run
 
 
 def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> list[Path]:
-    """Write all figures (PNG, SVG), tables (CSV, Parquet, Markdown) and the page of a run and return their paths.
+    """Write all figures, tables (CSV, Parquet, Markdown, LaTeX) and the page of a run and return their paths.
 
-    Nothing is run again; the same results give the same bytes. If the run holds several models, datasets or
-    GPUs, each has its own figures, with its name behind the figure's.
+    The page holds the figures as SVG: there is none where they are not written so. Nothing is run again; the same
+    results give the same bytes. If the run holds several models, datasets or GPUs, each has its own figures, with its
+    name behind the figure's.
 
     Parameters
     ----------
@@ -38,9 +41,11 @@ def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> li
     folder = output or run.path / "report"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with house_style():
+    with house_style(view.sheet):
         for study in parts:
             suffix = f"-{study.name}" if len(parts) > 1 else ""
             for figure in figures_of(study):
-                written += save(figure.draw(study), folder, figure.name + suffix)
-    return [*written, *write_tables(run, parts, folder), write_markdown(parts, folder), write_page(run, folder, view)]
+                written += save(figure.draw(study), folder, figure.name + suffix, view.sheet)
+    written += [*write_tables(only(run, view.methods), parts, folder)]
+    written += [write_markdown(parts, folder), *write_latex(parts, folder)]
+    return [*written, write_page(run, folder, view)] if "svg" in view.sheet.formats else written

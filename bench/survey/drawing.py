@@ -19,8 +19,8 @@ from profl.bench.report.looks import NAMESAKE
 from profl.bench.report.style import (
     GREY,
     PALE,
+    Legend,
     house_style,
-    legend_above,
     page,
     panels,
     save,
@@ -95,7 +95,12 @@ def _spans(setting: Setting, column: str, title: str, axis: str, notes: Sequence
     rows, down = setting.contenders, math.ceil(len(setting.models) / _PANELS_ACROSS)
     height = down * (0.35 + _ROW * max(len(rows), 4)) + 0.2
     where = f"{setting.gpu}, batch {setting.batch_size}; every method's dearest and cheapest task"
-    figure = page(height, title, where, notes, legend=0.25, axis_names=(axis, ""))
+    ends = [
+        Line2D([], [], color="black", ls="", marker="o", ms=5, mfc=face, label=f"{name} task")
+        for name, face in (("dearest", "black"), ("cheapest", "white"))
+    ]
+    legend = Legend([*_kind_handles(setting), *ends], 8)
+    figure = page(height, title, where, notes, legend, axis_names=(axis, ""))
     axes_of = panels(figure, len(setting.models), _PANELS_ACROSS)
     for axes, model in zip(axes_of, setting.models, strict=True):
         axes.tick_params(axis="y", length=0)
@@ -111,11 +116,6 @@ def _spans(setting: Setting, column: str, title: str, axis: str, notes: Sequence
             axes.plot(factor * span.dearest, place, "o", ms=4.5, mfc=colour, mec=colour, mew=1)
     for axes in axes_of[::_PANELS_ACROSS]:  # the others share their rows
         _name_rows(axes, rows)
-    ends = [
-        Line2D([], [], color="black", ls="", marker="o", ms=5, mfc=face, label=f"{name} task")
-        for name, face in (("dearest", "black"), ("cheapest", "white"))
-    ]
-    legend_above(figure, [*_kind_handles(setting), *ends], columns=8)
     return figure
 
 
@@ -147,13 +147,13 @@ def operations(setting: Setting, model: str) -> Figure:
         " How much a step teaches is not in this figure."
     ]
     where = f"width {rows['width'].iloc[0]}, {setting.gpu}, batch {setting.batch_size}: every task of every method"
-    figure = page(4.8, f"Memory against operations of a local step, {model}", where, notes, legend=0.25)
+    title, legend = f"Memory against operations of a local step, {model}", Legend(_kind_handles(setting), 8)
+    figure = page(4.8, title, where, notes, legend)
     axes = figure.subplots()
     axes.set(xlabel="operations (% of plain full training)", ylabel="peak requested (MiB)")
     for point in points:
         axes.plot(point.x, point.y, ls="", marker="D" if point.technique else "o", ms=5, mfc=point.colour, mec="white")
     axes.margins(x=0.08, y=0.08)
-    legend_above(figure, _kind_handles(setting), columns=8)
     settle(figure)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     corners = [corner for one, other in pairwise(front) for corner in ((one.x, one.y), (other.x, one.y))]

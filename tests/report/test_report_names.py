@@ -30,7 +30,7 @@ def test_names_that_mean_something_to_a_medium_stand_as_they_are(tmp_path: Path)
         write_cell(tmp_path, name, "75%", rounds=2, like="heterofl", tier_file=f"tiers {names[0]} <b>")
     run = read_run(tmp_path)
     written = {path.name: path for path in write_report(run)}
-    assert {name.rpartition(".")[2] for name in written} == {"png", "svg", "csv", "parquet", "md", "html"}
+    assert {name.rpartition(".")[2] for name in written} == {"png", "svg", "csv", "parquet", "md", "tex", "html"}
     shown = io.StringIO()
     Terminal(file=shown, width=2000).print(closing_table(run))
     for name in names:

@@ -140,13 +140,14 @@ def test_markdown_has_interval_and_participation_and_bold_only_with_seeds():
     scores = {"base": [0.5, 0.52], "other": [0.1, 0.1]}
     grid = accuracy_grid(study_of(scores))
     shown = [row.entries[0] for row in grid.groups[""]]
-    assert [(entry.text, entry.best) for entry in shown] == [
-        ("51.0 % [38.3 to 63.7] (100)", True),
-        ("10.0 % [10.0 to 10.0] (100)", False),
+    assert [(entry.text, entry.more, entry.best) for entry in shown] == [
+        ("51.0 %", ("[38.3 to 63.7]", "(100)"), True),
+        ("10.0 %", ("[10.0 to 10.0]", "(100)"), False),
     ]
+    assert "| base | **51.0 % [38.3 to 63.7] (100)** |" in list(markdown(grid))
     assert "Mean and 95 % t-interval of 2 seeds." in grid.note
     alone = accuracy_grid(study_of({name: found[:1] for name, found in scores.items()}))
-    assert [row.entries[0].text for row in alone.groups[""]] == ["50.0 % (100)", "10.0 % (100)"]
+    assert list(markdown(alone))[2:] == ["| base | 50.0 % (100) |", "| other | 10.0 % (100) |"]
     assert not any(row.entries[0].best for row in alone.groups[""])
     assert "Bold" not in alone.note
 

@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 from profl.bench.report.chance import chance_in_view, chance_note, draw_chance
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Grid, by_method
-from profl.bench.report.labels import CHARACTER
 from profl.bench.report.ranking import best_methods, winners
 from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, WIDTH, mebibytes, page, panels, settle
+from profl.bench.report.style import GREY, mebibytes, page, panels, settle
 
 ROW = 0.21
-"""Inches per method."""
+"""Inches per method on a sheet of the usual width."""
 
 PANEL = 2.3
 """Inches that a panel and its numbers need at least to be read."""
@@ -34,19 +33,21 @@ def draw(study: Study) -> Figure:
     scores, best = study.spreads(SCORE), best_methods(study)
     known = [spread for pair, spread in scores.items() if spread.known and not study.idle(*pair)]
     lowest = min((spread.low if spread.has_interval else spread.mean for spread in known), default=math.nan)
-    room = WIDTH - CHARACTER * study.longest_label
-    rows = math.ceil(len(tiers) / max(1, int(room / PANEL)))
+    sheet = study.sheet
+    room = sheet.width_inches - sheet.character_inches * study.longest_label
+    rows = math.ceil(len(tiers) / max(1, int(room / (PANEL * sheet.scale))))
     columns = math.ceil(len(tiers) / rows)
-    heads = [_head(study, tier, int(room / columns / CHARACTER) - 4) for tier in tiers]
+    heads = [_head(study, tier, int(room / columns / sheet.character_inches) - 4) for tier in tiers]
     lines = max(head.count("\n") for head in heads) + 1
-    body = 0.15 + rows * (ROW * len(methods) + 0.3 + 0.15 * lines)
+    body = 0.15 + rows * sheet.scale * (ROW * len(methods) + 0.3 + 0.15 * lines)
     title = "Test accuracy by memory tier, mean of the last five tests"
-    figure = page(body, title, study.training_setting, _notes(study, lowest), axis_names=("test accuracy (%)", ""))
+    notes, names = _notes(study, lowest), ("test accuracy (%)", "")
+    figure = page(body, title, study.training_setting, notes, axis_names=names, sheet=sheet)
     axes = panels(figure, len(tiers), columns)
     axes[0].set_yticks(range(len(methods)), map(study.label, methods))
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
     for panel, tier, head in zip(axes, tiers, heads, strict=True):
-        panel.set_title(head, fontsize=9, linespacing=1.15)
+        panel.set_title(head, fontsize=9 * sheet.scale, linespacing=1.15)
         for row, method in enumerate(methods):
             _draw_row(panel, study, row, method, tier, method in best[tier])
         panel.tick_params(axis="y", length=0)
@@ -96,7 +97,15 @@ def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best:
         beside: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center_baseline"}
         weight = "bold" if best else "normal"
         across = ("axes fraction", "data")
-        panel.annotate(f"{spread.mean:.1f}", (1, row), (32, 0), across, weight=weight, annotation_clip=False, **beside)
+        panel.annotate(
+            f"{spread.mean:.1f}",
+            (1, row),
+            (32 * study.sheet.scale, 0),
+            across,
+            weight=weight,
+            annotation_clip=False,
+            **beside,
+        )
         return
     inside = panel.get_yaxis_transform()
     if idle:

@@ -16,14 +16,14 @@ from profl.bench.report.chance import chance_in_view, chance_note, draw_chance
 from profl.bench.report.differences import paired
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, GridRow
-from profl.bench.report.labels import CHARACTER, LINE, Label, label_ends
+from profl.bench.report.labels import Label, label_ends
 from profl.bench.report.ranking import winners
 from profl.bench.report.score import SCORE, SCORE_NAME
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, PALE, WIDTH, legend_above, mebibytes, page, panels, say_empty, settle
+from profl.bench.report.style import GREY, PALE, Legend, Sheet, mebibytes, page, panels, say_empty, settle
 
 LARGEST = 24.0
-"""Diameter in points of the marker of what cost most."""
+"""Diameter in points of the marker of what cost most, on a sheet of the usual width."""
 
 SHORT_NAME, FEW = 18, 10
 """Characters of a name, and a number of methods, up to which two panels fit side by side."""
@@ -71,19 +71,21 @@ def draw(study: Study) -> Figure:
     """Draw the score against the memory needed, its cost as the marker's area: a panel per tier, with its front."""
     tiers, found = study.tiers, {tier: points(study, tier) for tier in study.tiers}
     drawn = [point for here in found.values() for point in here]
-    dearest = max((point.operations for point in drawn if point.operations > 0), default=math.nan)
-    columns = 2 if len(study.methods) <= FEW and study.longest_label <= SHORT_NAME else 1
+    sheet = study.sheet
+    columns = 2 if len(study.methods) <= FEW and study.longest_label <= SHORT_NAME and not sheet.narrow else 1
     columns = min(columns, len(tiers))
     tallest = max(len(here) for here in found.values())
-    body = 0.2 + max(2.25, 0.65 + tallest * LINE / 72) * math.ceil(len(tiers) / columns)
+    body = 0.2 + max(2.25, 0.65 + tallest * sheet.line_points / 72) * math.ceil(len(tiers) / columns)
     names = ("least budget of the dearest trained task (MiB)", "test accuracy (%)")
     title = "Test accuracy against memory needed and operations spent"
-    figure = page(body, title, study.training_setting, _notes(study, found), 0.45 if dearest > 0 else 0.0, names)
+    spent = [point.operations for point in drawn if point.operations > 0]
+    legend = Legend(_sizes(max(spent), min(spent), sheet), 4, line_inches=0.4) if spent else None
+    figure = page(body, title, study.training_setting, _notes(study, found), legend, names, sheet)
     axes = panels(figure, len(tiers), columns)
     for panel, tier in zip(axes, tiers, strict=True):
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")
         panel.margins(y=0.16)
-        _draw_points(panel, study, tier, found[tier], dearest)
+        _draw_points(panel, study, tier, found[tier], max(spent, default=math.nan))
     if not drawn:
         for panel in axes:
             say_empty(panel)
@@ -93,11 +95,9 @@ def draw(study: Study) -> Figure:
         for panel in axes:
             draw_chance(panel, study)
     low, high = _memory_span([point.x for point in drawn])
-    room = min(0.6, (study.longest_label * CHARACTER + 0.3) / (WIDTH / columns - 0.5))
+    room = min(0.6, (study.longest_label * sheet.character_inches + 0.3) / (sheet.width_inches / columns - 0.5))
     axes[0].xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes[0].set_xlim(low, low + (high - low) / (1 - room))
-    if dearest > 0:
-        legend_above(figure, _sizes(dearest, min(point.operations for point in drawn if point.operations > 0)), 4)
     settle(figure)
     axes[0].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())  # lines and labels must not move them
     axes[0].set_xticks([tick for tick in axes[0].get_xticks() if low <= tick <= high])  # none below the names
@@ -129,7 +129,7 @@ def _draw_points(panel: Axes, study: Study, tier: str, here: Sequence[Point], de
         panel.vlines(point.x, spread.low, spread.high, color=look.colour, lw=1.2)
         if point.operations > 0:
             dashes = "--" if point.method in study.ideals else "-"
-            area = LARGEST**2 * point.operations / dearest
+            area = _largest(study.sheet) ** 2 * point.operations / dearest
             panel.scatter(point.x, point.y, area, facecolor=(look.ink, 0.12), edgecolor=look.colour, ls=dashes, lw=1)
         panel.plot(point.x, point.y, ls="", marker=".", ms=4, color=look.colour)
 
@@ -168,12 +168,17 @@ def _memory_span(needed: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - air), high + 1.5 * air
 
 
-def _sizes(dearest: float, cheapest: float) -> list[Line2D]:
+def _largest(sheet: Sheet) -> float:
+    """Return the diameter of the marker of what cost most, in points."""
+    return LARGEST * sheet.scale**2
+
+
+def _sizes(dearest: float, cheapest: float, sheet: Sheet) -> list[Line2D]:
     """Return the legend of the areas: three round numbers of operations, the largest not above the dearest."""
     told = AXES["operations"].told
     circle: dict[str, Any] = {"ls": "", "marker": "o", "color": GREY, "mfc": "none", "mew": 1}
     return [
-        Line2D([], [], ms=LARGEST * math.sqrt(amount / dearest), label=told(amount), **circle)
+        Line2D([], [], ms=_largest(sheet) * math.sqrt(amount / dearest), label=told(amount), **circle)
         for amount in round_sizes(cheapest, dearest)
     ]
 
@@ -194,7 +199,7 @@ def _not_shown(study: Study) -> list[str]:
     notes = []
     for reason, idle in (("no device could train", True), ("their memory is unknown", False)):
         found = {tier: [m for m, t in pairs if t == tier and study.idle(m, t) == idle] for tier in study.tiers}
-        named = "; ".join(f"{', '.join(methods)} at {tier}" for tier, methods in found.items() if methods)
+        named = "; ".join(f"{study.listed(methods)} at {tier}" for tier, methods in found.items() if methods)
         if named:
             notes.append(f"Not shown, as {reason}: {named}.")
     return notes

@@ -14,10 +14,10 @@ from matplotlib.lines import Line2D
 
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
-from profl.bench.report.rounds import legend_columns, round_panels, set_axis
+from profl.bench.report.rounds import round_panels, set_axis
 from profl.bench.report.schedule import STRIP, draw_schedules, stepping_methods, strips_note
 from profl.bench.report.study import Study
-from profl.bench.report.style import PowersOfTen, legend_above, say_empty
+from profl.bench.report.style import PowersOfTen, say_empty
 
 
 class Piece(NamedTuple):
@@ -56,7 +56,12 @@ def draw(study: Study) -> Figure:
         *study.gaps,
     ]
     title = f"Convergence: norm of the gradient over the {study.axis.name}"
-    figure, axes = round_panels(study, title, "2-norm of the gradient", notes, study.axis_label)
+    handles = [
+        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.2, marker=".", ms=4, label=study.label(method))
+        for method, look in styles.items()
+        if method in shown
+    ]
+    figure, axes = round_panels(study, title, "2-norm of the gradient", notes, handles, study.axis_label)
     for panel, tier in zip(axes, study.tiers, strict=True):
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter(PowersOfTen())
@@ -73,12 +78,6 @@ def draw(study: Study) -> Figure:
     set_axis(axes[0], study)
     for panel, tier in zip(axes, study.tiers, strict=True):
         draw_schedules(panel, {method: steps[tier] for method, steps in stepping.items()}, styles)
-    handles = [
-        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.2, marker=".", ms=4, label=study.label(method))
-        for method, look in styles.items()
-        if method in shown
-    ]
-    legend_above(figure, handles, columns=legend_columns(study))
     return figure
 
 
@@ -88,7 +87,7 @@ def sentence(study: Study) -> str:
     for method in study.methods:
         found = [piece for tier in study.tiers for piece in pieces(study, method, tier) if len(piece.norms) > 1]
         if found:
-            named.append(f"{method} in {sum(piece.fell for piece in found)} of {len(found)}")
+            named.append(f"{study.called(method)} in {sum(piece.fell for piece in found)} of {len(found)}")
     of_all = "over all tiers and seeds" if study.seeds > 1 else "over all tiers"
     return f"The gradient's norm falls from the first test of a step to the last: {', '.join(named)} ({of_all})."
 

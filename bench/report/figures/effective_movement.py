@@ -15,7 +15,7 @@ from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.rounds import legend_columns
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, legend_above, page, say_empty
+from profl.bench.report.style import GREY, Legend, page, say_empty
 
 DIAGNOSTICS = {"effective_movement": "effective movement", "movement_slope": "slope"}
 """What is drawn of a method's diagnostics, and what it is called."""
@@ -71,12 +71,15 @@ def draw(study: Study) -> Figure:
     height = 0.2 + 1.7 * len(tiers)
     title = "Effective movement and its slope over the rounds"
     moving = [method for method in study.methods if any(shown == method for shown, _ in found)]
-    legend = 0.05 + 0.2 * math.ceil((len(moving) + 1) / legend_columns(study))
-    figure = page(height, title, study.training_setting, notes, legend, axis_names=("round", ""))
+    handles = [Line2D([], [], color=study.looks[name].colour, lw=1.2, label=study.label(name)) for name in moving]
+    handles.append(Line2D([], [], color=GREY, ls="", marker="v", ms=7, mec="white", mew=0.6, label="would freeze"))
+    legend = Legend(handles, legend_columns(study))
+    figure = page(height, title, study.training_setting, notes, legend, ("round", ""), study.sheet)
     axes = figure.subplots(len(tiers), len(DIAGNOSTICS), sharex=True, sharey="col", squeeze=False)
     for row, tier in zip(axes, tiers, strict=True):
         for panel, (name, called) in zip(row, DIAGNOSTICS.items(), strict=True):
-            panel.set_title(study.tier_label(tier, between=" · ") + " per device")
+            if panel is row[0] or not study.sheet.narrow:
+                panel.set_title(study.tier_label(tier, between=" · ") + " per device")
             panel.set_ylabel(called)
             for method in study.methods:
                 for step in found.get((method, tier), ()):
@@ -90,9 +93,6 @@ def draw(study: Study) -> Figure:
     for panel in axes[:, 1]:
         panel.axhline(0, color=GREY, lw=0.8, zorder=0.9)
     axes[0, 0].set_xlim(0, 1.02 * max(1, study.cells["rounds"].max()))
-    handles = [Line2D([], [], color=study.looks[name].colour, lw=1.2, label=study.label(name)) for name in moving]
-    would = Line2D([], [], color=GREY, ls="", marker="v", ms=7, mec="white", mew=0.6, label="would freeze")
-    legend_above(figure, [*handles, would], columns=legend_columns(study))
     return figure
 
 
@@ -123,7 +123,7 @@ def sentence(study: Study) -> str:
         steps = [step for tier in study.tiers for step in pieces(study, method, tier)]
         if steps:
             frozen = sum(math.isfinite(step.frozen_after) for step in steps)
-            named.append(f"{method} in {frozen} of {len(steps)}")
+            named.append(f"{study.called(method)} in {frozen} of {len(steps)}")
     of_all = "over all tiers and seeds" if study.seeds > 1 else "over all tiers"
     return f"Steps that the freezing rule would end by itself: {', '.join(named)} ({of_all})."
 

@@ -15,14 +15,13 @@ from matplotlib.figure import Figure
 from profl.bench.report.chance import chance_note, draw_chance
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, over_rounds
-from profl.bench.report.labels import CHARACTER
 from profl.bench.report.looks import Look
 from profl.bench.report.ranking import winners
 from profl.bench.report.rounds import set_axis
 from profl.bench.report.schedule import draw_schedules, stepping_methods, strips_note
 from profl.bench.report.spread import Spread, over_seeds
 from profl.bench.report.study import Study
-from profl.bench.report.style import PALE, WIDTH, page, panels, say_empty
+from profl.bench.report.style import PALE, page, panels, say_empty
 
 COLUMNS = 4
 """Panels side by side where there is one tier; else a row has every tier of one method."""
@@ -40,12 +39,15 @@ def draw(study: Study) -> Figure:
     curves = {pair: curve(study, *pair) for pair in pairs}
     stepping = stepping_methods(study)
     alone = len(study.tiers) == 1
-    columns = min(COLUMNS, len(study.methods)) if alone else len(study.tiers)
-    width = (WIDTH - 0.6) / columns
-    characters = int(width / CHARACTER) if alone else 100
+    sheet = study.sheet
+    side_by_side = max(1, round(COLUMNS * sheet.room))
+    columns = min(side_by_side, len(study.methods)) if alone else len(study.tiers)
+    width = (sheet.width_inches - 0.6 * sheet.scale) / columns
+    characters = int(width / sheet.character_inches) if alone else int(100 * sheet.room)
     names = {name: textwrap.wrap(study.label(name), characters, break_on_hyphens=False) for name in study.methods}
     rows = math.ceil(len(pairs) / columns)
-    body = 0.75 + rows * ((TALL if rows <= FEW else PANEL) + 0.1 + 0.16 * max(map(len, names.values())))
+    heading = 0.1 + 0.16 * max(map(len, names.values()))
+    body = sheet.scale * (0.75 + rows * ((TALL if rows <= FEW else PANEL) + heading))
     band = ", with its interval as a band" if study.seeds > 1 else ""
     others = " Grey: all others in that tier." if len(study.methods) > 1 else ""
     notes = [
@@ -56,7 +58,7 @@ def draw(study: Study) -> Figure:
     ]
     title = f"Test accuracy over the {study.axis.name}"
     axis_names = (study.axis_label, "test accuracy (%)")
-    figure = page(body, title, study.training_setting, notes, axis_names=axis_names)
+    figure = page(body, title, study.training_setting, notes, axis_names=axis_names, sheet=sheet)
     axes = panels(figure, len(pairs), columns)
     for place, (panel, (method, tier)) in enumerate(zip(axes, pairs, strict=True)):
         behind = [curves[other, tier] for other in study.methods if other != method]
@@ -64,9 +66,11 @@ def draw(study: Study) -> Figure:
         draw_chance(panel, study)
         if alone or place % columns == 0:
             weight = "bold" if method == study.highlight else "normal"
-            panel.set_title("\n".join(names[method]), color=study.looks[method].ink, fontsize=9, fontweight=weight)
+            look: dict[str, Any] = {"color": study.looks[method].ink, "fontsize": 9 * sheet.scale, "fontweight": weight}
+            panel.set_title("\n".join(names[method]), **look)
         if place < len(study.tiers):
-            _head(panel, f"{study.tier_label(tier)} per device", 16 + 12 * len(names[method]))
+            head = tier if sheet.narrow and not alone else f"{study.tier_label(tier)} per device"
+            _head(panel, head, sheet.scale * (16 + 12 * len(names[method])))
     if study.rounds["test_accuracy"].isna().all():
         for panel in axes:
             say_empty(panel)

@@ -12,10 +12,10 @@ from profl.bench.report.coincidence import coincident, line_width, striped
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, over_rounds
 from profl.bench.report.held import what_stayed
-from profl.bench.report.rounds import legend_columns, round_panels
+from profl.bench.report.rounds import round_panels
 from profl.bench.report.spread import Spread
 from profl.bench.report.study import Study
-from profl.bench.report.style import GREY, legend_above, mebibytes, say_empty
+from profl.bench.report.style import GREY, mebibytes, say_empty
 
 COLUMNS = ["peak_allocated_bytes", "peak_reserved_bytes", "held_bytes"]
 """What is drawn, of the rounds frame."""
@@ -37,12 +37,19 @@ def draw(study: Study) -> Figure:
         f"Line: most that was reserved for any participant of the round{of_seeds}. Band below it: down to the most that"
         " was allocated; the rest is what the allocator rounds up, caches and cannot join. Every device starts with an"
         " empty cache.",
-        *striped(heaps, f"{COINCIDENT:.0%} of the highest"),
+        *striped(heaps, f"{COINCIDENT:.0%} of the highest", study.called),
         what_stayed(study),
         *study.bounds,
         *study.gaps,
     ]
-    figure, axes = round_panels(study, "Memory of local training over the rounds", "memory (MiB)", notes)
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.8, label=study.label(method))
+        for method, look in styles.items()
+    ]
+    if holding:
+        handles.append(Line2D([], [], color=GREY, ls=":", lw=1.4, label="still held"))
+    title = "Memory of local training over the rounds"
+    figure, axes = round_panels(study, title, "memory (MiB)", notes, handles)
     for panel, tier in zip(axes, tiers, strict=True):
         for method, look in styles.items():
             drawn = curves[method, tier] / 2**20
@@ -56,13 +63,6 @@ def draw(study: Study) -> Figure:
             say_empty(panel)
         panel.set_ylim(0, 1.08 * panel.get_ylim()[1])
     axes[0].xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color=look.colour, ls=look.dashes, lw=1.8, label=study.label(method))
-        for method, look in styles.items()
-    ]
-    if holding:
-        handles.append(Line2D([], [], color=GREY, ls=":", lw=1.4, label="still held"))
-    legend_above(figure, handles, columns=legend_columns(study))
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -25,18 +26,21 @@ def draw(study: Study) -> Figure:
     tiers, methods = study.tiers, study.methods
     notes = ["Mean over the rounds of the share of devices that an offered task fits. ?: no result."]
     title = "Share of devices that can take part (%)"
-    by_row = len(methods) > FEW
-    names = [study.label(name) if by_row else _folded(study.label(name), 112 // len(methods)) for name in methods]
+    sheet = study.sheet
+    by_row = len(methods) > FEW or sheet.narrow
+    fitting = int(112 * sheet.room) // len(methods)
+    names = [study.label(name) if by_row else _folded(study.label(name), fitting) for name in methods]
     lines = max(name.count("\n") + 1 for name in names)
-    height = 0.6 + 0.24 * len(methods) if by_row else 0.55 + 0.16 * (lines - 1) + 0.5 * len(tiers)
-    figure = page(height, title, study.training_setting, notes + study.notes)
+    row_inches = 0.38 if sheet.narrow else 0.24
+    height = 0.6 + row_inches * len(methods) if by_row else 0.55 + 0.16 * (lines - 1) + 0.5 * len(tiers)
+    figure = page(height, title, study.training_setting, notes + study.notes, sheet=sheet)
     axes = figure.subplots()
     table = [[shares[method, tier].times(100) for method in methods] for tier in tiers]
     rows = [list(row) for row in zip(*table, strict=True)] if by_row else table
     axes.imshow([[share.mean / 100 for share in row] for row in rows], cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
     for down, row in enumerate(rows):
         for across, share in enumerate(row):
-            _write(axes, across, down, share, " · " if by_row else "\n")
+            _write(axes, across, down, share, " · " if by_row and not sheet.narrow else "\n")
     if by_row:
         axes.set_xticks(range(len(tiers)), study.tier_labels)
         axes.set_yticks(range(len(methods)), names)
@@ -58,7 +62,8 @@ def draw(study: Study) -> Figure:
 
 def _write(axes: Axes, across: int, down: int, share: Spread, between: str) -> None:
     """Write a share and its interval into its field; hatch the field if it is unknown."""
-    style: dict[str, Any] = {"color": "white" if share.mean > 70 else "#222222", "size": 10}
+    style: dict[str, Any] = {"color": "white" if share.mean > 70 else "#222222"}
+    style["size"] = 10 / 9 * matplotlib.rcParams["font.size"]
     text = f"{share.mean:.0f}%"
     if not share.known:
         text = "?"
@@ -83,7 +88,7 @@ def sentence(study: Study) -> str:
     named = []
     for tier in study.tiers:
         methods = [name for name in study.rivals if shares[name, tier].mean == 1]
-        named.append(f"{', '.join(methods) or 'none'} at {tier}")
+        named.append(f"{study.listed(methods) or 'none'} at {tier}")
     return f"Methods that all devices can take part in{study.aside(', {}')}: {'; '.join(named)}."
 
 

@@ -18,9 +18,8 @@ from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report.axis import AXES
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.grid import Entry, Grid, GridRow
-from profl.bench.report.labels import CHARACTER
 from profl.bench.report.study import Study, bytes_of
-from profl.bench.report.style import GREY, WIDTH, legend_above, mebibytes, page, say_empty
+from profl.bench.report.style import GREY, Legend, Sheet, mebibytes, page, say_empty
 from profl.bench.results import peak_column
 
 ROW = 0.195
@@ -33,7 +32,10 @@ HEADINGS = ("peak\n(bar)", "without\nworkspace", "least budget\n(tick)")
 """Of the numbers beside the bars, as `_numbers` has them."""
 
 NUMBERS_WIDTH = 2.55
-"""Inches that they take."""
+"""Inches that they take on a sheet of the usual width."""
+
+NARROW_NUMBERS_WIDTH = 1.4
+"""Without the second column."""
 
 FINE = 500
 """Parts of the longest bar that an eye can tell apart."""
@@ -68,10 +70,13 @@ def draw(study: Study) -> Figure:
     if any(math.isnan(number) for _, entry in bars for number in _numbers(entry)):
         notes.append("?: not measured.")
     title = "Peak memory of local training, by method and task"
-    figure = page(0.85 + ROW * max(len(lines), 4), title, study.setting, notes, legend=0.45)
+    handles = [Patch(label=name, **_filling(name)) for name in CATEGORY_COLOURS]
+    tick = Line2D([], [], color="black", ls="", marker="|", ms=11, mew=1.8, label="least budget")
+    body = 0.85 + ROW * study.sheet.scale * max(len(lines), 4)
+    figure = page(body, title, study.setting, notes, Legend([*handles, tick], 5), sheet=study.sheet)
     axes = figure.subplots()
     reach = [_draw_bar(axes, place, entry) for place, entry in bars]
-    _write_numbers(axes, bars)
+    _write_numbers(axes, bars, study.sheet)
     furthest = max([*reach, full if math.isfinite(full) else 0.0], default=0.0)
     if not lines:
         say_empty(axes)
@@ -88,9 +93,6 @@ def draw(study: Study) -> Figure:
     axes.set_xlabel("memory at the peak (MiB)")
     if math.isfinite(full):
         axes.axvline(full, color=GREY, ls="--", lw=1, zorder=0.9)
-    handles = [Patch(label=name, **_filling(name)) for name in CATEGORY_COLOURS]
-    tick = Line2D([], [], color="black", ls="", marker="|", ms=11, mew=1.8, label="least budget")
-    legend_above(figure, [*handles, tick], columns=5)
     return figure
 
 
@@ -111,18 +113,21 @@ def _lines(study: Study) -> list[Line]:
                 own.setdefault(method, []).append((entry, alike.setdefault(sizes, [])))
             alike[sizes].append((method, task))
     longest = max((len(task) for _, tasks in study.tasks for task, _ in tasks), default=0)
-    characters = int((WIDTH - NUMBERS_WIDTH) / CHARACTER) - max(longest, SHORT)
+    sheet = study.sheet
+    beside = (NARROW_NUMBERS_WIDTH if sheet.narrow else NUMBERS_WIDTH) * sheet.scale
+    characters = int((sheet.width_inches - beside) / sheet.character_inches) - max(longest, SHORT)
     lines = []
     for method, bars in own.items():
-        lines.append(Line(method))
+        lines.append(Line(study.called(method)))
         for entry, named in bars:
             name = ", ".join(task for other, task in named if other == method)
-            others = [f"{other} {task}" for other, task in named if other != method]
+            others = [f"{study.called(other)} {task}" for other, task in named if other != method]
             if len(name) > SHORT:
                 name, *more = [task for other, task in named if other == method]
                 others = more + others
             lines.append(Line(name, entry))
-            whole = ", ".join(other.replace(" ", "\N{NO-BREAK SPACE}") for other in others)  # folded between names
+            space = " " if sheet.narrow else "\N{NO-BREAK SPACE}"  # folded between names, where one fits in a line
+            whole = ", ".join(other.replace(" ", space) for other in others)
             equal = textwrap.wrap(f"= {whole}", max(20, characters)) if others else []
             lines += [Line("", said=text) for text in equal]
     return lines
@@ -158,11 +163,16 @@ def _draw_bar(axes: Axes, place: int, entry: Mapping[Any, Any]) -> float:
     return left
 
 
-def _write_numbers(axes: Axes, bars: Sequence[tuple[int, Mapping[Any, Any]]]) -> None:
-    """Write what is drawn as columns beside the bars: in the plot, numbers of bars and ticks look alike."""
+def _write_numbers(axes: Axes, bars: Sequence[tuple[int, Mapping[Any, Any]]], sheet: Sheet) -> None:
+    """Write what is drawn as columns beside the bars: in the plot, numbers of bars and ticks look alike.
+
+    A narrow sheet has room for those of the whole bar and the tick.
+    """
+    places = {0: 28, 2: 96} if sheet.narrow else {0: 40, 1: 105, 2: 180}
     at: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "ha": "right"}
     across = ("axes fraction", "data")
-    for column, (points, heading) in enumerate(zip((40, 105, 180), HEADINGS, strict=True)):
+    for column, usual_points in places.items():
+        points, heading = usual_points * sheet.scale, HEADINGS[column]
         if bars:
             axes.annotate(
                 heading, (1, 1), (points, 2), "axes fraction", va="bottom", color="#444444", linespacing=1.1, **at
@@ -180,8 +190,8 @@ def sentence(study: Study) -> str:
         return "Nothing measured yet."
     low, high = peaks.iloc[0], peaks.iloc[-1]
     return (
-        f"From {mebibytes(low['peak_requested_bytes'])} MiB ({low['method']}, {low['task']})"
-        f" to {mebibytes(high['peak_requested_bytes'])} MiB ({high['method']}, {high['task']})."
+        f"From {mebibytes(low['peak_requested_bytes'])} MiB ({study.called(low['method'])}, {low['task']})"
+        f" to {mebibytes(high['peak_requested_bytes'])} MiB ({study.called(high['method'])}, {high['task']})."
     )
 
 
@@ -194,7 +204,7 @@ def grid(study: Study) -> Grid:
         operations = entry.get("operations_per_step")
         return GridRow(task, [*sizes, Entry(AXES["operations"].told(math.nan if operations is None else operations))])
 
-    groups = {method: [row(*task) for task in tasks] for method, tasks in study.tasks}
+    groups = {study.called(method): [row(*task) for task in tasks] for method, tasks in study.tasks}
     names = [*CATEGORIES, "peak requested", "least budget", "operations of a step"]
     return Grid("Memory at the peak, in MiB, and operations of a step", "method, task", names, groups)
 

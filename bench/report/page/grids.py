@@ -70,7 +70,7 @@ def matrix(study: Study, found: Mapping[str, Sequence[Sequence[int]]]) -> Grid:
         for tier in study.tiers
     }
     groups = {
-        method: [
+        study.called(method): [
             GridRow(name, [_count(counts[tier], (method, name), found.get(tier, ())) for tier in study.tiers])
             for name, _ in entries
         ]

@@ -17,6 +17,7 @@ from profl.bench.errors import InputError
 from profl.bench.files import replacing
 from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.report.budgets import budgets_grid
+from profl.bench.report.contenders import only
 from profl.bench.report.costs import costs_grid
 from profl.bench.report.deviations import deviations
 from profl.bench.report.differences import differences_grid
@@ -69,8 +70,9 @@ def write_page(run: Run, folder: Path, view: View = USUAL) -> Path:
     InputError
         If a figure or ``cells.csv`` is missing, or as `profl.bench.report.study.studies`.
     """
-    records = run.records
     parts = list(studies(run, view))
+    run = only(run, view.methods)
+    records = run.records
     studies_toml = configurations(records)
     _text(folder / "cells.csv")  # else nothing was written here
     text = render(
@@ -111,12 +113,14 @@ def _part(study: Study, records: Sequence[Record], folder: Path, alone: bool) ->
         "came_out": what_came_out(study),
         "certainty": "" if study.memory_only else study.certainty,
         "summary": summary(study),
-        "deviations": deviations(study.bare_methods),
+        "deviations": {study.called(name): said for name, said in deviations(study.bare_methods).items()},
         "comparisons": [] if study.memory_only else [differences_grid(study), budgets_grid(study), costs_grid(study)],
         "figures": figures,
         "matrix": matrix(study, fleets(records, study.cells)),
         "timelines": _timelines(study, here),
-        "blocks": largest_blocks(_once((r.cell.contender, entry) for r in here for entry in r.footprints)),
+        "blocks": largest_blocks(
+            _once((study.called(r.cell.contender), entry) for r in here for entry in r.footprints)
+        ),
     }
 
 
@@ -141,7 +145,9 @@ def _timelines(study: Study, records: Sequence[Record]) -> dict[str, Any]:
             if timeline := packed.get((method, entry["task"])):
                 least = bytes_of(entry, "least_budget_bytes")
                 least_bytes = int(least) if least == least else None  # NaN: not searched for
-                tasks.append({"method": method, "task": name, "least_budget_bytes": least_bytes, **timeline})
+                tasks.append(
+                    {"method": study.called(method), "task": name, "least_budget_bytes": least_bytes, **timeline}
+                )
     return {"colours": CATEGORY_COLOURS, "tasks": tasks}
 
 
