@@ -235,9 +235,10 @@ def first_fitting(budgets: ArrayLike, needs: Sequence[int]) -> NDArray[np.int64]
         Index into ``needs``, -1 where none fits; int64, shape (devices,).
     """
     held = np.asarray(budgets)
-    first = np.full(held.shape, -1, np.int64)
-    for index, need in reversed([*enumerate(needs)]):
-        first[held >= need] = index
+    first = np.zeros(held.shape, np.int64)
+    for least in np.minimum.accumulate(np.asarray(needs, np.int64)):  # of the tasks so far
+        first += held < least
+    first[first == len(needs)] = -1
     return first
 
 
