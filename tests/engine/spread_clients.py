@@ -37,8 +37,7 @@ def federation(width: int, examples: int) -> Federation:
 
 def train(fleet: Federation, devices: list[int], number: int) -> list[Update]:
     """Train some of a round's devices from the global state."""
-    task = fleet.choices(number)[devices[0]]
-    assert task is not None
+    (task,), _ = fleet.choices(number)
     results = [fleet._train(task, device, number) for device in devices]
     return [result[0] for result in results if result]
 
