@@ -155,7 +155,12 @@ class Legend:
     def inches_on(self, sheet: Sheet) -> float:
         """Return how high it is."""
         lines = math.ceil(len(self.handles) / self.columns_on(sheet))
-        return 0.05 + self.line_inches * sheet.scale * lines
+        return 0.05 + (0.2 * lines + self.overhang_inches) * sheet.scale
+
+    @property
+    def overhang_inches(self) -> float:
+        """By how much a mark is higher than its line, on the usual sheet."""
+        return self.line_inches - 0.2
 
 
 def page(
@@ -191,8 +196,8 @@ def page(
         ([], []) if sheet.bare else (_wrapped([title], 80 * sheet.room), _wrapped([subtitle], 150 * sheet.room - 12))
     )
     below = 0.31 * scale + 0.2 * scale * (len(titles) - 1)  # where the subtitle begins
-    overhang = (legend.line_inches - 0.2) / 2 * scale if legend else 0.0  # of a mark in the legend over its text
-    top = 0.02 + overhang if sheet.bare else below + 0.17 * scale + 0.165 * scale * (len(subtitles) - 1)
+    above = legend.overhang_inches / 2 * scale if legend else 0.0
+    top = 0.02 + above if sheet.bare else below + 0.17 * scale + 0.165 * scale * (len(subtitles) - 1)
     heading = top + 0.04 + (legend.inches_on(sheet) if legend else 0.0)
     foot = 0.08 + 0.165 * scale * len(lines) + (0.22 * scale if across else 0.0)
     height = heading + body + foot

@@ -96,7 +96,7 @@ def draw(study: Study) -> Figure:
             draw_chance(panel, study)
     low, high = _memory_span([point.x for point in drawn])
     room = min(0.6, (study.longest_label * sheet.character_inches + 0.3) / (sheet.width_inches / columns - 0.5))
-    axes[0].xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes[0].xaxis.set_major_locator(MaxNLocator(10 if sheet.narrow else 5, steps=[1, 2, 5, 10]))
     axes[0].set_xlim(low, low + (high - low) / (1 - room))
     settle(figure)
     axes[0].set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())  # lines and labels must not move them
