@@ -18,6 +18,7 @@ from profl.bench.cli.options import (
 from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
 from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.sweep_output import print_forecasts
+from profl.bench.cli.volume import progress_console, quiet_option, verbose_option
 
 if TYPE_CHECKING:
     from profl.bench.config import Config
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     help="Measure, and print what the sweep will take; nothing is trained or written.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print events to stdout, one JSON object a line.")
+@quiet_option
+@verbose_option("Also print a line for every measured cell and every round.")
 @instructions_option
 @engine_options
 @workers_option
@@ -98,7 +101,7 @@ def sweep(
         written = write_report(results)
         if not as_json:
             Terminal().print(closing_table(results))
-    Terminal(stderr=True).print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
+    progress_console().print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
     refuse_incomplete(progress, len(possible), run)
 
 
