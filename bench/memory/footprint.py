@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from profl.bench.memory.summary import mebibytes, summary, summary_page
+from profl.bench.memory.summary import Summary, mebibytes
 from profl.bench.memory.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Footprint:
                 )
 
     def __str__(self) -> str:
-        return self._told(summary)
+        return str(self._summary)
 
     def __repr__(self) -> str:
         peak = mebibytes(self.peak_requested_bytes)
@@ -222,9 +222,10 @@ class Footprint:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return self._told(summary_page)
+        return self._summary.page()
 
-    def _told(self, form: Callable[..., str]) -> str:
+    @property
+    def _summary(self) -> Summary:
         peaks = {
             "requested": self.peak_requested_bytes,
             "allocated": self.peak_allocated_bytes,
@@ -232,7 +233,7 @@ class Footprint:
             "least budget": self.least_budget_bytes,
         }
         title = f"{self.key} on {self.environment.device_name}"
-        return form(title, peaks, str(self.peak_position or ""), self.categories_at_peak, self.caveats)
+        return Summary(title, peaks, str(self.peak_position or ""), self.categories_at_peak, self.caveats)
 
     @property
     def kept_timeline(self) -> Timeline:
