@@ -11,6 +11,7 @@ from importlib.metadata import version
 import torch
 
 from profl.bench.cell import Recipe
+from profl.bench.fleet import format_bytes
 from profl.bench.instructions import has_avx2
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu.profile import PHYSICAL, profiles
@@ -33,31 +34,65 @@ class Finding:
     remedy: str | None = None
 
 
-def examine() -> Iterator[Finding]:
-    """Yield the findings: versions, plug-ins, this machine's GPU, and a virtual one of each capability, started."""
-    yield Finding("profl", version("profl"))
-    yield Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
-    yield Finding("cores", str(os.cpu_count()))
-    same = "AVX2: training gives the bits of every x86-64 that has it"
-    yield Finding("processor", same if has_avx2() else "no AVX2: training gives the bits of processors of its kind")
+@dataclass(frozen=True)
+class Check:
+    """A part to look at, and what does: it may take seconds."""
+
+    part: str
+    look: Callable[[], Finding]
+
+
+def examine() -> Iterator[Check]:
+    """Yield what there is to look at: versions, plug-ins, this machine's GPUs and the virtual ones.
+
+    Of virtual GPUs one of each capability is started. Each check is to be made before the next is asked for.
+    """
+    known = {
+        "profl": version("profl"),
+        "torch": f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
+        "cores": str(os.cpu_count()),
+        "processor": _processor(),
+    }
+    for part, state in known.items():
+        yield Check(part, partial(Finding, part, state))
     for name in methods():
         yield _attempt(f"method {name}", partial(_module, name))
     for name in models():
         yield _attempt(f"model {name}", partial(_stages, name))
-    step = TrainingWorkload("doctor", _SMALL, FullModel(_SMALL), Recipe(batch_size=1))
-    with Prober() as prober:
-        for name in ([PHYSICAL] if torch.cuda.is_available() else []) + _one_of_each_capability():
-            yield _attempt(name, partial(_measured, prober, step, name))
+    for index in range(torch.cuda.device_count()):
+        yield _attempt(f"{PHYSICAL}:{index}", partial(_card, index))
     if not torch.cuda.is_available():  # not a fault: the virtual ones stand in
-        yield Finding(PHYSICAL, "no GPU and driver on this machine; virtual GPUs stand in")
+        absent = "no GPU and driver on this machine; virtual GPUs stand in"
+        yield Check(PHYSICAL, partial(Finding, PHYSICAL, absent))
+    step = TrainingWorkload("doctor", _SMALL, FullModel(_SMALL), Recipe(batch_size=1))
+    tried = _one_of_each_capability()
+    with Prober() as prober:
+        for name in ([PHYSICAL] if torch.cuda.is_available() else []) + list(tried.values()):
+            yield _attempt(name, partial(_measured, prober, step, name))
+    for profile in profiles():
+        if profile.name not in tried.values():
+            alike = f"not started; it runs as {tried[profile.gpu.capability]} does"
+            yield Check(profile.name, partial(Finding, profile.name, alike))
 
 
-def _one_of_each_capability() -> list[str]:
+def _processor() -> str:
+    if has_avx2():
+        return "AVX2: training gives the bits of every x86-64 that has it"
+    return "no AVX2: training gives the bits of processors of its kind"
+
+
+def _one_of_each_capability() -> dict[tuple[int, int], str]:
     """Return the profile with the most published figures for each: a worker starts in seconds, all take minutes."""
     chosen: dict[tuple[int, int], str] = {}
     for profile in sorted(profiles(), key=lambda profile: (len(profile.unconfirmed), profile.name)):
         chosen.setdefault(profile.gpu.capability, profile.name)
-    return sorted(chosen.values())
+    return dict(sorted(chosen.items(), key=lambda one: one[1]))
+
+
+def _card(index: int) -> str:
+    """Return which GPU of this machine it is."""
+    card = torch.cuda.get_device_properties(index)
+    return f"{card.name}, sm_{card.major}{card.minor}, {format_bytes(card.total_memory)}"
 
 
 def _module(method: str) -> str:
@@ -73,10 +108,13 @@ def _measured(prober: Prober, step: TrainingWorkload, gpu: str) -> str:
     return f"measures ({footprint.environment.device_name}, cuDNN {footprint.environment.cudnn})"
 
 
-def _attempt(part: str, look: Callable[[], str]) -> Finding:
-    try:
-        return Finding(part, look())
-    except GpuUnavailable as error:
-        return Finding(part, "not available", str(error))
-    except Exception as error:
-        return Finding(part, "broken", f"{type(error).__name__}: {error}")
+def _attempt(part: str, look: Callable[[], str]) -> Check:
+    def attempted() -> Finding:
+        try:
+            return Finding(part, look())
+        except GpuUnavailable as error:
+            return Finding(part, "not available", str(error))
+        except Exception as error:
+            return Finding(part, "broken", f"{type(error).__name__}: {error}")
+
+    return Check(part, attempted)

@@ -69,10 +69,13 @@ class SweepProgress:
         Rounds of them that lie on disk already.
     console
         Where to write; bars are drawn only if it is a terminal.
+    verbose
+        Whether every measured cell and every round is a line, and not only now and then where no bars are drawn.
     """
 
-    def __init__(self, todo: Sequence[Cell], finished_rounds: int, console: Console) -> None:
+    def __init__(self, todo: Sequence[Cell], finished_rounds: int, console: Console, verbose: bool = False) -> None:
         self.console = console
+        self.verbose = verbose
         self.failures: list[tuple[Cell, str]] = []
         self.taken: list[Cell] = []
         self._done = 0
@@ -161,8 +164,9 @@ class SweepProgress:
         return f"{counts}; highest score so far {cell.contender} at {cell.tier}, {score:.1%}"
 
     def _tell(self, text: str) -> None:
-        """Write a line where no bar shows that the sweep is alive, now and then."""
-        if not self.console.is_terminal and time.monotonic() - self._told > SILENCE_SECONDS:
+        """Write a line where no bar shows that the sweep is alive, now and then; always if that was asked for."""
+        silent = not self.console.is_terminal and time.monotonic() - self._told > SILENCE_SECONDS
+        if self.verbose or silent:
             self._told = time.monotonic()
             self.console.print(text, highlight=False, soft_wrap=True)
 

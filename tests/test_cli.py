@@ -15,8 +15,10 @@ from click.testing import CliRunner, Result
 
 from profl.bench.cli import main
 from profl.bench.cli.options import Part
+from profl.bench.doctor import Check, Finding
 from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.gpu.profile import known_gpus
 from profl.bench.results import CellFolder
 from profl.bench.results.folder import folder_of
 from tests.conftest import unchecked
@@ -402,11 +404,51 @@ def test_lists_name_what_the_commands_take():
     assert all(f"{kind}: " in everything for kind in ("methods", "models", "datasets", "gpus", "presets"))
 
 
+def test_lists_as_json_say_what_lists_say():
+    names = json.loads(profl("list", "--json").output)
+    assert set(names) == {"methods", "models", "datasets", "gpus", "presets"}
+    for kind, of_kind in names.items():
+        assert [entry["name"] for entry in json.loads(profl("list", kind, "--json").output)] == of_kind
+    gpus = {entry["name"]: entry for entry in json.loads(profl("list", "gpus", "--json").output)}
+    assert gpus["virtual:t4"]["capability"] == [7, 5]
+    assert gpus["virtual:t4"]["total_bytes"] > 14 * 2**30
+    methods = {entry["name"]: entry for entry in json.loads(profl("list", "methods", "--json").output)}
+    assert methods["fedavg"]["ignores_memory"]
+    assert methods["heterofl"]["shrinks"]
+    techniques = json.loads(profl("list", "techniques", "--json").output)
+    assert {"name": "none", "setting": None, "about": "plain training"} in techniques
+    deviations = json.loads(profl("list", "deviations", "--json").output)
+    assert all(isinstance(entry["deviations"], list) for entry in deviations)
+    refused = profl("list", "cards", "--json")
+    assert refused.exit_code == 2
+    assert "cards are Markdown" in refused.output
+
+
+def test_doctor_tells_every_part_as_it_is_looked_at_and_counts_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    looked = []
+
+    def checks():
+        for part, remedy in (("[red]odd", None), ("virtual:t4", "install a C compiler"), ("last", None)):
+            yield Check(part, lambda part=part, remedy=remedy: looked.append(part) or Finding(part, "so", remedy))
+            assert looked[-1] == part  # before the next is asked for
+
+    monkeypatch.setattr("profl.bench.doctor.examine", checks)
+    result = profl("doctor")
+    assert result.exit_code == 4
+    assert result.stdout.splitlines() == [
+        f"{'[red]odd':26}so",
+        "virtual:t4                so: install a C compiler",
+        f"{'last':26}so",
+    ]
+    assert result.stderr == "Error: 1 of these is missing or broken\n"
+
+
 def test_doctor_tries_a_virtual_gpu_of_every_capability():
     result = profl("doctor")
     assert result.exit_code == 0, result.output
     assert "virtual h100" in result.output
     assert "virtual t4" in result.output
+    assert all(gpu in result.output.split() for gpu in known_gpus())
     assert "3 stages" in next(line for line in result.output.splitlines() if "model vgg11_bn" in line)
 
 

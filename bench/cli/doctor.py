@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import click
 
-from profl.bench.cli.exit_codes import ExitCode
+from profl.bench.cli.exit_codes import Ended, ExitCode
 
 
 @click.command()
 def doctor() -> None:
-    """Say what this machine can do, and what is missing for the rest.
+    """Say what this machine can do, and what is missing for the rest, part by part as each is looked at.
 
     \b
     Example:
       profl doctor
     """
-    from rich.table import Table
-
     from profl.bench.doctor import examine
     from profl.bench.terminal import Terminal
 
-    table = Table("part", "state", "remedy", title="profl doctor")
-    whole = True
-    with Terminal(stderr=True).status("looking at torch") as status:
-        for finding in examine():
-            status.update(f"found {finding.part}, looking on")
-            table.add_row(finding.part, finding.state, finding.remedy or "")
-            whole = whole and not finding.remedy
-    Terminal().print(table)
-    if not whole:
-        raise SystemExit(ExitCode.FAILED)
+    console, faults = Terminal(), 0
+    with console.status("looking at torch") as status:
+        for check in examine():
+            status.update(f"looking at {check.part}")
+            finding = check.look()
+            told = f"{finding.part:26}{finding.state}" + (f": {finding.remedy}" if finding.remedy else "")
+            console.print(told, style="red" if finding.remedy else None, highlight=False, soft_wrap=True)
+            faults += bool(finding.remedy)
+    if faults:
+        raise Ended(f"{faults} of these {'is' if faults == 1 else 'are'} missing or broken", ExitCode.FAILED)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     type=OneOf(["methods", "models", "datasets", "gpus", "presets", "techniques", "deviations", "cards"]),
     required=False,
 )
-def list_names(kind: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the names, or of a kind one object for each.")
+def list_names(kind: str | None, as_json: bool) -> None:
     """Show the names that the other commands take, and what they stand for.
 
     Of methods it shows what each does about memory, what shrinks on a weak device, and its source; "deviations" are
@@ -32,10 +34,16 @@ def list_names(kind: str | None) -> None:
       profl list gpus
       profl list techniques
       profl list deviations
+      profl list gpus --json | jq -r '.[].name'
     """
     from profl.bench.cli.names import NAMES
 
-    if kind == "gpus":
+    if as_json:
+        if kind == "cards":
+            raise click.UsageError("cards are Markdown: leave out --json, or list methods and deviations with it")
+        everything = {group: list(of_group()) for group, of_group in NAMES.items()}
+        click.echo(json.dumps(_entries(kind) if kind else everything))
+    elif kind == "gpus":
         from profl.bench.memory.gpu.profile import profiles
 
         click.echo("cuda: this machine's own")
@@ -71,6 +79,52 @@ def list_names(kind: str | None) -> None:
     else:
         for group, names in NAMES.items():
             click.echo(f"{group}: {', '.join(names())}")
+
+
+def _entries(kind: str) -> list[dict[str, Any]]:
+    """Return what there is to say of every name of a kind; unknown values are None."""
+    from profl.bench.cli.names import NAMES
+
+    match kind:
+        case "gpus":
+            from profl.bench.memory.gpu.profile import profiles
+
+            return [{"name": "cuda"}, *map(_gpu_entry, profiles())]
+        case "techniques":
+            from profl.bench.technique import NONE, WAYS
+
+            ways = [{"name": name, "setting": way.setting or None, "about": way.about} for name, way in WAYS.items()]
+            return [{"name": NONE, "setting": None, "about": "plain training"}, *ways]
+        case "methods" | "deviations":
+            return [_method_entry(name, kind) for name in NAMES["methods"]()]
+    return [{"name": name} for name in NAMES[kind]()]
+
+
+def _gpu_entry(profile: Profile) -> dict[str, Any]:
+    return {
+        "name": profile.name,
+        "board": profile.board,
+        "capability": profile.gpu.capability,
+        "multiprocessors": profile.gpu.multiprocessors,
+        "total_bytes": profile.gpu.total_bytes,
+        "memory_figure": profile.memory_figure,
+        "sources": list(profile.sources),
+    }
+
+
+def _method_entry(name: str, kind: str) -> dict[str, Any]:
+    """Return what a method says of itself; of one that cannot be imported, why."""
+    from profl.bench.errors import InputError
+    from profl.bench.registry import method_class
+
+    try:
+        method = method_class(name)
+    except InputError as error:
+        return {"name": name, "error": str(error)}
+    if kind == "deviations":
+        return {"name": name, "deviations": list(method.deviations)}
+    said = {key: getattr(method, key) or None for key in ("kind", "shrinks", "source")}
+    return {"name": name, **said, "ignores_memory": method.ignores_memory}
 
 
 def _memory_source(profile: Profile) -> str:

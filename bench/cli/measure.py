@@ -14,6 +14,7 @@ import click
 
 from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
 from profl.bench.cli.own_step import arguments, check_own, measure_own, own_step
+from profl.bench.cli.volume import quiet_option, verbose_option
 
 if TYPE_CHECKING:
     from profl.bench.memory.replay.settings import AllocatorSettings
@@ -37,6 +38,8 @@ OF_TASKS = ("method", "model", "width", "batch_size", "dataset", "data", "rounds
 )
 @click.option("--save", type=click.Path(path_type=Path), help="File (.json, .json.gz) for --against elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@quiet_option
+@verbose_option("Also say of each task how long it took to measure.")
 def measure_command(
     build: str | None,
     argument: tuple[str, ...],
@@ -108,7 +111,7 @@ def measure_command(
     results = []
     with Prober() as prober, TemporaryDirectory() as scratch:
         other = other_run(against, gpu, prober) if against else None
-        for workload in tracked(wanted, "measuring"):
+        for workload in tracked(wanted, "measuring", lambda step: step.key):
             name, key = workload.technique.label(workload.scope), workload.task.key
             description = described(workload, model, dataset, rounds)
             expected = other and other(workload, description)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from profl.bench import instructions
+from profl.bench.cli.volume import progress_console, volume
 from profl.bench.errors import choose, nearest, unknown
 from profl.bench.instructions import AVX2, INSTRUCTIONS
 
@@ -285,11 +287,16 @@ def available(gpu: str) -> str:
     return usable
 
 
-def tracked(entries: Collection[T], text: str) -> Iterable[T]:
-    """Return the entries, with a progress bar on stderr if that is a terminal."""
+def tracked(entries: Collection[T], text: str, name: Callable[[T], str] | None = None) -> Iterator[T]:
+    """Yield the entries, with a progress bar on stderr if that is a terminal.
+
+    With ``name``, a verbose command also says of each how long it took.
+    """
     from rich.progress import track
 
-    from profl.bench.terminal import Terminal
-
-    console = Terminal(stderr=True)
-    return track(entries, text, console=console, transient=True, disable=not console.is_terminal)
+    console = progress_console()
+    for entry in track(entries, text, console=console, transient=True, disable=not console.is_terminal):
+        began = time.monotonic()
+        yield entry
+        if name and volume() == "verbose":
+            console.print(f"{name(entry)}: {time.monotonic() - began:.1f} s", highlight=False, soft_wrap=True)

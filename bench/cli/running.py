@@ -11,6 +11,7 @@ import click
 
 from profl.bench.cli.exit_codes import Ended, ExitCode
 from profl.bench.cli.stopping import if_stopped
+from profl.bench.cli.volume import progress_console, volume
 
 if TYPE_CHECKING:
     from profl.bench.cell import Cell
@@ -63,13 +64,12 @@ def carry_out(
     from profl.bench.results.record import read_record
     from profl.bench.results.runs import at_work, make_way
     from profl.bench.sweep import run_sweep
-    from profl.bench.terminal import Terminal
     from profl.bench.tracking import Tracking, trackers
 
     tools = trackers(log_to, run)
     todo = [experiment.cell for experiment in possible]
     tell_strays(run, todo)
-    console = Terminal(stderr=True)
+    console = progress_console()
     for cell in todo:
         read_record(folder_of(cell, run))
     if removed := make_way(run, todo):
@@ -82,7 +82,7 @@ def carry_out(
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
     console.print(_standing(run, todo, missing, finished), highlight=False, soft_wrap=True)
-    listener = SweepEvents() if as_json else SweepProgress(missing, finished, console)
+    listener = SweepEvents() if as_json else SweepProgress(missing, finished, console, volume() == "verbose")
     now = training_environment()
     differences = {folder.path.name: mixture([*folder.environments(), now]) for folder in cell_folders(run)}
     otherwise = {name: difference for name, difference in differences.items() if difference}

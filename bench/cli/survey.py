@@ -11,6 +11,7 @@ import click
 from profl.bench.cli.exit_codes import ExitCode
 from profl.bench.cli.options import available, named, several
 from profl.bench.cli.stopping import if_stopped
+from profl.bench.cli.volume import progress_console, quiet_option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,7 @@ def survey() -> None:
     show_default=True,
     help="The table, as CSV.",
 )
+@quiet_option
 def models(
     model: tuple[str, ...],
     gpu: tuple[str, ...],
@@ -99,10 +101,9 @@ def _measured(
     from profl.bench.cli.survey_output import print_line
     from profl.bench.survey.measuring import missing
     from profl.bench.survey.measuring import survey as measure_all
-    from profl.bench.terminal import Terminal
 
     todo = missing(wanted, table, output)
-    aside = Terminal(stderr=True)
+    aside = progress_console()
     aside.print(f"{len(wanted)} measurements, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
     kept = f"what is measured is kept in {output}: run the same command to go on"
     with if_stopped(kept), Progress(console=aside, transient=True, disable=not aside.is_terminal) as bars:
@@ -151,6 +152,7 @@ def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> No
     help="The table, as CSV; figures and results.md are drawn beside it.",
 )
 @click.option("--draw-only", is_flag=True, help="Measure nothing: draw what the table holds.")
+@quiet_option
 def methods(
     method: tuple[str, ...],
     model: tuple[str, ...],
@@ -191,7 +193,7 @@ def methods(
         gpus = [available(name) for name in gpu or GPUS]
         wanted, refused = entries(names, networks, width, batch_size or BATCH_SIZES, gpus, technique)
         for reason in refused:
-            print_line(Terminal(stderr=True), f"left out: {reason}")
+            print_line(progress_console(), f"left out: {reason}")
         measured = _measured(wanted, TABLE, output, workers, task_name)
     everything = TABLE.frame(TABLE.read(output))
     figures = draw(everything, output.parent)
@@ -210,6 +212,7 @@ def methods(
     show_default=True,
     help="The table, as CSV.",
 )
+@quiet_option
 def recorders(subject: tuple[str, ...], output: Path) -> None:
     """Let several recorders of memory say the peak of the same training steps, and compare with the allocator.
 
@@ -231,7 +234,7 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
         if name not in SUBJECTS:
             unknown("subject", name, SUBJECTS)
     chosen = {name: workload for name, workload in SUBJECTS.items() if not subject or name in subject}
-    aside, console = Terminal(stderr=True), Terminal()
+    aside, console = progress_console(), Terminal()
     table = compare(chosen, lambda name, recorder: print_line(aside, f"{recorder} has recorded {name}"))
     output.parent.mkdir(parents=True, exist_ok=True)
     with naming(output):

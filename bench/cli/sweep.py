@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from profl.bench.cli.options import (
+    OneOf,
     cells_option,
     chosen_sweep,
     engine_options,
@@ -18,6 +19,7 @@ from profl.bench.cli.options import (
 from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
 from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.sweep_output import print_forecasts
+from profl.bench.cli.volume import progress_console, quiet_option, verbose_option
 
 if TYPE_CHECKING:
     from profl.bench.config import Config
@@ -42,9 +44,11 @@ TOOLS = ("tensorboard", "wandb", "mlflow")
 @click.option(
     "--log-to",
     multiple=True,
-    type=click.Choice(TOOLS),
+    type=OneOf(TOOLS),
     help="Write rounds and results to a tool too, a run for every cell; may be given several times.",
 )
+@quiet_option
+@verbose_option("Also print a line for every measured cell and every round.")
 @instructions_option
 @engine_options
 @workers_option
@@ -109,7 +113,7 @@ def sweep(
         written = write_report(results)
         if not as_json:
             Terminal().print(closing_table(results))
-    Terminal(stderr=True).print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
+    progress_console().print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
     refuse_incomplete(progress, len(possible), run)
 
 

@@ -10,6 +10,7 @@ import click
 
 from profl.bench.cli.options import chosen_sweep, instructions_option, several, sweep_options, workers_option
 from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
+from profl.bench.cli.volume import quiet_option, verbose_option
 
 
 @click.command()
@@ -26,6 +27,8 @@ from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
     show_default=True,
     help="Share of the training data that no device gets, and on which is tested.",
 )
+@quiet_option
+@verbose_option("Also print a line for every measured cell and every round.")
 @instructions_option
 @workers_option
 @click.option(

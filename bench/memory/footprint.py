@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from profl.bench.memory.summary import mebibytes, summary
+from profl.bench.memory.summary import Summary, mebibytes
 from profl.bench.memory.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -215,15 +214,7 @@ class Footprint:
                 )
 
     def __str__(self) -> str:
-        peaks = {
-            "requested": self.peak_requested_bytes,
-            "allocated": self.peak_allocated_bytes,
-            "reserved": self.peak_reserved_bytes,
-            "least budget": self.least_budget_bytes,
-        }
-        title = f"{self.key} on {self.environment.device_name}"
-        where = str(self.peak_position or "")
-        return summary(title, peaks, where, self.categories_at_peak, self.caveats)
+        return str(self._summary)
 
     def __repr__(self) -> str:
         peak = mebibytes(self.peak_requested_bytes)
@@ -231,7 +222,18 @@ class Footprint:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return f"<pre>{escape(str(self))}</pre>"
+        return self._summary.page()
+
+    @property
+    def _summary(self) -> Summary:
+        peaks = {
+            "requested": self.peak_requested_bytes,
+            "allocated": self.peak_allocated_bytes,
+            "reserved": self.peak_reserved_bytes,
+            "least budget": self.least_budget_bytes,
+        }
+        title = f"{self.key} on {self.environment.device_name}"
+        return Summary(title, peaks, str(self.peak_position or ""), self.categories_at_peak, self.caveats)
 
     @property
     def kept_timeline(self) -> Timeline:

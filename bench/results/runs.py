@@ -273,8 +273,9 @@ def make_way(run: Path, todo: Sequence[Cell]) -> list[str]:
     check_one_recipe(run, kept)
     removed = []
     for one in idle:
+        cell = one.cell()
         try:
-            check_one_recipe(run, [*kept, one.cell()])
+            check_one_recipe(run, [*kept, cell])
         except InputError:
             with suppress(Timeout), one.lock():
                 if not one.rounds():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -180,7 +181,17 @@ def test_printed_it_is_a_summary_and_its_repr_a_line() -> None:
     ]
     assert "16.0 MiB least budget" in str(replace(FOOTPRINT, least_budget_bytes=16 * MIB))
     assert repr(ATTRIBUTED) == "<Footprint of tiny on virtual t4: peak 8.0 MiB requested>"
-    assert replace(FOOTPRINT, key="a <b>")._repr_html_().startswith("<pre>a &lt;b&gt; on virtual t4\n")
+
+
+def test_a_notebook_shows_the_same_with_a_bar_for_every_category() -> None:
+    odd = replace(ATTRIBUTED, key='a <b> & "c"', caveats=("<script>",))
+    page = ElementTree.fromstring(odd._repr_html_())
+    assert page.findtext("div/b") == 'a <b> & "c" on virtual t4'
+    told = str(odd).splitlines()
+    assert [line.text for line in page.findall("div")[1:]] == [told[1], *told[4:]]
+    rows = [[cell.text for cell in row] for row in page.iter("tr")]
+    assert rows == [["activations", "6.0 MiB", "75%", None], ["parameters", "2.0 MiB", "25%", None]]
+    assert [span.get("style", "").rpartition(" ")[2] for span in page.iter("span")] == ["7.50em", "2.50em"]
 
 
 def test_every_category_that_can_dominate_has_a_remedy() -> None:

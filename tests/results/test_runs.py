@@ -187,6 +187,14 @@ def test_cells_that_never_had_a_result_make_way_for_another_recipe(tmp_path: Pat
     assert {folder.name for folder in (tmp_path / "cells").iterdir()} == {alike.path.name, running.path.name}
 
 
+def test_a_damaged_cell_is_told_and_not_removed(tmp_path: Path):
+    damaged = begin(tmp_path, small_cell(seed=1))
+    (damaged.path / "cell.json").write_text("{")
+    with pytest.raises(InputError, match=r"cell\.json is not readable JSON"):
+        make_way(tmp_path, [small_cell(seed=0, recipe=LONGER)])
+    assert damaged.path.is_dir()
+
+
 def test_cells_with_a_round_are_never_removed_nor_those_beside_them(tmp_path: Path):
     kept = begin(tmp_path, small_cell(seed=0), rounds=1)
     beside = begin(tmp_path, small_cell(seed=1))

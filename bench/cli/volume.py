@@ -1,0 +1,51 @@
+"""``-q`` and ``-v``: how much a command tells beside its results and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from profl.bench.terminal import Terminal
+
+Volume = Literal["quiet", "usual", "verbose"]
+
+_KEY = "profl.volume"
+"""Where the context of a command keeps it, for those below too."""
+
+
+def _choose(volume: Volume) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def choose(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
+        if given and context.meta.setdefault(_KEY, volume) != volume:
+            raise click.UsageError("give either --quiet or --verbose")
+
+    return choose
+
+
+def _option(short: str, volume: Volume, flag: str, text: str) -> Callable[[Any], Any]:
+    return click.option(short, flag, is_flag=True, expose_value=False, callback=_choose(volume), help=text)
+
+
+quiet_option = _option("-q", "quiet", "--quiet", "Show no progress: results and errors alone.")
+"""Option for nothing but results and errors."""
+
+
+def verbose_option(text: str) -> Callable[[Any], Any]:
+    """Return the option for more, which ``text`` tells."""
+    return _option("-v", "verbose", "--verbose", text)
+
+
+def volume() -> Volume:
+    """Return how much the command that runs is to tell."""
+    context = click.get_current_context(silent=True)
+    chosen: Volume = context.meta.get(_KEY, "usual") if context else "usual"
+    return chosen
+
+
+def progress_console() -> Terminal:
+    """Return the console for progress, on stderr; it is silent if the user wants that."""
+    from profl.bench.terminal import Terminal
+
+    return Terminal(stderr=True, quiet=volume() == "quiet")
