@@ -80,7 +80,8 @@ def test_a_report_has_every_figure_and_table_and_the_same_bytes_each_time(tmp_pa
     names = ("cells", "rounds", "footprints", "differences", "budgets")
     tables = {f"{name}.{kind}" for name in names for kind in ("csv", "parquet")}
     figures = {f"{name}.{kind}" for name in set(NAMED) - {"memory_by_round"} for kind in ("png", "svg")}
-    assert {path.name for path in first} == tables | figures | {"results.md", "index.html"}
+    latex = {f"{name}.tex" for name in ("accuracy", "differences", "budgets", "costs")}
+    assert {path.name for path in first} == tables | figures | latex | {"results.md", "index.html"}
     assert {path.parent for path in first} == {tmp_path / "report"}
     for one, other in zip(first, write_report(read_run(tmp_path), tmp_path / "again"), strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
