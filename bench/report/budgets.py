@@ -9,9 +9,10 @@ from __future__ import annotations
 import pandas as pd
 
 from profl.bench.report.axis import AXES, Axis
+from profl.bench.report.differences import paired
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.ranking import chain
-from profl.bench.report.spread import over_seeds
+from profl.bench.report.spread import UNKNOWN, over_seeds
 from profl.bench.report.study import Study, Values
 from profl.bench.results import mean_of_last_tests
 
@@ -55,15 +56,20 @@ def budgets_frame(study: Study) -> pd.DataFrame:
     DataFrame
         One row per tier, budget and method: ``tier``, ``budget`` (a name of `AXES`), ``amount`` (rounds, floating-point
         operations or bytes, mean over the seeds), ``method``, ``seeds`` (in which it was tested by then), ``score``
-        (mean over those, 0 to 1), ``low``, ``high`` (of its interval).
+        (mean over those, 0 to 1), ``low``, ``high`` (of its interval); ``versus``, ``difference`` in score from it,
+        seed by seed, ``difference_low``, ``difference_high`` (of its interval).
     """
     columns = ["tier", "budget", "amount", "method", "seeds", "score", "low", "high"]
+    columns += ["versus", "difference", "difference_low", "difference_high"]
     rows = []
     for axis in AXES.values():
         scores = scores_at_budget(study, axis)
         for (method, tier), values in scores.items():
             spread = over_seeds(values.to_list(), share=True)
-            rows.append((tier, axis.name, budgets_of(study, axis, tier).mean(), method, len(values), *spread))
+            versus = scores.get((study.versus, tier))
+            apart = UNKNOWN if versus is None or method == study.versus else paired(values, versus)
+            amount = budgets_of(study, axis, tier).mean()
+            rows.append((tier, axis.name, amount, method, len(values), *spread, study.versus, *apart))
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -64,6 +64,14 @@ def test_the_order_is_said_for_every_budget(study: Study):
     assert frame.loc[("operations", "base"), "score"] == pytest.approx(0.44)
     assert frame.loc[("operations", "base"), "low"] < 0.44
     assert len(frame) == 9
+    from_dear = budgets_frame(replace(study, versus="dear")).set_index(["budget", "method"])
+    assert set(from_dear["versus"]) == {"dear"}
+    lost = from_dear.loc["operations", ["difference", "difference_low", "difference_high"]]
+    # Seed by seed: 0.40 - 0.175 and 0.48 - 0.2.
+    assert lost.loc["base"].tolist() == pytest.approx(
+        [0.2525, *(0.2525 + sign * 12.706 * 0.0275 for sign in (-1, 1))], abs=1e-4
+    )
+    assert lost.loc["dear"].isna().all()
 
 
 def test_what_was_not_counted_is_unknown_and_never_free(study: Study):
