@@ -114,6 +114,9 @@ def reference_files(folder: Path) -> list[Path]:
     return files
 
 
+_REMEDY = "restore the file, or delete it and make it anew with --update"
+
+
 def read_reference(path: Path) -> tuple[Sweep, Measurement]:
     """Read committed numbers, and of which sweep they are.
 
@@ -122,11 +125,11 @@ def read_reference(path: Path) -> tuple[Sweep, Measurement]:
     InputError
         If the file is missing, damaged or of another form.
     """
-    reference = read_json(path)
+    reference = read_json(path, _REMEDY)
     try:
         sweep = checked(_File, reference, str(path)).sweep
     except InputError as error:
-        raise InputError(f"{error}; restore the file, or delete it and make it anew with --update") from None
+        raise InputError(f"{error}; {_REMEDY}") from None
     return sweep, reference
 
 

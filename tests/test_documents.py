@@ -43,7 +43,11 @@ from profl.bench.method import FullModel, Task
 from profl.bench.models import ModelSpec
 from profl.bench.operations import operations_per_step
 from profl.bench.registry import method_class, methods
-from profl.bench.report.spread import over_seeds
+from profl.bench.report import View
+from profl.bench.report.budgets import budgets_frame
+from profl.bench.report.spread import Spread, over_seeds
+from profl.bench.report.study import studies
+from profl.bench.results import Run, read_run
 from profl.bench.technique import PLAIN, Technique
 from profl.bench.training import TrainingWorkload
 from profl.growing import GrowTask
@@ -178,7 +182,7 @@ def test_versions_agree():
 # --- code ---
 
 
-@each(of("python", "toml", "yaml", ""))
+@each(of("python", "toml", "yaml", "latex", ""))
 def test_code_is_that_of_a_file_or_says_why_not(block: Block):
     kind, _, rest = block.mark.partition(" ")
     assert kind in ("from", "not", "printed"), f"{block.place} does not say where it is from"
@@ -283,7 +287,7 @@ def test_what_is_printed_follows_a_command_that_is_run():
     for before, block in pairwise(BLOCKS):
         assert block.mark != "printed" or (before.language == "sh" and before.is_run), block.place
     languages = {block.language for block in BLOCKS}
-    assert languages == {"python", "toml", "yaml", "csv", "", "sh", "table"}  # those that tests look at
+    assert languages == {"python", "toml", "yaml", "csv", "latex", "", "sh", "table"}  # those that tests look at
 
 
 # --- tables ---
@@ -405,16 +409,46 @@ def ablations(name: str, column: str) -> str:
     return f"{difference.mean:+.1f}, {difference.low:+.1f} to {difference.high:+.1f}{told}"
 
 
-def claims(contender: str, column: str) -> str:
-    """Return a cell of the table of the claims: the report's own words, from the table that has them."""
-    tables = list(blocks_of(ROOT / "results/claims/digits-dirichlet/report/results.md"))
+def claims(contender: str, column: str, split: str = "dirichlet") -> str:
+    """Return a cell of a table of the claims: the report's own words, from the table that has them."""
+    name = contender.strip("`")
+    if column == "at equal operations, minus `profl`":
+        if name in ("fedavg", "profl", "allsmall", "decomfl"):
+            return ""  # these spend far more, or so little that ProFL was not tested by then
+        return f"{equal_operations(name, 'difference', split)} (at {equal_operations(name, 'budget', split)})"
+    tables = list(blocks_of(ROOT / f"results/claims/digits-{split}/report/results.md"))
     accuracies, differences, _, costs = (
         {name.removesuffix(" (ideal)"): shown for name, *shown in table_of(block)[1:]} for block in tables
     )
-    name = contender.strip("`")
     if column == "minus `profl`":
         return differences.get(name, [""])[0]
+    if column == "operations":
+        return costs[name][0].partition(" operations")[0]
     return (costs if column == "operations, bytes" else accuracies)[name][0]
+
+
+def claims_iid(contender: str, column: str) -> str:
+    """Return a cell of the same table, with the data dealt IID."""
+    return claims(contender, column, "iid")
+
+
+@cache
+def claims_run(split: str) -> Run:
+    return read_run(ROOT / f"results/claims/digits-{split}")
+
+
+def equal_operations(contender: str, column: str, split: str = "dirichlet") -> str:
+    """Return a cell of the table of ProFL and one rival at equal operations."""
+    name = contender.strip("`")
+    (pair,) = studies(claims_run(split), View(methods=("profl", name)))
+    rows = budgets_frame(pair).query("budget == 'operations'").set_index("method")
+    if column.startswith("budget"):
+        return f"{rows['amount'].iloc[0] / 1e9:.1f}"
+    if column != "difference":
+        return f"{100 * rows.loc['profl' if column.startswith('ProFL') else name, 'score']:.1f}"
+    found = Spread(*rows.loc[name, ["difference", "difference_low", "difference_high"]])
+    told = "" if found.told_apart else ", not told apart"
+    return f"{100 * found.mean:+.1f}, {100 * found.low:+.1f} to {100 * found.high:+.1f}{told}"
 
 
 def study(model: str, contender: str, gpu: str = "virtual:jetson-orin") -> pd.DataFrame:
@@ -472,6 +506,8 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
         card_tasks,
         ablations,
         claims,
+        claims_iid,
+        equal_operations,
         memory,
         saving,
     )

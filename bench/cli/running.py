@@ -33,6 +33,8 @@ def chosen_engine(engine: str = "local", address: str | None = None, workers: in
     """
     from profl.bench.engine import InProcess, LocalProcesses, RayCluster
 
+    if address == "":
+        raise click.UsageError("--address is empty: give HOST:PORT of the cluster's head node, or leave the option out")
     if engine == "ray":
         if workers:
             raise click.UsageError("--workers is for --engine local: on Ray, cells run on all cores of the cluster")

@@ -121,6 +121,8 @@ def rm(chosen: tuple[Path, ...], yes: bool) -> None:
             f"remove {'it' if len(chosen) == 1 else f'these {len(chosen)} runs'} for good?", abort=True, err=True
         )
     for run in chosen:
-        if kept := remove(run):
+        kept = remove(run)
+        click.echo(printable(f"removed {run}"), err=True)
+        if kept:
             more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
             click.echo(printable(f"kept in {run}: {', '.join(map(str, kept[:3]))}{more}, no part of a run"), err=True)

@@ -13,8 +13,8 @@ from profl.bench.files import write_whole
 from profl.bench.validation import check_texts
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, remedy: str = "delete the folder to run it again") -> Any:
+    """Read a JSON file; ``remedy`` is what to do where it is damaged.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: is this the folder of a run?") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}): delete the folder to run it again") from None
+        raise InputError(f"{path} is not readable JSON ({error}): {remedy}") from None
     if may_hold_unprintable(text):
         check_texts(content, str(path))
     return content

@@ -20,6 +20,7 @@ from profl.bench.errors import InputError
 from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report import figures, write_report
+from profl.bench.report.appearance import Appearance
 from profl.bench.report.coincidence import coincident
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
@@ -215,6 +216,8 @@ def test_rows_go_by_the_first_tier_ideals_above_and_who_trained_nobody_below(stu
     known = [mean for mean in first if not math.isnan(mean)]
     assert first[: len(known)] == sorted(known, reverse=True)
     assert set(order) == set(study.methods)
+    chosen = replace(study, appearance=Appearance(order=("heterofl", "profl")))
+    assert in_rows(chosen)[:2] == ["heterofl", "profl"]
 
 
 def test_bold_numbers_are_the_best_of_a_panel_and_with_one_seed_none(study: Study, three_seeds: Study):
@@ -560,7 +563,8 @@ def test_a_norm_of_zero_is_left_out(study: Study):
 def test_effective_movement_is_drawn_with_where_the_rule_would_freeze(study: Study, drawn: dict[str, Figure]):
     figure = drawn["effective_movement"]
     assert len(figure.axes) == 2
-    assert f"One row, as all their steps are the same: {', '.join(study.tiers)}." in notes(figure)
+    assert figure.axes[0].get_title(loc="left") == ", ".join(study.tiers)
+    assert "One row for several tiers: all their steps are the same." in notes(figure)
     odd = study.rounds["cell"].isin(study.cells_of("profl", "35%")["cell"]) & (study.rounds["round"] == 30)
     known = [
         {**found, "effective_movement": 0.9} if here else found
@@ -568,7 +572,9 @@ def test_effective_movement_is_drawn_with_where_the_rule_would_freeze(study: Stu
     ]
     apart = draw("effective_movement", replace(study, rounds=study.rounds.assign(diagnostics=known)))
     assert len(apart.axes) == 4
-    assert "all their steps are the same: 100..500MiB, 20%, 50%, 75%." in notes(apart)
+    heads = [panel.get_title(loc="left") for panel in apart.axes[::2]]
+    assert heads[0] == "100..500MiB, 20%, 50%, 75%"
+    assert heads[1].startswith("35% ")
     movement, slope = figure.axes[:2]
     steps = schedule(study, "profl", study.tiers[0])
     marks = [line.get_xdata()[0] for line in movement.lines if line.get_marker() == "v"]

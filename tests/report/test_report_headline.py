@@ -38,7 +38,8 @@ def test_the_highest_is_named_with_its_interval_and_others_as_the_seeds_tell(stu
 
 def test_with_one_seed_nothing_is_called_better():
     ((_, sentences),) = what_came_out(study_of({name: found[:1] for name, found in SCORES.items()}))
-    assert sentences == ["Scores: 10.0 % to 90.0 %. How far they may be off is not known, so nothing is called better."]
+    scores = "base 90.0 %, near 89.0 %, far 70.0 %, none 10.0 %"
+    assert sentences == [f"Scores: {scores}. How far they may be off is not known; none is called better."]
 
 
 def test_ideals_do_not_win_and_are_counted_apart(study: Study):

@@ -66,8 +66,11 @@ def draw(study: Study) -> Figure:
 def in_rows(study: Study) -> list[str]:
     """Return the methods from top to bottom: ideals, then rivals by their mean score in the first tier.
 
-    Who has none there, as nobody could train or nothing is known, comes last, by the next tier.
+    Who has none there, as nobody could train or nothing is known, comes last, by the next tier. Where the reader chose
+    an order, it is that.
     """
+    if study.appearance.order:
+        return study.methods
     scores = study.spreads(SCORE)
 
     def place(method: str) -> list[float]:
@@ -116,12 +119,13 @@ def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best:
 
 def _notes(study: Study, lowest: float) -> list[str]:
     """Return what a reader must know of the figure; ``lowest`` is the lowest end of an interval."""
-    order = f"Rows: by the mean at {study.tiers[0]}." if len(study.tiers) > 1 else "Rows: by the mean."
+    order = f"Rows: by the mean{f' at {study.tiers[0]}' if len(study.tiers) > 1 else ''}."
     means = "the highest of a panel and what is not told apart from it"
-    bold = f" Bold numbers: {means}{study.aside(' ({})')}." if study.seeds > 1 and len(study.rivals) > 1 else ""
+    bold = f"Bold numbers: {means}{study.aside(' ({})')}."
+    rows = [*[order] * (not study.appearance.order), *[bold] * (study.seeds > 1 and len(study.rivals) > 1)]
     hollow = "Hollow: no device could train, so there is no accuracy but the untrained model's."
     anybody_idle = any(study.idle(method, tier) for method in study.methods for tier in study.tiers)
-    return [order + bold, *[hollow] * anybody_idle, *chance_note(study, lowest), *study.notes]
+    return [*[" ".join(rows)] * bool(rows), *[hollow] * anybody_idle, *chance_note(study, lowest), *study.notes]
 
 
 def grid(study: Study) -> Grid:

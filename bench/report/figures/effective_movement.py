@@ -65,7 +65,7 @@ def draw(study: Study) -> Figure:
         "Effective movement: how far parameters got in the latest rounds, as a share of how far they travelled. Slope:"
         f" its change over the rule's window; {each}, from the round on in which the rule can speak.",
         "Triangle: the round after which the freezing rule would end the step, whether or not it may.",
-        *(f"One row, as all their steps are the same: {', '.join(heap)}." for heap in heaps if len(heap) > 1),
+        *["One row for several tiers: all their steps are the same."] * (len(heaps) < len(shown_in)),
         *study.gaps,
     ]
     height = 0.2 + 1.7 * len(tiers)
@@ -76,10 +76,10 @@ def draw(study: Study) -> Figure:
     legend = Legend(handles, legend_columns(study))
     figure = page(height, title, study.training_setting, notes, legend, ("round", ""), study.sheet)
     axes = figure.subplots(len(tiers), len(DIAGNOSTICS), sharex=True, sharey="col", squeeze=False)
-    for row, tier in zip(axes, tiers, strict=True):
+    for row, tier, heap in zip(axes, tiers, heaps, strict=True):
         for panel, (name, called) in zip(row, DIAGNOSTICS.items(), strict=True):
             if panel is row[0] or not study.sheet.narrow:
-                panel.set_title(study.tier_label(tier, between=" · ") + " per device")
+                panel.set_title(_heading(study, heap))
             panel.set_ylabel(called)
             for method in study.methods:
                 for step in found.get((method, tier), ()):
@@ -94,6 +94,11 @@ def draw(study: Study) -> Figure:
         panel.axhline(0, color=GREY, lw=0.8, zorder=0.9)
     axes[0, 0].set_xlim(0, 1.02 * max(1, study.cells["rounds"].max()))
     return figure
+
+
+def _heading(study: Study, heap: Sequence[str]) -> str:
+    """Return which tiers a row is of, with their memory if it is one."""
+    return ", ".join(heap) if len(heap) > 1 else f"{study.tier_label(heap[0], between=' · ')} per device"
 
 
 def _alike(tiers: Sequence[str], found: Mapping[tuple[str, str], list[Piece]]) -> list[list[str]]:

@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
 def what_was_run(study: Study) -> str:
     """Say in a few sentences what was run, and what decided who could train."""
-    ideals = f" beside {_counted(len(study.ideals), 'ideal')} ({', '.join(study.ideals)})" if study.ideals else ""
+    ideals = f" beside {_counted(len(study.ideals), 'ideal')} ({study.listed(study.ideals)})" if study.ideals else ""
     methods = _counted(len(study.rivals), "method") + ideals
     training = "went through" if study.memory_only else "trained"
     network = f"{study.model} (width {study.width}) on {study.dataset}"
@@ -63,7 +63,7 @@ def what_was_run(study: Study) -> str:
 def memory_needed(study: Study) -> str:
     """Say which tasks have the lowest and the highest least budget; empty if none is known."""
     found = [
-        (bytes_of(entry, "least_budget_bytes"), f"{method}, {task}")
+        (bytes_of(entry, "least_budget_bytes"), f"{study.called(method)}, {task}")
         for method, tasks in study.tasks
         for task, entry in tasks
     ]
@@ -87,23 +87,24 @@ def what_came_out(study: Study) -> list[Outcome]:
 def _sentences(study: Study, tier: str, best: Sequence[str]) -> list[str]:
     values, spreads = study.values(SCORE), study.spreads(SCORE)
     idle = [name for name in study.rivals if study.idle(name, tier)]
-    nobody = [f"Nobody can train: {', '.join(idle)}."] * bool(idle)
+    nobody = [f"Nobody can train: {study.listed(idle)}."] * bool(idle)
     known = [name for name in study.rivals if name not in idle and spreads[name, tier].known]
     if not known:
         return [*nobody, *["No result yet."] * (len(idle) < len(study.rivals))]
     if not best:
-        means = [spreads[name, tier].percent() for name in sorted(known, key=lambda name: -spreads[name, tier].mean)]
-        reach = means[0] if len(means) == 1 else f"{means[-1]} to {means[0]}"
-        return [f"Scores: {reach}. How far they may be off is not known, so nothing is called better.", *nobody]
+        means = sorted(known, key=lambda name: -spreads[name, tier].mean)
+        told = ", ".join(f"{study.called(name)} {spreads[name, tier].percent()}" for name in means)
+        none = "; none is called better" if len(means) > 1 else ""
+        return [f"Scores: {told}. How far they may be off is not known{none}.", *nobody]
     first, *alike = best
     here = {name: values[name, tier] for name in known}
     behind = [(name, _lead(here[first], here[name])) for name in known if name not in best]
-    said = [f"Highest mean score: {first}, {_with_interval(spreads[first, tier])}."]
+    said = [f"Highest mean score: {study.called(first)}, {_with_interval(spreads[first, tier])}."]
     if alike:
-        named = ", ".join(f"{name} {spreads[name, tier].percent()}" for name in alike)
+        named = ", ".join(f"{study.called(name)} {spreads[name, tier].percent()}" for name in alike)
         said.append(f"Not told apart from it: {named}.")
     if behind:
-        named = ", ".join(f"{name} by {lead}" for name, lead in behind)
+        named = ", ".join(f"{study.called(name)} by {lead}" for name, lead in behind)
         said.append(f"Told apart, and behind: {named} points.")
     return [*said, *nobody]
 
