@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from profl.bench.report.looks import looks
-from profl.bench.report.style import GREY, PALE, house_style, legend_above, mebibytes, page, save
+from profl.bench.report.style import GREY, PALE, Legend, house_style, mebibytes, page, save
 
 ROOT = Path(__file__).parents[1]
 FOOTPRINTS = ROOT / "results/default/report/footprints.csv"
@@ -67,7 +67,7 @@ def draw() -> Figure:
     ]
     title = "A device trains what its memory holds"
     under = "Four devices and what they are offered: the blocks of a network, and the measured memory of training them"
-    figure = page(0.42 * len(ROWS) + 0.75, title, under, notes, legend=0.28)
+    figure = page(0.42 * len(ROWS) + 0.75, title, under, notes, Legend(_legend(), 4))
     axes = figure.subplots()
     axes.set(xlim=(METHOD, END + 0.05), ylim=(len(ROWS) - 0.4, -1.6))
     axes.set_axis_off()
@@ -91,7 +91,6 @@ def draw() -> Figure:
             can = size <= budget
             face, edge = (look.colour, "white") if can else ("white", look.colour)
             axes.plot(MEMORY + scale * budget, place, marker="o", ms=9, mfc=face, mec=edge, mew=1.2)
-    legend_above(figure, _legend(), columns=4)
     return figure
 
 

@@ -116,7 +116,7 @@ def test_budgets_keep_their_order_and_spelling_and_come_once():
         ("-4MiB", "'-4MiB' is not above zero"),
         ("64", "'64' has no unit"),
         ("64 parsecs", "unknown unit 'parsecs'"),
-        ("50%", "unknown unit '%'"),
+        ("50%", "'50%' is a share, but an amount is asked for"),
         ("a lot", "'a lot' is not an amount of memory"),
         ("1TiB", "budget '1TiB' is more than virtual:jetson-orin has: give at most"),
     ],

@@ -113,10 +113,10 @@ def rounds(size: int) -> Point:
 
 AXES: dict[str, tuple[Callable[[int], Point], list[int]]] = {
     "devices": (devices, [10, 100, 1000, 10_000, 100_000, 1_000_000]),
-    "participants": (participants, [10, 100, 1000, 10_000]),
+    "participants": (participants, [10, 100, 1000, 5000]),
     "width": (width, [2, 4, 8, 16, 32, 64]),
-    "seeds": (seeds, [1, 2, 4, 7, 14]),
-    "rounds": (rounds, [30, 100, 1000, 10_000]),
+    "seeds": (seeds, [1, 2, 4, 7]),
+    "rounds": (rounds, [30, 100, 1000, 3000]),
 }
 
 

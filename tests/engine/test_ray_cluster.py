@@ -72,7 +72,7 @@ def test_nodes_give_the_bits_of_one_process_also_after_ctrl_c(tmp_path: Path, pr
 
         def round(self, cell: Cell, row: dict) -> None:
             super().round(cell, row)
-            self.held_bytes = max(self.held_bytes, *cell_processes().values())
+            self.held_bytes = max([self.held_bytes, *cell_processes().values()])  # none if it has just ended
 
     rest = Watch()
     sweep(TODO, tmp_path, RayCluster(cluster.address), prober, rest)

@@ -321,7 +321,7 @@ def test_settings_hold_bytes() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_split_size:64", "'max_split_size' is unknown or not modelled: use expandable_segments, "),
+        ("max_split_size:64", "'max_split_size' is unknown or not modelled: did you mean 'max_split_size_mb'?"),
         ("max_split_size_mb:64mb", "max_split_size_mb:64mb: give a whole number of MiB, at least 20"),
         ("expandable_segments:yes", "expandable_segments:yes: write True or False"),
         ("expandable_segments:True max_split_size_mb:64", "write True or False|key:value"),

@@ -31,7 +31,7 @@ from profl.bench.report.page.grids import largest_blocks, matrix, summary
 from profl.bench.report.page.headline import WORDS, what_was_run
 from profl.bench.report.page.records import fleets
 from profl.bench.report.page.reproduce import configurations
-from profl.bench.report.page.writing import TABLES, inline
+from profl.bench.report.page.writing import KINDS, TABLES, inline
 from profl.bench.report.ranking import best_methods
 from profl.bench.report.score import SCORE
 from profl.bench.report.study import studies
@@ -271,7 +271,7 @@ def test_the_summary_marks_the_best_and_says_what_is_missing(run: Run):
             assert entry.text == (f"{100 * accuracy.mean:.1f} %" if accuracy.known else "?")
             assert ("nobody can train" in entry.more) == study.idle(method, tier)
     (depthfl,) = [row for row in grid.groups[""] if row.head == "depthfl"]
-    assert ("?", ("failed",)) in [(entry.text, entry.more) for entry in depthfl.entries]
+    assert ("?", ("failed", "20 of 60 rounds")) in [(entry.text, entry.more) for entry in depthfl.entries]
 
 
 def test_the_matrix_counts_devices_by_their_budgets(run: Run):
@@ -541,7 +541,7 @@ def test_downloads_are_the_files_of_the_report(opened: Any, shown: Run):
         "return [...document.querySelectorAll('#downloads + ul a')].map(it => [it.download, it.href])"
     )
     folder = shown.path / "report"
-    tables = [f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet", "md")]
+    tables = [f"{name}.{kind}" for name in TABLES for kind in KINDS]
     assert [name for name, _ in links] == [name for name in tables if (folder / name).exists()]
     assert {"cells.csv", "cells.parquet", "results.md"} <= {name for name, _ in links}
     for name, link in links:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ from tests.results.conftest import CELL, FOOTPRINT, SUMMARY, add, row
 def test_a_checkpoint_cut_short_leaves_the_one_before(folder: CellFolder, monkeypatch: pytest.MonkeyPatch):
     add(folder, 1)
 
-    def save_half(checkpoint: dict, path: Path) -> None:
-        Path(path).write_bytes(b"half a checkpoint")
+    def save_half(checkpoint: dict, file: BinaryIO) -> None:
+        file.write(b"half a checkpoint")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as full_disk:
