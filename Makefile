@@ -31,11 +31,11 @@ idea: $(READY)  ## draw the picture of the idea in docs/ again
 regress: $(READY)  ## compare every measured footprint with results/reference
 	$(BIN)/profl check
 
-# Benchmarks compare times, so nothing runs beside them.
-test: $(READY)  ## run all tests, with line coverage: the benchmarks alone, then the others side by side
-	$(BIN)/python -m pytest tests/benchmarks --cov --cov-report=
+# Benchmarks compare times, so nothing runs beside them, and no coverage: it slows Python down, and nothing else.
+test: $(READY)  ## run all tests: the benchmarks alone, then the others side by side, with line coverage
+	$(BIN)/python -m pytest tests/benchmarks
 	$(BIN)/python -m pytest --ignore tests/benchmarks --numprocesses $(WORKERS) --dist loadfile \
-		--cov --cov-append --cov-report=term --cov-fail-under=90
+		--cov --cov-report=term --cov-fail-under=90
 
 faults: $(READY)  ## kill sweeps, damage their files, fill their disks (minutes), and tell what came of it
 	$(BIN)/python -m tests.faults

@@ -271,7 +271,7 @@ def test_the_summary_marks_the_best_and_says_what_is_missing(run: Run):
             assert entry.text == (f"{100 * accuracy.mean:.1f} %" if accuracy.known else "?")
             assert ("nobody can train" in entry.more) == study.idle(method, tier)
     (depthfl,) = [row for row in grid.groups[""] if row.head == "depthfl"]
-    assert ("?", ("failed", "20 of 60 rounds")) in [(entry.text, entry.more) for entry in depthfl.entries]
+    assert ("?", ("failed", "10 of 30 rounds")) in [(entry.text, entry.more) for entry in depthfl.entries]
 
 
 def test_the_matrix_counts_devices_by_their_budgets(run: Run):
