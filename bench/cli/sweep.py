@@ -13,6 +13,7 @@ from profl.bench.cli.options import (
     chosen_sweep,
     engine_options,
     instructions_option,
+    several,
     sweep_options,
     workers_option,
 )
@@ -41,12 +42,7 @@ TOOLS = ("tensorboard", "wandb", "mlflow")
     help="Measure, and print what the sweep will take; nothing is trained or written.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print events to stdout, one JSON object a line.")
-@click.option(
-    "--log-to",
-    multiple=True,
-    type=OneOf(TOOLS),
-    help="Write rounds and results to a tool too, a run for every cell; may be given several times.",
-)
+@several("--log-to", "Write rounds and results to a tool too, a run for every cell.", OneOf(TOOLS))
 @quiet_option
 @verbose_option("Also print a line for every measured cell and every round.")
 @instructions_option
