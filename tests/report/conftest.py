@@ -131,7 +131,7 @@ def write_cell(
         if number > rounds - 10:  # the last five tests
             accuracy = final
         elif not idle:
-            accuracy += 0.03 * (draw.random() - 0.5)
+            accuracy = min(accuracy + 0.03 * (draw.random() - 0.5), 1)
         phase = PHASES[number * 7 // (rounds + 1)] if method == "profl" else "train"
         since = since + 1 if phase == before else 1
         before = phase
