@@ -74,7 +74,7 @@ def run_sweep(
     missing = [experiment for experiment in todo if folder_of(experiment.cell, output).status != "done"]
     deal([experiment.cell for experiment in missing])
     jobs = (_measured(experiment, folder_of(experiment.cell, output), prober, listener) for experiment in missing)
-    engine.run([job for job in jobs if job], listener)
+    engine.run((job for job in jobs if job), listener)
 
 
 def _measured(experiment: Experiment, folder: CellFolder, prober: Prober, listener: SweepListener) -> Job | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 from profl.bench.cell import Cell
@@ -27,9 +27,10 @@ class Engine(Protocol):
     job's folder. What a cell leaves on disk does not depend on the engine, as `run_job` sees to that.
     """
 
-    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
+    def run(self, jobs: Iterable[Job], listener: Listener) -> None:
         """Run every job; tell of every round as it ends, and once for each job that its cell is finished.
 
+        A job is measured when it is asked for, which takes seconds: an engine that has workers lets them run meanwhile.
         A job whose worker died is over too: an `Outcome` with an error, while the others go on.
 
         Raises

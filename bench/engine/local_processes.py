@@ -6,10 +6,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain
+from multiprocessing.context import SpawnContext
 from multiprocessing.queues import SimpleQueue
 
 from profl.bench.cell import Cell
@@ -18,7 +21,7 @@ from profl.bench.engine.job import WORKER_VARIABLES, Job, Outcome, run_job
 from profl.bench.federation import RoundRow
 from profl.bench.results import CellFolder
 
-_Rounds = SimpleQueue[tuple[Cell, RoundRow]]
+_Pipe = SimpleQueue[tuple[Cell, RoundRow]]
 
 
 @dataclass(frozen=True)
@@ -36,34 +39,84 @@ class LocalProcesses:
 
     workers: int
 
-    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
-        """Run the jobs; see `profl.bench.engine.Engine`."""
+    def run(self, jobs: Iterable[Job], listener: Listener) -> None:
+        """Run the jobs, the first while the next are measured; see `profl.bench.engine.Engine`."""
         for name, value in WORKER_VARIABLES.items():
             os.environ.setdefault(name, value)
-        left = list(jobs)
-        while left:
-            left = _run_until_crash(left, min(self.workers, len(left)), listener)
+        waiting, left = iter(jobs), list[Job]()
+        while True:
+            waiting = chain(left, waiting)
+            left = _run_until_crash(waiting, self.workers, listener)
+            if not left:
+                break
 
 
-def _run_until_crash(jobs: Sequence[Job], workers: int, listener: Listener) -> list[Job]:
-    """Run jobs in a pool of workers; return those that still wait when it breaks."""
+class _Rounds:
+    """Rounds that workers tell of, taken from them as they come: who writes to a pipe that is full has to wait.
+
+    What is put into a simple queue is in it before the job ends, so that no round is told too late.
+    """
+
+    def __init__(self, context: SpawnContext) -> None:
+        self.pipe: _Pipe = context.SimpleQueue()
+        self._told: deque[tuple[Cell, RoundRow]] = deque()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        threading.Thread(target=self._take_as_they_come, daemon=True).start()
+
+    def __enter__(self) -> _Rounds:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+
+    def _take_as_they_come(self) -> None:
+        while not self._over.wait(0.05):
+            self._take()
+
+    def _take(self) -> None:
+        with self._lock:
+            while not self.pipe.empty():
+                self._told.append(self.pipe.get())
+
+    def report(self, listener: Listener) -> None:
+        """Tell of all rounds so far."""
+        self._take()
+        while self._told:
+            listener.round(*self._told.popleft())
+
+
+def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> list[Job]:
+    """Run jobs in a pool of workers; return those that were taken and still wait when it breaks."""
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch may hang
-    # What is put into a simple queue is in it before the job ends, so that no round is told too late. A new one for
-    # every pool: whoever is killed while writing leaves it locked.
-    rounds: _Rounds = context.SimpleQueue()
+    running: dict[Future[Outcome], Job] = {}
     left: list[Job] = []
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(rounds,)) as pool:
-        running: dict[Future[Outcome], Job] = {pool.submit(_run_in_worker, job): job for job in jobs}
+    # A new pipe for every pool: whoever is killed while writing leaves it locked.
+    with (
+        _Rounds(context) as rounds,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(rounds.pipe,)) as pool,
+    ):
+
+        def attend(seconds: float) -> None:
+            done, _ = wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
+            rounds.report(listener)
+            for future in done:
+                job = running.pop(future)
+                try:
+                    listener.finished(job.cell, future.result())
+                except BrokenProcessPool:
+                    left.extend(_after_crash(job, listener))
+
         try:
+            for job in jobs:
+                try:
+                    running[pool.submit(_run_in_worker, job)] = job
+                except BrokenProcessPool:
+                    left.append(job)
+                    break
+                attend(0)
             while running:
-                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                _report(rounds, listener)
-                for future in done:
-                    job = running.pop(future)
-                    try:
-                        listener.finished(job.cell, future.result())
-                    except BrokenProcessPool:
-                        left += _after_crash(job, listener)
+                attend(0.2)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.kill()
@@ -82,18 +135,13 @@ def _after_crash(job: Job, listener: Listener) -> list[Job]:
     return []
 
 
-def _report(rounds: _Rounds, listener: Listener) -> None:
-    while not rounds.empty():
-        listener.round(*rounds.get())
+_pipe: _Pipe | None = None
+"""In a worker: where finished rounds are told."""
 
 
-_rounds: _Rounds | None = None
-"""In a worker: the queue on which finished rounds are reported."""
-
-
-def _start_worker(rounds: _Rounds) -> None:
-    global _rounds
-    _rounds = rounds
+def _start_worker(pipe: _Pipe) -> None:
+    global _pipe
+    _pipe = pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -107,6 +155,6 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(job: Job) -> Outcome:
-    assert _rounds is not None
-    rounds = _rounds
-    return run_job(job, lambda row: rounds.put((job.cell, row)))
+    assert _pipe is not None
+    pipe = _pipe
+    return run_job(job, lambda row: pipe.put((job.cell, row)))

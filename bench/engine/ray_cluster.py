@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,7 +61,7 @@ class RayCluster:
             raise InputError("the engine 'ray' needs the package ray: pip install 'profl[ray]'")
         _connect(address)
 
-    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
+    def run(self, jobs: Iterable[Job], listener: Listener) -> None:
         """Run the jobs and leave the cluster; see `profl.bench.engine.Engine`.
 
         Raises

@@ -3,13 +3,16 @@
 import multiprocessing
 import os
 import signal
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from profl.bench.cell import Cell
-from profl.bench.engine import LocalProcesses
+from profl.bench.engine import Job, Listener, LocalProcesses
+from profl.bench.experiment import Experiment
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
 from profl.bench.results.folder import folder_of
@@ -44,6 +47,48 @@ def test_a_killed_worker_fails_its_cell_and_waiting_cells_run(tmp_path: Path, pr
 def multiprocessing_children() -> list[int]:
 
     return [process.pid for process in multiprocessing.active_children() if process.pid]
+
+
+def test_cells_run_to_their_end_while_the_next_are_measured(tmp_path: Path):
+    """Nobody listens meanwhile, and the rounds told are more than a pipe holds."""
+    todo = [small_cell(seed=seed, recipe=replace(SMALL_RECIPE, rounds=100, evaluate_every=100)) for seed in range(2)]
+    jobs = []
+    for cell in todo:
+        folder = folder_of(cell, tmp_path)
+        folder.begin(cell.to_dict())
+        jobs.append(Job(Experiment.of(cell), folder.path, {"full model": 1}, 1))
+
+    def measured() -> Iterator[Job]:
+        yield jobs[0]
+        deadline = time.monotonic() + 300
+        while folder_of(todo[0], tmp_path).status != "done":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield jobs[1]
+
+    listener = Silent()
+    LocalProcesses(1).run(measured(), listener)
+    assert listener.rounds == [(cell.folder_name, number) for cell in todo for number in range(1, 101)]
+    assert listener.errors == {cell.folder_name: None for cell in todo}
+
+
+def test_cells_that_were_not_measured_yet_survive_a_killed_worker(tmp_path: Path, prober: Prober):
+    todo = [small_cell("exclusive", "200%", seed=seed, recipe=CONFIG.recipe) for seed in range(3)]
+
+    def measured(jobs: list[Job]) -> Iterator[Job]:
+        yield jobs[0]
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        yield from jobs[1:]
+
+    class Killing(LocalProcesses):
+        def run(self, jobs: Iterable[Job], listener: Listener) -> None:
+            super().run(measured(list(jobs)), listener)
+
+    listener = Silent()
+    sweep(todo, tmp_path, Killing(2), prober, listener)
+    assert [listener.errors[cell.folder_name] for cell in todo] == [None] * 3
 
 
 def test_interrupting_ends_the_workers_and_keeps_the_rounds(tmp_path: Path, prober: Prober):
