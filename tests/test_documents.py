@@ -494,6 +494,23 @@ def saving(model: str, column: str) -> str:
     return in_study(study(model, "profl").iloc[0], column.removeprefix("ProFL's dearest: "))
 
 
+def growth(what: str, column: str) -> str:
+    """Return a cell of the table of how a sweep grows, at the smallest or the largest size of an axis."""
+    table = pd.read_csv(ROOT / "docs/growth/growth.csv").query(f"axis == '{what.split('`')[1]}'")
+    quantity, _, which = column.rpartition(": ")
+    at = table[table["size"] == (table["size"].min() if which == "smallest" else table["size"].max())]
+    shown = {"seeds": "seconds to draw", "rounds": "seconds of a round at the end"}
+    values = at.set_index("what")["value"]
+    seconds = shown.get(what.split("`")[1], "seconds a round")
+    if column == "measured":
+        return seconds
+    if not quantity:
+        return f"{at['size'].iloc[0]:,}"
+    if quantity == "seconds":
+        return f"{values[seconds]:.3g}"
+    return f"{values['peak bytes of the process'] / 2**20:.0f} MiB"
+
+
 FROM_FILES: dict[str, Callable[[str, str], str]] = {
     function.__name__: function
     for function in (
@@ -507,6 +524,7 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
         ablations,
         claims,
         claims_iid,
+        growth,
         equal_operations,
         memory,
         saving,

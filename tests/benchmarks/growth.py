@@ -111,12 +111,12 @@ def rounds(size: int) -> Point:
         yield "seconds to read", seconds(cell_folder.rounds)
 
 
-AXES: dict[str, tuple[Callable[[int], Point], list[int]]] = {
-    "devices": (devices, [10, 100, 1000, 10_000, 100_000, 1_000_000]),
-    "participants": (participants, [10, 100, 1000, 5000]),
-    "width": (width, [2, 4, 8, 16, 32, 64]),
-    "seeds": (seeds, [1, 2, 4, 7]),
-    "rounds": (rounds, [30, 100, 1000, 3000]),
+AXES: dict[str, tuple[Callable[[int], Point], list[int], str]] = {
+    "devices": (devices, [10, 100, 1000, 10_000, 100_000, 1_000_000], "devices, 10 of which train a round"),
+    "participants": (participants, [10, 100, 1000, 5000], "devices that train a round"),
+    "width": (width, [2, 4, 8, 16, 32, 64], "channels of ResNet18"),
+    "seeds": (seeds, [1, 2, 4, 7], "seeds of a report, 31 cells each"),
+    "rounds": (rounds, [30, 100, 1000, 3000], "rounds of a cell"),
 }
 
 
@@ -129,27 +129,31 @@ def measure(axis: str, size: int) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw seconds and memory over every axis, both logarithmic: a slope of one is growth in proportion."""
+    """Draw seconds, both axes logarithmic so that a slope of one is growth in proportion, and below them memory."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
     figure = Figure(figsize=(11, 5.6), layout="constrained")
-    panels = figure.subplots(2, len(AXES), sharey="row")
-    for column, axis in enumerate(AXES):
-        for row, unit in enumerate(("seconds", "peak bytes")):
-            panel = panels[row, column]
+    panels = figure.subplots(2, len(AXES), sharey="row", sharex="col")
+    for column, (axis, (_, _, label)) in enumerate(AXES.items()):
+        for panel, unit in zip(panels[:, column], ("seconds", "peak bytes"), strict=True):
             for what in dict.fromkeys(entry["what"] for entry in rows if entry["axis"] == axis):
                 if unit in what:
                     points = [(e["size"], e["value"]) for e in rows if e["axis"] == axis and e["what"] == what]
                     sizes, values = zip(*sorted(points), strict=True)
-                    shown = [value / 2**20 if row else value for value in values]
-                    panel.plot(sizes, shown, "o-", label=what.replace("peak bytes of the process", "process"))
-            panel.set_xscale("log")
-            panel.set_yscale("log")
+                    panel.plot(sizes, values, "o-", label=what)
             panel.grid(color="0.9")
-            panel.legend(fontsize="x-small", frameon=False)
-        panels[1, column].set_xlabel(axis)
+        panels[0, column].legend(fontsize="xx-small", frameon=False)
+        panels[1, column].set_xscale("log")
+        panels[1, column].set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="x-small", rotation=30)
+        panels[1, column].minorticks_off()
+        panels[1, column].set_xlabel(label)
+    panels[0, 0].set_yscale("log")
     panels[0, 0].set_ylabel("seconds")
-    panels[1, 0].set_ylabel("most memory (MiB)")
+    panels[1, 0].set_ylim(bottom=0)
+    panels[1, 0].yaxis.set_major_locator(MultipleLocator(256 * 2**20))
+    panels[1, 0].yaxis.set_major_formatter(lambda value, _: f"{value / 2**20:.0f}")
+    panels[1, 0].set_ylabel("most memory of the process (MiB)")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
