@@ -36,10 +36,34 @@ def _one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _children_without_coverage(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start child processes without coverage, which takes Python twice its time, unless the module's tests are for
+    what runs in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not _covers_children(request):
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
+
+def _covers_children(request: pytest.FixtureRequest) -> bool:
+    return request.node.get_closest_marker("covers_children") is not None
+
+
 @pytest.fixture(scope="session")
-def prober() -> Iterator[Prober]:
+def _warm_prober() -> Iterator[Prober]:
     with Prober() as prober:
         yield prober
+
+
+@pytest.fixture(scope="module")
+def prober(request: pytest.FixtureRequest, _warm_prober: Prober) -> Iterator[Prober]:
+    """The one warm prober of all modules; of one that covers what its workers run, a prober of its own."""
+    if _covers_children(request):
+        with Prober() as own:
+            yield own
+    else:
+        yield _warm_prober
 
 
 def small_cell(method: str = "fedavg", tier: str = "unlimited", **more: object) -> Cell:
