@@ -9,6 +9,7 @@ choose(AVX2)  # before torch is imported: what is trained here is then what the 
 # ruff: noqa: E402
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+import profl.bench.memory.process.probe
 from profl.bench.cell import Cell, Recipe
 from profl.bench.memory.process.probe import Prober
 from profl.bench.method import Method, Task, filled
@@ -64,6 +66,19 @@ def prober(request: pytest.FixtureRequest, _warm_prober: Prober) -> Iterator[Pro
             yield own
     else:
         yield _warm_prober
+
+
+@pytest.fixture(scope="module")
+def commands_are_warm(prober: Prober) -> Iterator[None]:
+    """Let commands run in this process measure in its warm workers, anew each time, rather than start their own."""
+
+    def warm() -> AbstractContextManager[Prober]:
+        prober._footprints.clear()
+        return nullcontext(prober)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profl.bench.memory.process.probe, "Prober", warm)
+        yield
 
 
 def small_cell(method: str = "fedavg", tier: str = "unlimited", **more: object) -> Cell:

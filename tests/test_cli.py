@@ -23,6 +23,8 @@ from profl.bench.results import CellFolder
 from profl.bench.results.folder import folder_of
 from tests.conftest import unchecked
 
+pytestmark = pytest.mark.usefixtures("commands_are_warm")
+
 SMALL = """
 gpu = "virtual:jetson-orin"
 [grid]
