@@ -81,6 +81,14 @@ def commands_are_warm(prober: Prober) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reports draw one figure, which is enough to see what they write."""
+    from profl.bench.report.figures import participation  # and matplotlib with it
+
+    monkeypatch.setattr("profl.bench.report.figures.FIGURES", (participation.FIGURE,))
+
+
 def small_cell(method: str = "fedavg", tier: str = "unlimited", **more: object) -> Cell:
     """Return a cell of a very narrow ResNet18 on digits."""
     values = {"model": "resnet18", "width": 2, "dataset": "digits", "seed": 0, "gpu": "virtual:jetson-orin"}

@@ -195,6 +195,7 @@ def test_the_report_shows_memory_and_no_accuracy(swept: tuple[Path, list[Cell]],
     assert "Accuracy" not in page
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_trainings_that_ran_out_of_memory_are_told(swept: tuple[Path, list[Cell]], tmp_path: Path):
     output, todo = swept
     shutil.copytree(output, tmp_path / "run")
