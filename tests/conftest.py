@@ -40,7 +40,7 @@ def _one_torch_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _children_without_coverage(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Start child processes without coverage, which takes Python twice its time, unless the module's tests are for
+    """Start child processes without coverage, which takes two thirds more time, unless the module's tests are about
     what runs in them."""
     with pytest.MonkeyPatch.context() as patch:
         if not _covers_children(request):

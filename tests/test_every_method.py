@@ -19,7 +19,7 @@ from profl.bench.models.registry import models
 from profl.bench.registry import create_method, methods
 from tests.conftest import SMALL_RECIPE, shown, small_cell
 
-# Every line is covered where it is told apart, by the tests of each method; here it would take half as long again.
+# The tests of each method cover its lines; coverage would take two thirds more time here.
 pytestmark = pytest.mark.no_cover
 
 RECIPE = replace(SMALL_RECIPE, participants=1)
