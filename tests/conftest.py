@@ -9,6 +9,7 @@ choose(AVX2)  # before torch is imported: what is trained here is then what the 
 # ruff: noqa: E402
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+import profl.bench.memory.process.probe
 from profl.bench.cell import Cell, Recipe
 from profl.bench.memory.process.probe import Prober
 from profl.bench.method import Method, Task, filled
@@ -36,10 +38,55 @@ def _one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _children_without_coverage(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start child processes without coverage, which takes two thirds more time, unless the module's tests are about
+    what runs in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not _covers_children(request):
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
+
+def _covers_children(request: pytest.FixtureRequest) -> bool:
+    return request.node.get_closest_marker("covers_children") is not None
+
+
 @pytest.fixture(scope="session")
-def prober() -> Iterator[Prober]:
+def _warm_prober() -> Iterator[Prober]:
     with Prober() as prober:
         yield prober
+
+
+@pytest.fixture(scope="module")
+def prober(request: pytest.FixtureRequest, _warm_prober: Prober) -> Iterator[Prober]:
+    """The one warm prober of all modules; of one that covers what its workers run, a prober of its own."""
+    if _covers_children(request):
+        with Prober() as own:
+            yield own
+    else:
+        yield _warm_prober
+
+
+@pytest.fixture(scope="module")
+def commands_are_warm(prober: Prober) -> Iterator[None]:
+    """Let commands run in this process measure in its warm workers, anew each time, rather than start their own."""
+
+    def warm() -> AbstractContextManager[Prober]:
+        prober._footprints.clear()
+        return nullcontext(prober)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profl.bench.memory.process.probe, "Prober", warm)
+        yield
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reports draw one figure, which is enough to see what they write."""
+    from profl.bench.report.figures import participation  # and matplotlib with it
+
+    monkeypatch.setattr("profl.bench.report.figures.FIGURES", (participation.FIGURE,))
 
 
 def small_cell(method: str = "fedavg", tier: str = "unlimited", **more: object) -> Cell:

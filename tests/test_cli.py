@@ -23,6 +23,8 @@ from profl.bench.results import CellFolder
 from profl.bench.results.folder import folder_of
 from tests.conftest import unchecked
 
+pytestmark = pytest.mark.usefixtures("commands_are_warm")
+
 SMALL = """
 gpu = "virtual:jetson-orin"
 [grid]
@@ -74,6 +76,7 @@ def test_two_runs_are_compared_on_one_page(run: Path, tmp_path: Path):
     assert "<h1" in (other / "report" / "comparison.html").read_text()
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_second_sweep_repeats_nothing(run: Path):
     before = {path: path.read_bytes() for path in (run / "cells").rglob("*") if path.is_file()}
     result = profl("sweep", "--config", run.parent / "small.toml", "--output", run, "--workers", 1)
@@ -103,6 +106,7 @@ def test_the_folder_follows_what_is_given(run: Path, tmp_path: Path, monkeypatch
     assert profl(*given, "--width", 8).stderr.startswith("0 cells in results/run-small-width8\n")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_folders_that_are_no_cells_stop_neither_sweep_nor_report(run: Path, tmp_path: Path):
     copy = shutil.copytree(run, tmp_path / "run")
     cells = copy / "cells"
@@ -146,6 +150,7 @@ def test_parts_together_are_the_whole_grid_once(parts: int):
     assert max(map(len, taken)) - min(map(len, taken)) <= 1
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run: Path, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(run, other)

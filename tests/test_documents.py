@@ -437,11 +437,17 @@ def claims_run(split: str) -> Run:
     return read_run(ROOT / f"results/claims/digits-{split}")
 
 
+@cache
+def beside_profl(name: str, split: str) -> pd.DataFrame:
+    """Return the scores of ProFL and one rival at equal operations, by method."""
+    (pair,) = studies(claims_run(split), View(methods=("profl", name)))
+    return budgets_frame(pair).query("budget == 'operations'").set_index("method")
+
+
 def equal_operations(contender: str, column: str, split: str = "dirichlet") -> str:
     """Return a cell of the table of ProFL and one rival at equal operations."""
     name = contender.strip("`")
-    (pair,) = studies(claims_run(split), View(methods=("profl", name)))
-    rows = budgets_frame(pair).query("budget == 'operations'").set_index("method")
+    rows = beside_profl(name, split)
     if column.startswith("budget"):
         return f"{rows['amount'].iloc[0] / 1e9:.1f}"
     if column != "difference":

@@ -19,6 +19,9 @@ from profl.bench.models.registry import models
 from profl.bench.registry import create_method, methods
 from tests.conftest import SMALL_RECIPE, shown, small_cell
 
+# The tests of each method cover its lines; coverage would take two thirds more time here.
+pytestmark = pytest.mark.no_cover
+
 RECIPE = replace(SMALL_RECIPE, participants=1)
 SIBLINGS = {"resnet18", "resnet34", "vgg16_bn"}
 """Built as another model of their family, only larger."""

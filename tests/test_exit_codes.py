@@ -19,6 +19,8 @@ from profl.bench.memory.errors import GpuUnavailable, OutOfMemory
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.results.folder import CellFolder
 
+pytestmark = pytest.mark.covers_children
+
 PROFL = [sys.executable, "-c", "from profl.bench.cli import main; main(prog_name='profl')"]
 FULL = Path("/dev/full")
 """A file that is always full."""

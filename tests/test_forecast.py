@@ -53,6 +53,7 @@ def test_operations_a_second_are_those_of_whole_steps():
     assert 1 < operations_per_second(experiment) / per_example < 10**6
 
 
+@pytest.mark.usefixtures("commands_are_warm")
 def test_a_dry_run_prints_what_is_to_come_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "small.toml"
     path.write_text(SMALL.replace('"fedavg", "heterofl"', '"exclusive"') + "[measured_as]\nwidth = 4\n")

@@ -13,6 +13,8 @@ from profl.bench.environment import arithmetic, differences, mixture, training_e
 from profl.bench.instructions import AVX2, NATIVE, VARIABLES, are_set, choose, has_avx2, processor_model
 from tests.golden_cell import COMMITTED
 
+pytestmark = pytest.mark.covers_children
+
 ROOT = Path(__file__).parents[1]
 LISTED = "processor\t: 0\nmodel name\t: Counter 3\nflags\t\t: fpu {flags} rdseed\n\nprocessor\t: 1\nflags\t\t: none\n"
 

@@ -195,6 +195,7 @@ def test_the_report_shows_memory_and_no_accuracy(swept: tuple[Path, list[Cell]],
     assert "Accuracy" not in page
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_trainings_that_ran_out_of_memory_are_told(swept: tuple[Path, list[Cell]], tmp_path: Path):
     output, todo = swept
     shutil.copytree(output, tmp_path / "run")
@@ -249,8 +250,7 @@ def held_by_round(path: Path) -> list[int]:
 
 def test_a_leak_shows_as_a_slope(tmp_path: Path, prober: Prober):
     job = ready(tmp_path, prober)
-    with Prober() as own:
-        summary = own.run(LeakingRounds(job), LEAKY.gpu, lambda row: None)
+    summary = prober.run(LeakingRounds(job), LEAKY.gpu, lambda row: None)
     assert held_by_round(tmp_path) == [PER_ROUND * number for number in range(1, ROUNDS + 1)]
     assert summary["held_bytes_per_round"] == pytest.approx(PER_ROUND)
     run = read_run(tmp_path)
@@ -261,8 +261,7 @@ def test_a_leak_shows_as_a_slope(tmp_path: Path, prober: Prober):
 
 def test_a_leak_shows_as_the_same_slope_after_an_interruption(tmp_path: Path, prober: Prober):
     job = ready(tmp_path, prober)
-    with Prober() as own:
-        own.run(LeakingRounds(job, stop_after=5), LEAKY.gpu, lambda row: None)
+    prober.run(LeakingRounds(job, stop_after=5), LEAKY.gpu, lambda row: None)
     with Prober() as own:  # another process, with nothing on its GPU
         summary = own.run(LeakingRounds(job), LEAKY.gpu, lambda row: None)
     anew = [*range(1, 6), *range(1, ROUNDS - 4)]
@@ -274,8 +273,7 @@ def test_a_leak_shows_as_the_same_slope_after_an_interruption(tmp_path: Path, pr
 
 def test_what_is_kept_once_is_held_but_no_leak(tmp_path: Path, prober: Prober):
     job = ready(tmp_path, prober)
-    with Prober() as own:
-        own.run(LeakingRounds(job, trainings=1), LEAKY.gpu, lambda row: None)
+    prober.run(LeakingRounds(job, trainings=1), LEAKY.gpu, lambda row: None)
     assert held_by_round(tmp_path) == [LEAKED_BYTES] * ROUNDS
     (study,) = studies(read_run(tmp_path))
     assert what_stayed(study).endswith(": exclusive at unlimited up to 1 MiB held, not growing.")
@@ -326,6 +324,7 @@ def test_it_needs_a_virtual_gpu(gpu: str):
         cells(Config(grid, gpu, memory_only=True))
 
 
+@pytest.mark.usefixtures("commands_are_warm")
 def test_the_command_writes_events_for_programs(tmp_path: Path):
     words = "sweep --preset smoke --method exclusive --tier 100% --rounds 2 --memory-only --json --workers 1"
     ran = CliRunner().invoke(main, [*words.split(), "--output", str(tmp_path / "run")])

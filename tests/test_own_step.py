@@ -16,6 +16,8 @@ from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.named import NamedBuild
 from profl.bench.memory.process.probe import Prober
 
+pytestmark = pytest.mark.usefixtures("commands_are_warm")
+
 GPU = "virtual:sm_90"  # whose convolutions take no workspace
 CPU = torch.device("cpu")
 STEP = """

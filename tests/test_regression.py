@@ -313,6 +313,7 @@ grid = {method = ['exclusive'], model = ['resnet18'], width = [2], dataset = ['d
 """
 
 
+@pytest.mark.usefixtures("commands_are_warm")
 def test_a_study_of_ones_own_is_guarded_beside_others(tmp_path: Path):
     study, folder = tmp_path / "mine.toml", tmp_path / "reference"
     study.write_text(STUDY)

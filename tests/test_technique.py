@@ -126,6 +126,7 @@ def test_every_way_says_what_it_does():
 # What it leaves as it is
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("technique", ["checkpoint", "step-in-backward", "checkpoint+step-in-backward"])
 @pytest.mark.parametrize("name", sorted(models()))
 def test_these_train_every_model_as_plain_training_does_to_the_bit(name: str, technique: str):
@@ -137,6 +138,7 @@ def test_these_train_every_model_as_plain_training_does_to_the_bit(name: str, te
     assert_same_bits(trained(task, technique, batch), trained(task, "none", batch))
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("method", sorted(methods()))
 def test_a_checkpointed_step_of_every_method_is_a_plain_one_to_the_bit(method: str):
     server = Experiment.of(small_cell(method, width=4)).method()

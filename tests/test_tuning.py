@@ -85,6 +85,7 @@ def test_what_cannot_be_tuned_is_refused(changed: dict, rates: list[float], shar
         at_each_rate(replace(CONFIG, **changed), rates, share)
 
 
+@pytest.mark.usefixtures("commands_are_warm")
 def test_tuning_prints_a_table_for_the_file_and_is_not_repeated(tmp_path: Path):
     path = tmp_path / "small.toml"
     path.write_text(SMALL)

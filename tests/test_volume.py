@@ -16,6 +16,8 @@ from profl.bench.progress import SweepProgress
 from profl.bench.results.folder import folder_of
 from tests.conftest import small_cell
 
+pytestmark = pytest.mark.usefixtures("commands_are_warm")
+
 MEASURE = ("measure", "--method", "fedavg", "--width", "2", "--batch-size", "4", "--gpu", "t4", "--json")
 CONFIG = """
 gpu = "virtual:t4"

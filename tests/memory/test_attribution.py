@@ -17,6 +17,8 @@ from tests.memory import built_steps
 from tests.memory.built_steps import FEATURES, BeforeAttribution
 from tests.memory.workloads import Linear, ResNet18
 
+pytestmark = pytest.mark.covers_children
+
 GPU = "virtual:t4"
 CHECKPOINTED = [partial(built_steps.checkpointed, use_reentrant=reentrant) for reentrant in (False, True)]
 WORKLOADS = [

@@ -26,6 +26,8 @@ from tests.memory.estimated_steps import STEPS, attending
 from tests.memory.training_steps import Layer, Recipe, Torchvision
 from tests.memory.workloads import Convolution, Faulty, Linear, ResNet18
 
+pytestmark = pytest.mark.covers_children
+
 WITHOUT_WORKSPACES, WITH_WORKSPACES = "sm_90", "h100"
 
 BOUND = 0.01

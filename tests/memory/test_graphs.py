@@ -16,6 +16,8 @@ from tests.memory import graphed_steps
 from tests.memory.graphed_steps import STEPS
 from tests.memory.unwatched import PEAKS, Unwatched
 
+pytestmark = pytest.mark.covers_children
+
 GPU = "virtual:t4"
 _PAGE_BYTES = 2 << 20
 

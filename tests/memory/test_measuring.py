@@ -21,6 +21,8 @@ from profl.bench.memory.recording.budget import GRANULE_BYTES
 from profl.bench.memory.workload import CATEGORIES
 from tests.memory.workloads import Convolution, Faulty, FreshBatches, Linear, Renewed, ResNet18
 
+pytestmark = pytest.mark.covers_children
+
 GPU = "virtual:sm_90"
 WITH_WORKSPACES = "virtual:h100"
 

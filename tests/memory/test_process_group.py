@@ -13,6 +13,8 @@ from tests.memory import distributed_steps
 from tests.memory.distributed_steps import BUFFER_BYTES, COLLECTIVES, PARAMETER_BYTES, STEPS, VARYING
 from tests.memory.unwatched import PEAKS, Unwatched
 
+pytestmark = pytest.mark.covers_children
+
 GPU = "virtual:t4"
 ALONE = "a virtual GPU is alone: torch.distributed.init_process_group('gloo', rank=0, world_size=1, store="
 

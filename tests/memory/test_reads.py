@@ -12,6 +12,8 @@ from profl.bench.memory.gpu.unmodelled import MOST_READS
 from tests.memory.reading_steps import GIVES_UP, SIZED, TOLD, UNTOLD, build
 from tests.memory.steps_as_written import STEPS
 
+pytestmark = pytest.mark.covers_children
+
 GPU = "virtual:t4"
 READS = "reads numbers from the GPU, which are all zero on a virtual one (at reading_steps.py:"
 

@@ -174,6 +174,7 @@ def test_what_was_not_run_cannot_be_highlighted_and_nothing_is_written(run: Run,
         write_comparison([run, write(tmp_path / "other")], tmp_path / "page.html", highlight="nobody")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_command_highlights(run: Run, tmp_path: Path):
     result = CliRunner().invoke(report, [str(run.path), "--output", str(tmp_path), "--highlight", "plugin"])
     assert result.exit_code == 0, result.output

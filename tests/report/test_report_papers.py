@@ -59,12 +59,6 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return read_run(path)
 
 
-@pytest.fixture
-def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let reports draw one figure, which is enough to see what they write."""
-    monkeypatch.setattr("profl.bench.report.figures.FIGURES", (participation.FIGURE,))
-
-
 # the sheet
 
 

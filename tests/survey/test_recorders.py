@@ -14,6 +14,8 @@ from profl.bench.errors import InputError
 from profl.bench.survey.classifier import Classifier
 from profl.bench.survey.recorders import COLUMNS, CPU_STEP, ON_CPU, ON_GPU, OURS, SUBJECTS, TRUTH, compare
 
+pytestmark = pytest.mark.covers_children
+
 SMALL = {"small": Classifier("resnet18", batch_size=2, image_size=64)}
 
 
