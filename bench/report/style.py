@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import matplotlib.style
@@ -230,10 +230,15 @@ def _wrapped(sentences: Sequence[str], characters: float) -> list[str]:
     return [line for sentence in sentences for line in textwrap.wrap(sentence, int(characters))]
 
 
-def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
-    """Return ``count`` panels with shared axes in rows of ``columns``; each column's lowest has x labels."""
+def panels(figure: Figure, count: int, columns: int = 2, heights: Sequence[float] = ()) -> list[Axes]:
+    """Return ``count`` panels with shared axes in rows of ``columns``; each column's lowest has x labels.
+
+    Where ``heights`` tell the rows' apart, relative to each other, each row has a y axis of its own.
+    """
     columns = min(columns, count)
-    grid = figure.subplots(math.ceil(count / columns), columns, sharex=True, sharey=True, squeeze=False)
+    rows = math.ceil(count / columns)
+    sharing: Literal["row", "all"] = "row" if heights else "all"
+    grid = figure.subplots(rows, columns, sharex=True, sharey=sharing, squeeze=False, height_ratios=heights or None)
     axes = list(grid.flat)
     for spare in axes[count:]:
         spare.remove()
