@@ -141,7 +141,7 @@ def test_a_report_of_some_methods_holds_no_other(run: Run, tmp_path: Path):
 def test_what_is_left_out_cannot_stand_out(run: Run):
     with pytest.raises(InputError, match="'depthfl' is left out, so it cannot be compared with: show it too"):
         list(studies(run, View(versus="depthfl", methods=("profl",))))
-    with pytest.raises(InputError, match="'proffl' was not run, so it cannot be shown: did you mean 'profl'"):
+    with pytest.raises(InputError, match="unknown method 'proffl', which cannot be shown: did you mean 'profl'"):
         list(studies(run, View(methods=("proffl",))))
 
 
@@ -204,7 +204,10 @@ def test_a_file_of_settings_serves_several_runs(run: Run, tmp_path: Path):
         ("order = [", "is not TOML"),
         ("labels = 3", "labels cannot be 3"),
         ("[label]\nprofl = 'a'", "unknown key 'label': did you mean 'labels'"),
-        ("[labels]\nheteroflx = 'a'", "'heteroflx' was not run, so it cannot be in .*: did you mean 'heterofl'"),
+        (
+            "[labels]\nheteroflx = 'a'",
+            "unknown method 'heteroflx', which cannot be named in .*: did you mean 'heterofl'",
+        ),
         ("[labels]\nprofl = ''", "labels.profl cannot be ''"),
         ('[labels]\nprofl = "a\\nb"', "give a text in one line"),
         ('[labels]\nprofl = "\\u202e"', "characters that cannot be shown"),
@@ -232,7 +235,7 @@ def test_labels_are_read_whatever_methods_are_called():
     for text, told in (
         ("a", "'a' is no assignment: write METHOD=LABEL"),
         ("a=", "is no assignment"),
-        ("lonk name=c", "'lonk name' was not run, so it cannot be labelled: did you mean 'long name'"),
+        ("lonk name=c", "unknown method 'lonk name', which cannot be labelled: did you mean 'long name'"),
         ("a=\x1b[31m", "characters that cannot be shown"),
     ):
         with pytest.raises(InputError, match=told):
@@ -279,8 +282,9 @@ def test_the_command_draws_for_a_paper(run_path: Path, tmp_path: Path):
         (["--width", "colum"], "width 'colum' cannot be drawn: did you mean 'column'?"),
         (["--width", "1"], "width '1' cannot be drawn: choose one of column, page or inches from 3 to 20"),
         (["--width", "nan"], "width 'nan' cannot be drawn"),
-        (["--method", "heterfl"], "method 'heterfl' was not run, so it cannot be shown: did you mean 'heterofl'?"),
-        (["--label", "heterfl=x"], "method 'heterfl' was not run, so it cannot be labelled: did you mean 'heterofl'?"),
+        (["--method", "slt"], "method 'slt' was not run, so it cannot be shown: choose one of"),
+        (["--method", "heterfl"], "unknown method 'heterfl', which cannot be shown: did you mean 'heterofl'?"),
+        (["--label", "heterfl=x"], "unknown method 'heterfl', which cannot be labelled: did you mean 'heterofl'?"),
         (["--style", "nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )
