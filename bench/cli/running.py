@@ -12,6 +12,7 @@ import click
 from profl.bench.cli.exit_codes import Ended, ExitCode
 from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.volume import progress_console, volume
+from profl.bench.errors import InputError
 
 if TYPE_CHECKING:
     from profl.bench.cell import Cell
@@ -33,12 +34,12 @@ def chosen_engine(engine: str = "local", address: str | None = None, workers: in
     click.UsageError
         If an option has no meaning for the engine.
     InputError
-        If there is no Ray, or no cluster.
+        If there is no Ray, or no cluster, or the address is empty.
     """
     from profl.bench.engine import InProcess, LocalProcesses, RayCluster
 
     if address == "":
-        raise click.UsageError("--address is empty: give HOST:PORT of the cluster's head node, or leave the option out")
+        raise InputError("--address is empty: give HOST:PORT of the cluster's head node, or leave the option out")
     if engine == "ray":
         if workers:
             raise click.UsageError("--workers is for --engine local: on Ray, cells run on all cores of the cluster")
