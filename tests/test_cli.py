@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, metadata
 from itertools import permutations
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from profl.bench.cli import main
 from profl.bench.cli.options import Part
-from profl.bench.doctor import Check, Finding
+from profl.bench.doctor import EXTRAS, Check, Finding, _extra
 from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu.profile import known_gpus
@@ -446,6 +447,20 @@ def test_doctor_tells_every_part_as_it_is_looked_at_and_counts_what_is_missing(m
         f"{'last':26}so",
     ]
     assert result.stderr == "Error: 1 of these is missing or broken\n"
+
+
+def test_doctor_tells_which_extras_there_are_and_how_to_get_the_others(monkeypatch: pytest.MonkeyPatch):
+    offered = {name for name in metadata("profl").get_all("Provides-Extra") if name != "dev"}
+    assert set(EXTRAS) == offered
+    monkeypatch.setattr("profl.bench.doctor.version", lambda package: "9.8")
+    assert all(re.match(r"[a-z-]+ 9\.8, for ", _extra(name, purpose)) for name, purpose in EXTRAS.items())
+
+    def absent(package: str) -> None:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("profl.bench.doctor.version", absent)
+    told = _extra("mlflow", EXTRAS["mlflow"])
+    assert told == "not installed, --log-to mlflow needs mlflow-skinny: pip install 'profl[mlflow]'"
 
 
 def test_doctor_tries_a_virtual_gpu_of_every_capability():
