@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -233,17 +233,16 @@ def _wrapped(sentences: Sequence[str], characters: float) -> list[str]:
 def panels(figure: Figure, count: int, columns: int = 2, heights: Sequence[float] = ()) -> list[Axes]:
     """Return ``count`` panels with shared axes in rows of ``columns``; each column's lowest has x labels.
 
-    Where ``heights`` tell the rows' apart, relative to each other, each row has a y axis of its own.
+    Where ``heights`` tell the rows' apart, relative to each other, each panel has a y axis of its own.
     """
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    sharing: Literal["row", "all"] = "row" if heights else "all"
-    grid = figure.subplots(rows, columns, sharex=True, sharey=sharing, squeeze=False, height_ratios=heights or None)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=not heights, squeeze=False, height_ratios=heights or None)
     axes = list(grid.flat)
     for spare in axes[count:]:
         spare.remove()
     for place, panel in enumerate(axes[:count]):
-        panel.tick_params(labelbottom=place + columns >= count)
+        panel.tick_params(labelbottom=place + columns >= count, labelleft=place % columns == 0)
     return axes[:count]
 
 

@@ -20,7 +20,7 @@ from profl.bench.report.rounds import set_axis
 from profl.bench.report.schedule import draw_schedules, stepping_methods, strips_note
 from profl.bench.report.spread import Spread, over_seeds
 from profl.bench.report.study import Study
-from profl.bench.report.style import PALE, page, panels, say_empty
+from profl.bench.report.style import PALE, page, panels, say_empty, settle
 
 COLUMNS = 4
 """Panels side by side where there is one tier; else a row has every tier of one method."""
@@ -77,13 +77,19 @@ def draw(study: Study) -> Figure:
             say_empty(panel)
     limits = [panel.get_ylim() for panel in axes]
     low, high = min(low for low, _ in limits), max(high for _, high in limits)
-    for panel, foot in zip(axes[::columns], feet, strict=True):
-        panel.set_yticks([tick for tick in (0, 25, 50, 75, 100) if max(low, 0) <= tick <= high])  # none by the strips
-        panel.set_ylim(low - foot * (high - low), high)
+    ticks = [tick for tick in (0, 25, 50, 75, 100) if max(low, 0) <= tick <= high]  # none by the strips
+    for place, panel in enumerate(axes):
+        panel.set_yticks(ticks)
+        panel.set_ylim(low - feet[place // columns] * (high - low), high)
     set_axis(axes[0], study, ticks=int(2 * width))
-    for panel, (method, tier) in zip(axes, pairs, strict=True):
+    settle(figure)
+    for place, (panel, (method, tier)) in enumerate(zip(axes, pairs, strict=True)):
         if method in stepping:
             draw_schedules(panel, {method: stepping[method][tier]}, study.looks, width)
+        elif foot := feet[place // columns]:  # beside one that has steps
+            left, bottom, across, up = panel.get_position().bounds
+            panel.set_position((left, bottom + up * foot / (1 + foot), across, up / (1 + foot)))
+            panel.set_ylim(low, high)
     return figure
 
 
