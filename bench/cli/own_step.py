@@ -107,7 +107,7 @@ def measure_own(
         return
     click.echo(footprint)
     if operations:
-        number = f"{operations / 1e9:,.2f} G" if operations >= 1e9 else f"{operations / 1e6:,.3g} M"
+        number = f"{operations / 1e9:,.2f} G" if operations >= 1e8 else f"{operations:,}"
         click.echo(f"{number} operations in a step: convolutions, matrix products and attention")
     for name, reserved_bytes in replayed.items():
         click.echo(f"{mebibytes(reserved_bytes)} {name}")
