@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import torch
 
@@ -23,6 +24,16 @@ from profl.bench.registry import method_class, methods
 from profl.bench.training import TrainingWorkload
 
 _SMALL = ModelSpec("resnet18", width=1, classes=2)
+
+
+EXTRAS = {
+    "ray": "sweeps on a Ray cluster (--engine ray)",
+    "tensorboard": "--log-to tensorboard",
+    "wandb": "--log-to wandb",
+    "mlflow": "--log-to mlflow",
+    "eight-bit": "the technique 8-bit-momentum",
+}
+"""What the package's extras are for."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,8 @@ def examine() -> Iterator[Check]:
     }
     for part, state in known.items():
         yield Check(part, partial(Finding, part, state))
+    for name, purpose in EXTRAS.items():
+        yield _attempt(f"extra {name}", partial(_extra, name, purpose))
     for name in methods():
         yield _attempt(f"method {name}", partial(_module, name))
     for name in models():
@@ -73,6 +86,17 @@ def examine() -> Iterator[Check]:
         if profile.name not in tried.values():
             alike = f"not started; it runs as {tried[profile.gpu.capability]} does"
             yield Check(profile.name, partial(Finding, profile.name, alike))
+
+
+def _extra(name: str, purpose: str) -> str:
+    """Return which version of what an extra installs there is; it is not a fault that there is none."""
+    needs = [need for need in requires("profl") or [] if re.search(rf"extra == ['\"]{name}['\"]", need)]
+    packages = [re.split(r"[^A-Za-z0-9._-]", need, maxsplit=1)[0] for need in needs]
+    try:
+        found = ", ".join(f"{package} {version(package)}" for package in packages)
+    except PackageNotFoundError as absent:
+        return f"not installed, {purpose} needs {absent.name}: pip install 'profl[{name}]'"
+    return f"{found}, for {purpose}"
 
 
 def _processor() -> str:

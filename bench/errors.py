@@ -29,7 +29,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is spelt most like ``name``, in upper or lower case; None if no one is alike."""
     spelt = {entry.casefold(): entry for entry in known}
-    return next((spelt[match] for match in get_close_matches(name.casefold(), spelt, 1, LIKENESS)), None)
+    written = name.casefold()
+    close = get_close_matches(written, spelt, 1, LIKENESS) or [other for other in spelt if _one_other(written, other)]
+    return next((spelt[match] for match in close), None)
+
+
+def _one_other(name: str, known: str) -> bool:
+    """Return whether one character is another: of ``t5`` and ``t4``, which are too short to be alike by their ratio."""
+    return len(name) == len(known) > 1 and sum(mine != other for mine, other in zip(name, known, strict=True)) == 1
 
 
 def choose(meant: str | None, known: str) -> str:

@@ -27,6 +27,12 @@ LOOKAHEAD = 8
 were one or two wide: ResNet18's ``map 3`` in 64 MiB fails at 17, 18 and 21, and fits up to 26."""
 
 
+Tell = Callable[[str, int, bool], object]
+
+
+def _silent(key: str, budget_bytes: int, fits: bool) -> None: ...
+
+
 def largest_batch(fits: Callable[[int], bool], most: int) -> int | None:
     """Return the largest batch size found to fit, from 1 to ``most``.
 
@@ -135,20 +141,25 @@ def read_budgets(texts: Iterable[str], gpu: str) -> dict[int, str]:
     return budgets
 
 
-def fit_task(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Prober) -> Fit:
+def fit_task(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Prober, tell: Tell = _silent) -> Fit:
     """Return in what batches a task trains; its recipe's batch size is the largest to try. As `fit_batches`."""
 
     def at(batch: int) -> TrainingWorkload:
         return replace(workload, recipe=replace(workload.recipe, batch_size=batch))
 
-    batches, least = fit_batches(at, workload.recipe.batch_size, gpu, budgets, prober)
+    batches, least = fit_batches(at, workload.recipe.batch_size, gpu, budgets, prober, tell)
     task, technique = workload.task, workload.technique
     operations = operations_per_example(task, workload.model, workload.recipe, technique)
     return Fit(workload.scope, task.key, batches, least, operations, technique)
 
 
 def fit_batches(
-    at: Callable[[int], Workload], most: int, gpu: str, budgets: Iterable[int], prober: Prober
+    at: Callable[[int], Workload],
+    most: int,
+    gpu: str,
+    budgets: Iterable[int],
+    prober: Prober,
+    tell: Tell = _silent,
 ) -> tuple[dict[int, int | None], int | None]:
     """Return the largest batch by budget, each run for ten steps under a real limit, and the least budget of batch 1.
 
@@ -160,6 +171,8 @@ def fit_batches(
         The largest to try.
     budgets
         Bytes of GPU memory.
+    tell
+        Told of every batch that is tried: the step's key, the budget in bytes, and whether it ran.
 
     Raises
     ------
@@ -168,7 +181,13 @@ def fit_batches(
     """
 
     def largest(budget_bytes: int) -> int | None:
-        return largest_batch(lambda batch: prober.fits(at(batch), gpu, budget_bytes), most)
+        def fits(batch: int) -> bool:
+            step = at(batch)
+            found = prober.fits(step, gpu, budget_bytes)
+            tell(step.key, budget_bytes, found)
+            return found
+
+        return largest_batch(fits, most)
 
     try:
         least_budget_bytes = prober.measure(at(1), gpu).least_budget_bytes

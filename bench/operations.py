@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from profl.bench.cell import Recipe
-from profl.bench.memory.workload import Unobserved
+from profl.bench.memory.workload import Unobserved, Workload
 from profl.bench.method import Task
 from profl.bench.models import ModelSpec
 from profl.bench.technique import PLAIN, Technique
@@ -57,3 +65,70 @@ def _count(workload: TrainingWorkload, device: torch.device) -> int:
     with FlopCounterMode(display=False) as counter:
         prepared.step(Unobserved())
     return int(counter.get_total_flops()) // workload.steps_per_segment
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A training step of anybody's, whose operations are counted where its memory is measured: a `Program`.
+
+    Parameters
+    ----------
+    step
+        What is built and run once, for this alone: nothing of it is recorded.
+    """
+
+    step: Workload
+
+    @property
+    def key(self) -> str:
+        return self.step.key
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> int | None:
+        """Return the operations of one step, as `operations_per_step` counts them; None if some cannot be seen.
+
+        What is compiled is run as it is written. Not seen are cuDNN's recurrent networks, other packages' kernels and
+        what a CUDA graph replays.
+        """
+        prepared = self.step.prepare(device)
+        compiles = "torch._dynamo" in sys.modules
+        eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+        with eager, _Unseen() as unseen, FlopCounterMode(display=False) as counter:
+            prepared.step(Unobserved())
+        return None if unseen.any else int(counter.get_total_flops())
+
+
+class _Unseen(TorchDispatchMode):
+    """Notes whether anything runs whose operations PyTorch's counter does not know, though they may be many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = False
+
+    def __enter__(self) -> _Unseen:
+        self._patch = patch.object(torch.cuda.CUDAGraph, "replay", self._replaying(torch.cuda.CUDAGraph.replay))
+        self._patch.start()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._patch.stop()
+
+    def __torch_dispatch__(
+        self, function: Any, types: object, arguments: tuple[Any, ...] = (), more: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.any |= function.namespace not in _KNOWN or function._opname in _RECURRENT
+        return function(*arguments, **(more or {}))
+
+    def _replaying(self, replay: Callable[[Any], None]) -> Callable[[Any], None]:
+        def replayed(graph: Any) -> None:
+            self.any = True
+            replay(graph)
+
+        return replayed
+
+
+_KNOWN = ("aten", "prim", "prims", "profiler", "c10d", "_c10d_functional", "fsdp")
+"""Namespaces of operators that PyTorch's counter knows, or that move data or nothing."""
+
+_RECURRENT = ("_cudnn_rnn", "_cudnn_rnn_backward")

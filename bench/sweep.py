@@ -51,16 +51,25 @@ class SweepListener(Listener, Protocol):
 
 
 def run_sweep(
-    todo: Sequence[Experiment], output: Path, engine: Engine, prober: Prober, listener: SweepListener
+    todo: Sequence[Experiment],
+    output: Path,
+    engine: Engine,
+    prober: Prober,
+    listener: SweepListener,
+    grid: Sequence[Cell] = (),
 ) -> None:
     """Measure and run the cells that are not done; an error in one leaves the others going.
 
     Parameters
     ----------
+    todo
+        What is run here.
     output
         Folder of the run; finished cells and rounds in it are kept and not repeated.
     engine
         Who runs what is measured. The results do not depend on it.
+    grid
+        All cells that are to be run, here or elsewhere: the run then tells how many are missing.
 
     Raises
     ------
@@ -73,6 +82,8 @@ def run_sweep(
     """
     missing = [experiment for experiment in todo if folder_of(experiment.cell, output).status != "done"]
     deal([experiment.cell for experiment in missing])
+    for cell in grid:
+        folder_of(cell, output).announce(cell.to_dict())
     jobs = (_measured(experiment, folder_of(experiment.cell, output), prober, listener) for experiment in missing)
     engine.run((job for job in jobs if job), listener)
 

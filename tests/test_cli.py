@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, metadata
 from itertools import permutations
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from profl.bench.cli import main
 from profl.bench.cli.options import Part
-from profl.bench.doctor import Check, Finding
+from profl.bench.doctor import EXTRAS, Check, Finding, _extra
 from profl.bench.experiment import Experiment
 from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu.profile import known_gpus
@@ -102,8 +103,8 @@ def test_a_cell_of_another_recipe_without_a_round_blocks_nothing(run: Path, tmp_
 def test_the_folder_follows_what_is_given(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     given = ("sweep", "--config", run.parent / "small.toml", "--workers", 1, "--cells", "9/9")  # there are three
-    assert profl(*given).stderr.startswith("0 cells in results/run-small\n")
-    assert profl(*given, "--width", 8).stderr.startswith("0 cells in results/run-small-width8\n")
+    assert profl(*given).stderr.startswith("0 of the grid's 3 cells in results/run-small\n")
+    assert profl(*given, "--width", 8).stderr.startswith("0 of the grid's 3 cells in results/run-small-width8\n")
 
 
 @pytest.mark.usefixtures("one_figure")
@@ -129,17 +130,22 @@ def test_folders_that_are_no_cells_stop_neither_sweep_nor_report(run: Path, tmp_
     assert len((copy / "report" / "cells.csv").read_text().splitlines()) == 4
 
 
-def test_a_part_of_the_grid_is_run_alone_and_its_report_waits(run: Path, tmp_path: Path):
+def test_a_part_of_the_grid_is_run_alone_and_tells_that_it_is_one(run: Path, tmp_path: Path):
     arguments = ("sweep", "--config", run.parent / "small.toml", "--output", tmp_path, "--workers", 1)
     result = profl(*arguments, "--cells", "2/2")
     assert result.exit_code == 0, result.output
-    (alone,) = (tmp_path / "cells").iterdir()
+    (alone,) = (path for path in (tmp_path / "cells").iterdir() if CellFolder(path).status == "done")
     same = [
         [{**row, "seconds": 0} for row in CellFolder(folder).rounds()] for folder in (alone, run / "cells" / alone.name)
     ]
     assert same[0] == same[1]
     assert [path.name for path in tmp_path.iterdir()] == ["cells"]
-    assert f"when all are, draw it: profl report {tmp_path}" in result.stderr
+    assert f"1 of the grid's 3 cells in {tmp_path}\n" in result.stderr
+    assert f"1 of the grid's 3 cells are done; when all are, draw them: profl report {tmp_path}" in result.stderr
+    (listed,) = profl("runs", tmp_path).output.splitlines()[1:]
+    assert listed.split()[:3] == ["stopped", "1/3", "2/6"]
+    assert "1 of 3 cells are done." in profl("report", tmp_path, "--format", "png").output
+    assert "1 of 3 cells are done. No result: fedavg" in (tmp_path / "report" / "results.md").read_text()
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 12])
@@ -446,6 +452,20 @@ def test_doctor_tells_every_part_as_it_is_looked_at_and_counts_what_is_missing(m
         f"{'last':26}so",
     ]
     assert result.stderr == "Error: 1 of these is missing or broken\n"
+
+
+def test_doctor_tells_which_extras_there_are_and_how_to_get_the_others(monkeypatch: pytest.MonkeyPatch):
+    offered = {name for name in metadata("profl").get_all("Provides-Extra") if name != "dev"}
+    assert set(EXTRAS) == offered
+    monkeypatch.setattr("profl.bench.doctor.version", lambda package: "9.8")
+    assert all(re.match(r"[a-z-]+ 9\.8, for ", _extra(name, purpose)) for name, purpose in EXTRAS.items())
+
+    def absent(package: str) -> None:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("profl.bench.doctor.version", absent)
+    told = _extra("mlflow", EXTRAS["mlflow"])
+    assert told == "not installed, --log-to mlflow needs mlflow-skinny: pip install 'profl[mlflow]'"
 
 
 def test_doctor_tries_a_virtual_gpu_of_every_capability():

@@ -51,6 +51,19 @@ INSTANT = [
 ]
 
 
+@pytest.mark.parametrize("words", [[], *commands(main)], ids=" ".join)
+def test_a_line_of_usage_breaks_between_words(words: list[str]) -> None:
+    command: click.Command = main
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    narrow, wide = (
+        command.get_usage(click.Context(command, info_name=" ".join(words), terminal_width=width))
+        for width in (80, 999)
+    )
+    assert narrow.split() == wide.split()
+
+
 @pytest.mark.parametrize("arguments", INSTANT, ids=" ".join)
 def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", LOOK, *arguments], capture_output=True, text=True, check=True)

@@ -32,6 +32,14 @@ def test_any_letter_may_be_left_out_or_doubled(name: str, data: st.DataObject) -
     assert nearest(name[:place] + name[place] + name[place:], METHODS) == name
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("t5", "t4"), ("T5", "t4"), ("l5", "l4"), ("v10", "v100"), ("x5", None), ("t", None), ("b", None)],
+)
+def test_short_names_are_known_by_all_but_one_character(name: str, meant: str | None) -> None:
+    assert nearest(name, ["a100", "l4", "t4", "v100", "x"]) == meant
+
+
 @given(st.text(), st.lists(st.text()))
 def test_what_is_suggested_is_known(name: str, known: list[str]) -> None:
     assert nearest(name, known) in (None, *known)

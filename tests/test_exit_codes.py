@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -59,8 +60,8 @@ def test_a_gpu_that_does_not_exist_is_bad_input():
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["list", "gpu"], 2, "unknown 'gpu': did you mean 'gpus'? Choose one of methods, "),
-        (["sweep", "--engine", "locl"], 2, "unknown 'locl': did you mean 'local'? Choose one of local, ray"),
+        (["list", "gpu"], 1, "unknown 'gpu': did you mean 'gpus'? Choose one of methods, "),
+        (["sweep", "--engine", "locl"], 1, "unknown 'locl': did you mean 'local'? Choose one of local, ray"),
         (["sweep", "--option", "profl.pace=equl"], 1, "pace cannot be 'equl': .*; did you mean 'equal'?"),
         (["sweep", "--partition", "dirichlt:1"], 1, "unknown partition 'dirichlt:1': did you mean 'dirichlet'? Write"),
         (["sweep", "--partition", "dirichlet:-1"], 1, "unknown partition 'dirichlet:-1': write iid"),
@@ -76,6 +77,61 @@ def test_what_is_misspelt_is_told_with_the_nearest_and_its_code(arguments: list[
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == code
     assert re.search(line.replace("?", r"\?"), done.output.splitlines()[-1]), done.output
+
+
+VALUES = {
+    "sweep": ["--width x", "--seed x", "--rounds x", "--workers 0", "--workers x", "--cells half", "--engine no"],
+    "sweep --preset smoke": ["--log-to no", "--instructions no", "--method no", "--gpu t5", "--technique no"],
+    "tune": ["--learning-rate x", "--held-out-share x", "--workers 0", "--method no", "--tier 256"],
+    "measure": ["--width x", "--gpu no", "no", "none.py:build"],
+    "measure --method fedavg": ["--batch-size 0", "--task no", "--technique no"],
+    "fit --budget 1MiB": ["--rounds x", "--batch-size 0", "--budget no", "--gpu t5", "no", "none.py:build"],
+    "survey models": ["--model no", "--gpu no", "--image-size x", "--workers 0"],
+    "survey methods": ["--method no", "--workers 0"],
+    "survey recorders": ["--subject no"],
+    "report results/ablations/warm-up": [
+        "--axis no",
+        "--format no",
+        "--width no",
+        "--label no",
+        "--method no",
+        "--style no",
+    ],
+    "report": ["nowhere"],
+    "check": ["--reference nowhere", "--update --preset no", "--update --config no"],
+    "list": ["no"],
+    "show": ["nowhere"],
+    "compare": ["nowhere nowhere"],
+    "runs": ["nowhere"],
+    "runs rm": ["nowhere"],
+}
+"""What each command takes, given wrongly."""
+USAGE = ["no", "sweep --no", "sweep --width", "sweep no", "report", "fit", "check --update --preset smoke --config x"]
+USAGE += ["measure --argument a=1", "sweep -q -v", "sweep --address x", "report a b --bare", "runs rm", "tune --preset"]
+
+
+@pytest.mark.parametrize("words", [f"{command} {value}" for command, values in VALUES.items() for value in values])
+def test_a_value_that_cannot_be_used_is_bad_input(words: str):
+    done = CliRunner().invoke(main, words.split(), catch_exceptions=False)
+    assert done.exit_code == ExitCode.BAD_INPUT, done.output
+    assert done.output.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize("words", USAGE)
+def test_a_line_that_no_command_understands_is_usage(words: str):
+    done = CliRunner().invoke(main, words.split(), catch_exceptions=False)
+    assert done.exit_code == ExitCode.USAGE, done.output
+
+
+def test_every_command_is_given_wrong_values():
+    context = click.Context(main)
+    leaves = [
+        f"{name} {below}".strip()
+        for name, command in main.commands.items()
+        for below in (command.list_commands(context) if isinstance(command, click.Group) else [""])
+    ]
+    valueless = {"doctor", "runs list"}  # 'runs' lists
+    assert {leaf for leaf in leaves if not any(words.startswith(leaf) for words in VALUES)} == valueless
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")

@@ -9,12 +9,14 @@ from click.testing import CliRunner
 
 from profl import fit
 from profl.bench.cli import main
+from profl.bench.cli.exit_codes import ExitCode, code_of
 from profl.bench.errors import InputError
 from profl.bench.fit import step_at
 from profl.bench.memory.api import BuiltStep
-from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.errors import MeasurementFailed, UnusableStep
 from profl.bench.memory.named import NamedBuild
 from profl.bench.memory.process.probe import Prober
+from profl.bench.operations import Counted
 
 pytestmark = pytest.mark.usefixtures("commands_are_warm")
 
@@ -91,8 +93,31 @@ def test_what_cannot_be_found_is_told_with_what_there_is(script: Path):
         NamedBuild.parse(f"{script}:biuld")(CPU)
     with pytest.raises(MeasurementFailed, match="has no function 'SIZE': choose one of build"):
         NamedBuild.parse(f"{script}:SIZE")(CPU)
-    with pytest.raises(MeasurementFailed, match="no_such_package cannot be imported"):
-        NamedBuild.parse("no_such_package:build")(CPU)
+    for name in ("no_such_package", "os.no_such_module"):
+        with pytest.raises(UnusableStep, match=f"there is no module {name} here or among those installed"):
+            NamedBuild.parse(f"{name}:build")(CPU)
+
+
+def test_arguments_that_the_function_does_not_take_are_told_with_those_it_takes(script: Path):
+    takes = "it takes device, batch_size, hidden$"
+    with pytest.raises(UnusableStep, match=rf"cannot be called with the device, hiden \(.*'hiden'\): {takes}"):
+        NamedBuild.parse(f"{script}:build", {"hiden": 5})(CPU)
+    other = script.parent / "other.py"
+    other.write_text("def build(text): ...")
+    with pytest.raises(UnusableStep, match=r"cannot be called with the device, batch_size \(.*\): it takes text$"):
+        NamedBuild.parse(f"{other}:build")(CPU, batch_size=2)
+
+
+def test_what_a_module_does_as_it_is_imported_may_fail(script: Path):
+    for name, line, said in (
+        ("lacking", "import no_such_package", r"lacking.py cannot be imported \(No module named 'no_such_package'\)"),
+        ("failing", "1 / 0", r"failing.py cannot be imported \(ZeroDivisionError: division by zero\)"),
+    ):
+        path = script.parent / f"{name}.py"
+        path.write_text(line)
+        with pytest.raises(MeasurementFailed, match=said) as failed:
+            NamedBuild.parse(f"{path}:build")(CPU)
+        assert code_of(failed.value) == ExitCode.FAILED
 
 
 def test_the_command_measures_what_the_function_of_python_measures(script: Path, prober: Prober):
@@ -103,6 +128,8 @@ def test_the_command_measures_what_the_function_of_python_measures(script: Path,
     assert told["peak_requested_bytes"] == expected.peak_requested_bytes
     assert told["parameter_bytes"] == 4 * (65536 * 16 + 16 + 16 * 2 + 2)
     assert told["least_budget_bytes"] >= told["peak_requested_bytes"]
+    # Forward and the weights' gradients of both layers, the inputs' of the second alone.
+    assert told["operations_per_step"] == 2 * 4 * (2 * 65536 * 16 + 3 * 16 * 2)
 
 
 def test_the_largest_batch_is_the_same_for_python_and_the_command(script: Path, prober: Prober):
@@ -115,6 +142,49 @@ def test_the_largest_batch_is_the_same_for_python_and_the_command(script: Path, 
     status, printed = profl("fit", f"{script}:build", "--budget", f"{budget}B", "--gpu", GPU, "--json")
     assert status == 0
     assert json.loads(printed)["fits"] == [{"budget_bytes": budget, "largest_batch": most}]
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ("module(inputs).sum().backward()", 2 * 4 * 2 * 8 * 8),
+        ("torch.compile(module, backend='aot_eager')(inputs).sum().backward()", 2 * 4 * 2 * 8 * 8),
+        ("nn.functional.relu(inputs)", 0),
+        ("torch.optim.SGD(module.parameters(), lr=1).step()", 0),
+        ("graph.replay()", None),
+        ("torch.ops.mine.twice(inputs)", None),
+    ],
+)
+def test_operations_are_counted_whole_or_not_known(step: str, expected: int | None, tmp_path: Path):
+    (tmp_path / "other.py").write_text(f"""
+import torch
+from torch import nn
+
+torch.library.custom_op("mine::twice", lambda inputs: 2 * inputs, mutates_args=(), schema="(Tensor inputs) -> Tensor")
+graph = torch.cuda.CUDAGraph.__new__(torch.cuda.CUDAGraph)
+torch.cuda.CUDAGraph.replay = lambda graph: None
+
+def build(device):
+    module = nn.Linear(8, 8).to(device)
+    inputs = torch.zeros(4, 8, device=device)
+    return module, [], inputs, lambda: {step}
+""")
+    before = torch.cuda.CUDAGraph.replay
+    try:
+        counted = Counted(BuiltStep(NamedBuild.parse(f"{tmp_path}/other.py:build")))
+        assert counted.run(CPU, print) == expected
+    finally:
+        torch.cuda.CUDAGraph.replay = before
+
+
+def test_a_step_that_leaves_the_gpu_alone_is_told_without_advice(script: Path):
+    script.write_text(script.read_text().replace("(device, ", "(elsewhere, device='cpu', "))
+    for words in (["measure"], ["fit", "--budget", "1MiB", "--batch-size", "2"]):
+        status, printed = profl(*words, f"{script}:build", "--gpu", GPU, "-v")
+        assert status == 0
+        assert "nothing was asked of the GPU: build modules and examples on the device that is given" in printed
+        assert "most of it is" not in printed
+        assert "my_step.py:build" in printed.splitlines()[0]  # as -v tells it
 
 
 def test_options_of_tasks_are_refused_beside_a_step(script: Path):
@@ -135,5 +205,5 @@ def test_a_virtual_gpu_may_be_named_alone(script: Path):
     assert status == 1
     assert "did you mean 'virtual:t4'?" in printed
     status, printed = profl("measure", f"{script}:no_function", "--gpu", "t4")
-    assert status == 4
+    assert status == 1
     assert "has no function 'no_function'" in printed  # so the GPU was found

@@ -342,7 +342,7 @@ def test_one_name_for_two_sweeps_is_refused(tmp_path: Path):
     (tmp_path / "smoke.toml").write_text(STUDY)
     words = ["check", "--update", "--reference", str(tmp_path), "--config", str(tmp_path / "smoke.toml")]
     refused = CliRunner().invoke(main, words)
-    assert refused.exit_code == 2
+    assert refused.exit_code == 1
     assert "smoke.json is the reference of preset smoke, not of smoke.toml: rename the TOML file" in refused.output
     assert (tmp_path / "smoke.json").read_bytes() == before
 

@@ -6,15 +6,18 @@ import io
 import re
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
 from profl.bench.cli import main
+from profl.bench.doctor import Check, Finding
 from profl.bench.engine import Outcome
 from profl.bench.progress import SweepProgress
 from profl.bench.results.folder import folder_of
 from tests.conftest import small_cell
+from tests.test_cli_habits import commands
 
 pytestmark = pytest.mark.usefixtures("commands_are_warm")
 
@@ -36,26 +39,47 @@ def test_measure_says_of_each_task_how_long_it_took_if_asked():
     assert profl(*MEASURE, "--quiet").stdout == verbose.stdout
 
 
-@pytest.mark.parametrize("command", ["sweep", "tune", "measure"])
+LONG = ["sweep", "tune", "measure", "fit", "check", "report x", "doctor", "survey models", "survey methods"]
+LONG += ["survey recorders"]
+
+
+@pytest.mark.parametrize("command", LONG)
 def test_both_at_once_are_refused(command: str):
-    refused = profl(command, "-q", "-v")
+    refused = profl(*command.split(), "-q", "-v")
     assert refused.exit_code == 2
     assert "give either --quiet or --verbose" in refused.stderr
 
 
-LONG = ["sweep", "tune", "measure", "survey models", "survey methods", "survey recorders"]
+def test_a_command_that_can_be_quiet_can_be_verbose_and_the_others_show_no_progress():
+    found = {}
+    for words in commands(main):
+        command: click.Command = main
+        for word in words:
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
+        found[" ".join(words)] = [option for one in command.params for option in one.opts if option in ("-q", "-v")]
+    assert {name for name, options in found.items() if options} == {line.removesuffix(" x") for line in LONG}
+    assert all(options in (["-q", "-v"], []) for options in found.values())
 
 
-@pytest.mark.parametrize("command", LONG)
-def test_whatever_takes_long_can_be_quiet(command: str):
-    assert "-q, --quiet" in profl(*command.split(), "--help").stdout
+def test_fit_tells_of_every_batch_and_report_and_doctor_of_every_part_if_asked(tmp_path: Path, monkeypatch):
+    tried = profl("fit", "--budget", "9GiB", *MEASURE[1:], "-v").stderr
+    assert re.search(r"^fedavg/full model of .* batch 4.* runs in 9 GiB$", tried, flags=re.MULTILINE)
+    monkeypatch.setattr("profl.bench.doctor.examine", lambda: [Check("a part", lambda: Finding("a part", "so"))])
+    assert re.fullmatch(r"a part: 0\.\d s\n", profl("doctor", "-v").stderr)
+    assert profl("doctor", "-q").stderr == ""
+    run = Path(__file__).parents[1] / "results" / "ablations" / "warm-up"
+    words = ["report", run, "--output", tmp_path, "--format", "png"]
+    drawn = [line.partition(":")[0] for line in profl(*words, "-v").stderr.splitlines()]
+    assert "learning_curves" in drawn
+    assert set(drawn) == {path.stem for path in tmp_path.glob("*.png")}
 
 
 def test_a_quiet_sweep_tells_errors_alone(tmp_path: Path):
     (tmp_path / "tiny.toml").write_text(CONFIG)
     words = ["sweep", "--config", tmp_path / "tiny.toml", "--cells", "2/2", "--workers", 1]
     words += ["--output", tmp_path / "run"]
-    assert "0 cells in" in profl(*words).stderr
+    assert "0 of the grid's 1 cell in" in profl(*words).stderr
     assert "cells in" not in profl(*words, "-q").stderr
     folder = folder_of(small_cell(), tmp_path / "run")
     folder.begin(small_cell().to_dict())

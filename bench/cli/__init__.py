@@ -54,6 +54,10 @@ def _ended_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         click.echo("; ".join(["stopped", *map(str, stop.args)]), err=True)
         raise SystemExit(ExitCode.INTERRUPTED) from None
+    except click.BadParameter as error:  # a value; one that is missing, or too many of them, are usage
+        if not isinstance(error, click.MissingParameter):
+            error.exit_code = ExitCode.BAD_INPUT  # type: ignore[misc]
+        raise
     except (click.ClickException, click.exceptions.Exit, click.Abort):  # --help among them
         raise
     except BrokenPipeError:  # of `| head`, which click ends without a word

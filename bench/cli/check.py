@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import click
 
 from profl.bench.cli.exit_codes import Ended, ExitCode
 from profl.bench.cli.options import named, tracked
+from profl.bench.cli.volume import quiet_option, verbose_option
+from profl.bench.errors import InputError
 
 
 @click.command()
@@ -30,6 +33,8 @@ from profl.bench.cli.options import named, tracked
 @click.option("--config", type=click.Path(path_type=Path), help="With --update: the same for a TOML file of your own.")
 @click.option("--gpu", help="With --preset or --config: measure this GPU instead of the sweep's.", **named("gpus"))
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the result to this file, as JUnit XML.")
+@quiet_option
+@verbose_option("Also say of each entry how long it took to measure.")
 def check(
     folder: Path, update: bool, preset: str | None, config: Path | None, gpu: str | None, junit: Path | None
 ) -> None:
@@ -58,7 +63,7 @@ def check(
         path = folder / sweep.file_name
         known_sweep, known = read_reference(path) if path.exists() else (sweep, None)
         if known_sweep != sweep:
-            raise click.UsageError(f"{path} is the reference of {known_sweep}, not of {sweep}: rename the TOML file")
+            raise InputError(f"{path} is the reference of {known_sweep}, not of {sweep}: rename the TOML file")
         references = {path: (sweep, known)}
     else:
         references = {path: read_reference(path) for path in reference_files(folder)}
@@ -66,7 +71,7 @@ def check(
     result = {}
     with Prober() as prober:
         for path, (sweep, known) in references.items():
-            measured = measure_all(sweeps[path], prober, partial(tracked, text=path.name))
+            measured = measure_all(sweeps[path], prober, partial(_entries, text=path.name))
             differences = compare(known, measured) if known else []
             for difference in differences:
                 if difference.fails or difference.entry == ENVIRONMENT:
@@ -86,3 +91,7 @@ def check(
             f"memory differs from {folder}: accept it with 'profl check --reference {folder} --update'",
             ExitCode.DIFFERENT,
         )
+
+
+def _entries(names: list[str], text: str) -> Iterator[str]:
+    return tracked(names, text, str)

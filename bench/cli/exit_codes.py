@@ -22,8 +22,8 @@ class ExitCode(IntEnum):
         """When it is given, for people."""
         return {
             ExitCode.DONE: "done",
-            ExitCode.BAD_INPUT: "what was given cannot be used: a name, a value, a file (or an error of profl itself)",
-            ExitCode.USAGE: "no such command, option or combination of them",
+            ExitCode.BAD_INPUT: "a value cannot be used: a name, a number, a file (or an error of profl itself)",
+            ExitCode.USAGE: "no such command or option, a value is missing, or options that exclude each other",
             ExitCode.DIFFERENT: "'check' found memory that differs from its references",
             ExitCode.FAILED: "it was tried and failed: no such GPU here, a step or a cell with an error, a full disk",
             ExitCode.INTERRUPTED: "interrupted, by Ctrl-C or SIGTERM; what is finished is kept",
@@ -40,10 +40,10 @@ class Ended(click.ClickException):
 
 def code_of(error: Exception) -> ExitCode:
     """Return how a command ends that an error ends, one that users are meant to see."""
-    from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, UnknownGpu
+    from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, UnknownGpu, UnusableStep
 
     match error:
-        case UnknownGpu():
+        case UnknownGpu() | UnusableStep():
             return ExitCode.BAD_INPUT
         case GpuUnavailable() | MeasurementFailed():
             return ExitCode.FAILED

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
-from profl.bench.cli.own_step import arguments, check_own, fit_own, own_step
+from profl.bench.cli.own_step import arguments, check_own, fit_own, own_step, tell_batch
+from profl.bench.cli.volume import quiet_option, verbose_option
 
 OF_TASKS = ("method", "model", "width", "dataset", "data", "rounds", "option", "technique")
 """Options that choose tasks of methods."""
@@ -20,6 +21,8 @@ OF_TASKS = ("method", "model", "width", "dataset", "data", "rounds", "option", "
 @several("--budget", "GPU memory to train in, such as 256MiB.", required=True)
 @task_options("Methods whose tasks are tried.", 256, "The largest batch to try.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@quiet_option
+@verbose_option("Also say of each batch that is tried whether it ran.")
 def fit(
     build: str | None,
     argument: tuple[str, ...],
@@ -63,7 +66,7 @@ def fit(
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
     with Prober() as prober:
-        fits = [fit_task(workload, gpu, budgets, prober) for workload in tracked(wanted, "trying batches")]
+        fits = [fit_task(workload, gpu, budgets, prober, tell_batch) for workload in tracked(wanted, "trying batches")]
     if as_json:
         click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": [task.to_dict() for task in fits]}))
         return

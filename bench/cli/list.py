@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     "kind",
     type=OneOf(["methods", "models", "datasets", "gpus", "presets", "techniques", "deviations", "cards"]),
     required=False,
+    metavar="[KIND]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the names, or of a kind one object for each.")
 def list_names(kind: str | None, as_json: bool) -> None:
     """Show the names that the other commands take, and what they stand for.
 
     Of methods it shows what each does about memory, what shrinks on a weak device, and its source; "deviations" are
-    how they differ from the published ones, "cards" all that they say of themselves, as Markdown. Without a kind it
-    gives the names alone, at once.
+    how they differ from the published ones, "cards" all that they say of themselves, as Markdown. The other kinds are
+    models, datasets, gpus, presets and techniques. Without a kind it gives the names alone, at once.
 
     \b
     Examples:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from profl.bench import instructions
-from profl.bench.cli.volume import progress_console, volume
+from profl.bench.cli.volume import progress_console, timed
 from profl.bench.errors import choose, nearest, unknown
 from profl.bench.instructions import AVX2, INSTRUCTIONS
 
@@ -296,7 +296,5 @@ def tracked(entries: Collection[T], text: str, name: Callable[[T], str] | None =
 
     console = progress_console()
     for entry in track(entries, text, console=console, transient=True, disable=not console.is_terminal):
-        began = time.monotonic()
-        yield entry
-        if name and volume() == "verbose":
-            console.print(f"{name(entry)}: {time.monotonic() - began:.1f} s", highlight=False, soft_wrap=True)
+        with timed(name(entry)) if name else nullcontext():
+            yield entry

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from profl.bench.cli.options import several
+from profl.bench.cli.options import several, tracked
+from profl.bench.cli.volume import detail
+
+if TYPE_CHECKING:
+    from profl.bench.memory.process.probe import Prober
+    from profl.bench.operations import Counted
 
 own_step = click.argument("build", required=False, metavar="[FILE.py:FUNCTION]")
 """Argument for the function that builds the step; none: the tasks of methods."""
@@ -80,22 +86,29 @@ def measure_own(
     from profl.bench.memory.named import NamedBuild
     from profl.bench.memory.process.probe import Prober
     from profl.bench.memory.summary import mebibytes
+    from profl.bench.operations import Counted
 
     named = NamedBuild.parse(build, own_arguments(argument))
     file = f"{Path(named.module).stem}-{named.function}"
     with Prober() as prober, TemporaryDirectory() as scratch:
         folder = snapshot or (Path(scratch) if peaks_under else None)
         shot = _in(folder, f"{file}.pickle") if folder else None
-        footprint = prober.measure(BuiltStep(named), gpu, timeline=True, snapshot=shot)
+        for step in tracked([BuiltStep(named)], "measuring", lambda step: step.key):
+            footprint = prober.measure(step, gpu, timeline=True, snapshot=shot)
+        operations = _operations(Counted(step), gpu, prober)
         replayed = peaks_under(shot) if peaks_under and shot else {}
     if plot:
         footprint.plot(_in(plot, f"{file}.png"))
     if trace:
         footprint.write_trace(_in(trace, f"{file}.json"))
     if as_json:
-        click.echo(json.dumps({"gpu": gpu, **footprint.to_dict(attribution=True), **replayed}))
+        told = {"gpu": gpu, "operations_per_step": operations, **footprint.to_dict(attribution=True), **replayed}
+        click.echo(json.dumps(told))
         return
     click.echo(footprint)
+    if operations:
+        number = f"{operations / 1e9:,.2f} G" if operations >= 1e8 else f"{operations:,}"
+        click.echo(f"{number} operations in a step: convolutions, matrix products and attention")
     for name, reserved_bytes in replayed.items():
         click.echo(f"{mebibytes(reserved_bytes)} {name}")
 
@@ -104,14 +117,22 @@ def fit_own(build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, 
     """Find the largest batch of a step of the user's in every budget, and print it."""
 
     from profl.bench.fit import Fit, fit_batches, fit_table, guarantee, step_at
+    from profl.bench.memory.errors import OutOfMemory
     from profl.bench.memory.named import NamedBuild
     from profl.bench.memory.process.probe import Prober
+    from profl.bench.operations import Counted
     from profl.bench.terminal import Terminal
 
     named = NamedBuild.parse(build, own_arguments(argument))
     with Prober() as prober:
-        batches, least = fit_batches(lambda batch: step_at(named, batch), most, gpu, budgets, prober)
-    found = Fit(Path(named.module).name, named.function, batches, least, operations_per_example=None)
+        batches, least = fit_batches(lambda batch: step_at(named, batch), most, gpu, budgets, prober, tell_batch)
+        largest = max(filter(None, batches.values()), default=1)
+        operations = _operations(Counted(step_at(named, largest)), gpu, prober)
+        caveats: tuple[str, ...] = ()
+        with suppress(OutOfMemory):
+            caveats = prober.measure(step_at(named, 1), gpu).caveats  # as it was measured for the least budget
+    each = operations and round(operations / largest)
+    found = Fit(Path(named.module).name, named.function, batches, least, operations_per_example=each or None)
     if as_json:
         click.echo(json.dumps({"gpu": gpu, "batch_size": most, "step": str(named), **found.to_dict()}))
         return
@@ -119,6 +140,26 @@ def fit_own(build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, 
     console.print(f"{named}, batches up to {most} in the memory of {gpu}", highlight=False, markup=False)
     console.print(fit_table([found], budgets, most))
     console.print(guarantee(most), highlight=False)
+    for caveat in caveats:
+        console.print(f"careful: {caveat}", highlight=False, soft_wrap=True)
+
+
+def tell_batch(key: str, budget_bytes: int, fits: bool) -> None:
+    """Say, if the command is verbose, how a batch of a step went that was tried in a budget."""
+    from profl.bench.fleet import format_bytes
+
+    detail(f"{key} {'runs' if fits else 'does not run'} in {format_bytes(budget_bytes)}")
+
+
+def _operations(counted: Counted, gpu: str, prober: Prober) -> int | None:
+    """Return the operations of a step; None where they are not known, as on a GPU that is only estimated."""
+    from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
+
+    try:
+        operations: int | None = prober.run(counted, gpu, lambda report: None)
+    except (GpuUnavailable, MeasurementFailed):
+        return None
+    return operations
 
 
 def _in(folder: Path, name: str) -> Path:

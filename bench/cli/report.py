@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from profl.bench.cli.options import OneOf, several
 from profl.bench.cli.own_step import given_beside
 from profl.bench.cli.running import tell_strays
 from profl.bench.cli.stopping import if_stopped
+from profl.bench.cli.volume import progress_console, quiet_option, timed, verbose_option
 from profl.bench.errors import InputError, choose, nearest, unknown
 
 if TYPE_CHECKING:
@@ -93,6 +95,8 @@ def _read_width(context: click.Context, option: click.Parameter, value: str | No
     help="Of figures and LaTeX tables: column (3.33 inches), page (7 inches), or inches.  [default: 8.85]",
 )
 @click.option("--bare", is_flag=True, help="No titles and no notes: a paper's captions say what they say.")
+@quiet_option
+@verbose_option("Also say of each figure how long it took to draw.")
 @if_stopped("the results are as they were, what was drawn may not be whole: run the same command to draw it")
 def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, **chosen: Any) -> None:
     """Draw a run's figures, tables and page from its result files; compare several runs with the first.
@@ -115,7 +119,9 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, *
         tell_strays(run)
     if len(runs) > 1:
         if of_one := given_beside(chosen):
-            raise InputError(f"{', '.join(of_one)}: for the report of one run; a comparison of several has none of it")
+            raise click.UsageError(
+                f"{', '.join(of_one)}: for the report of one run; a comparison of several has none of it"
+            )
         page = (output or runs[-1] / "report") / "comparison.html"
         click.echo(write_comparison([read_run(run) for run in runs], page, highlight))
         return
@@ -124,7 +130,14 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, *
     if mixed := mixture(environment for record in trained for environment in record.environments):
         click.echo(f"{runs[0]} holds cells trained by different arithmetic ({mixed}): its page has all", err=True)
     view = _view(results, highlight, **chosen)
-    for path in write_report(results, output, view):
+    with progress_console().status("drawing") as status:
+
+        def around(name: str) -> AbstractContextManager[None]:
+            status.update(f"drawing {name}")
+            return timed(name)
+
+        written = write_report(results, output, view, around)
+    for path in written:
         click.echo(path)
     Terminal().print(closing_table(results, view))
 

@@ -12,6 +12,7 @@ import click
 from profl.bench.cli.exit_codes import Ended, ExitCode
 from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.volume import progress_console, volume
+from profl.bench.errors import InputError
 
 if TYPE_CHECKING:
     from profl.bench.cell import Cell
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from profl.bench.experiment import Experiment
     from profl.bench.memory.process.probe import Prober
     from profl.bench.progress import SweepEvents, SweepProgress
+
+
+WHOLE = slice(None)
+"""All of a grid."""
 
 
 def chosen_engine(engine: str = "local", address: str | None = None, workers: int | None = None) -> Engine:
@@ -29,12 +34,12 @@ def chosen_engine(engine: str = "local", address: str | None = None, workers: in
     click.UsageError
         If an option has no meaning for the engine.
     InputError
-        If there is no Ray, or no cluster.
+        If there is no Ray, or no cluster, or the address is empty.
     """
     from profl.bench.engine import InProcess, LocalProcesses, RayCluster
 
     if address == "":
-        raise click.UsageError("--address is empty: give HOST:PORT of the cluster's head node, or leave the option out")
+        raise InputError("--address is empty: give HOST:PORT of the cluster's head node, or leave the option out")
     if engine == "ray":
         if workers:
             raise click.UsageError("--workers is for --engine local: on Ray, cells run on all cores of the cluster")
@@ -52,8 +57,9 @@ def carry_out(
     prober: Prober,
     as_json: bool = False,
     log_to: Sequence[str] = (),
+    part: slice = WHOLE,
 ) -> SweepEvents | SweepProgress:
-    """Run what is missing of a sweep in the folder of a run; return who was told how it went.
+    """Run what is missing of a sweep, or of a part of it, in the folder of a run; return who was told how it went.
 
     Raises
     ------
@@ -69,12 +75,13 @@ def carry_out(
     from profl.bench.tracking import Tracking, trackers
 
     tools = trackers(log_to, run)
-    todo = [experiment.cell for experiment in possible]
-    tell_strays(run, todo)
+    grid = [experiment.cell for experiment in possible]
+    todo = grid[part]
+    tell_strays(run, grid)
     console = progress_console()
     for cell in todo:
         read_record(folder_of(cell, run))
-    if removed := make_way(run, todo):
+    if removed := make_way(run, grid):
         console.print(
             f"removed from {run}: {len(removed)} {'cell' if len(removed) == 1 else 'cells'} of another recipe that had "
             "not finished a round",
@@ -83,7 +90,7 @@ def carry_out(
         )
     missing = [cell for cell in todo if folder_of(cell, run).status != "done"]
     finished = sum(len(folder_of(cell, run).rounds()) for cell in missing)
-    console.print(_standing(run, todo, missing, finished), highlight=False, soft_wrap=True)
+    console.print(_standing(run, todo, len(grid), missing, finished), highlight=False, soft_wrap=True)
     listener = SweepEvents() if as_json else SweepProgress(missing, finished, console, volume() == "verbose")
     now = training_environment()
     differences = {folder.path.name: mixture([*folder.environments(), now]) for folder in cell_folders(run)}
@@ -97,18 +104,19 @@ def carry_out(
         if trains and otherwise:
             progress.trained_otherwise(otherwise)
         with Tracking(progress, tools, run, console) as told:
-            run_sweep(possible, run, engine, prober, told)
+            run_sweep(possible[part], run, engine, prober, told, grid)
     return progress
 
 
-def _standing(run: Path, todo: Sequence[Cell], missing: Sequence[Cell], finished: int) -> str:
+def _standing(run: Path, todo: Sequence[Cell], of_cells: int, missing: Sequence[Cell], finished: int) -> str:
     """Say how far a sweep is before it goes on: ``3 cells in run: 1 is done, of the others 6 of 40 rounds``."""
     done = len(todo) - len(missing)
     told = [f"{done} {'is' if done == 1 else 'are'} done"] if done else []
     if finished:
         rounds = f"{finished} of {sum(cell.recipe.rounds for cell in missing)} rounds"
         told.append(f"of the others {rounds}" if done else f"{rounds} are done")
-    cells = f"{len(todo)} {'cell' if len(todo) == 1 else 'cells'} in {run}"
+    of_grid = f"{len(todo)} of the grid's {of_cells}" if len(todo) < of_cells else str(len(todo))
+    cells = f"{of_grid} {'cell' if of_cells == 1 else 'cells'} in {run}"
     return f"{cells}: {', '.join(told)}" if told else cells
 
 

@@ -11,7 +11,7 @@ import click
 from profl.bench.cli.exit_codes import ExitCode
 from profl.bench.cli.options import available, named, several
 from profl.bench.cli.stopping import if_stopped
-from profl.bench.cli.volume import progress_console, quiet_option
+from profl.bench.cli.volume import detail, progress_console, quiet_option, verbose_option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,7 @@ def survey() -> None:
     help="The table, as CSV.",
 )
 @quiet_option
+@verbose_option("Also say of each measurement its peak.")
 def models(
     model: tuple[str, ...],
     gpu: tuple[str, ...],
@@ -113,6 +114,8 @@ def _measured(
             bars.advance(bar)
             result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
             print_line(aside, f"{name_of(row)}: {result}")
+            if "failure" not in row:
+                detail(f"{name_of(row)}: peak {row['peak_requested_bytes'] / 2**20:,.1f} MiB requested")
 
         measure_all(todo, table, output, workers, told)
     asked = {entry.identity for entry in wanted}
@@ -153,6 +156,7 @@ def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> No
 )
 @click.option("--draw-only", is_flag=True, help="Measure nothing: draw what the table holds.")
 @quiet_option
+@verbose_option("Also say of each measurement its peak.")
 def methods(
     method: tuple[str, ...],
     model: tuple[str, ...],
@@ -213,6 +217,7 @@ def methods(
     help="The table, as CSV.",
 )
 @quiet_option
+@verbose_option("Also say of each how long it took.")
 def recorders(subject: tuple[str, ...], output: Path) -> None:
     """Let several recorders of memory say the peak of the same training steps, and compare with the allocator.
 
@@ -235,7 +240,13 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
             unknown("subject", name, SUBJECTS)
     chosen = {name: workload for name, workload in SUBJECTS.items() if not subject or name in subject}
     aside, console = progress_console(), Terminal()
-    table = compare(chosen, lambda name, recorder: print_line(aside, f"{recorder} has recorded {name}"))
+
+    def told(subject: str, recorder: str, seconds: float | None) -> None:
+        print_line(aside, f"{recorder} has recorded {subject}")
+        if seconds is not None:
+            detail(f"{recorder}, {subject}: {seconds:.2f} s")
+
+    table = compare(chosen, told)
     output.parent.mkdir(parents=True, exist_ok=True)
     with naming(output):
         table.to_csv(output, index=False)

@@ -17,7 +17,7 @@ from profl.bench.cli.options import (
     sweep_options,
     workers_option,
 )
-from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
+from profl.bench.cli.running import WHOLE, carry_out, chosen_engine, refuse_incomplete
 from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.sweep_output import print_forecasts
 from profl.bench.cli.volume import progress_console, quiet_option, verbose_option
@@ -88,21 +88,24 @@ def sweep(
     from profl.bench.memory.process.probe import Prober
     from profl.bench.report import closing_table, write_report
     from profl.bench.results import read_run
+    from profl.bench.results.folder import folder_of
     from profl.bench.terminal import Terminal
 
-    possible = experiments(chosen)[cells or slice(None)]
+    possible, part = experiments(chosen), cells or WHOLE
     if dry_run:
         with if_stopped("nothing was trained, and nothing of a dry run is kept: run the same command to begin again"):
-            print_forecasts(possible, workers, as_json)
+            print_forecasts(possible[part], workers, as_json)
         return
     tell_untuned(chosen, source)
     run = output or Path("results") / f"run-{name}"
     runner = chosen_engine(engine, address, workers)
     with Prober() as prober:
-        progress = carry_out(possible, run, runner, prober, as_json, log_to)
+        progress = carry_out(possible, run, runner, prober, as_json, log_to, part)
     if cells:
-        refuse_incomplete(progress, len(possible), run)
-        click.echo(f"this part of the grid is done; when all are, draw it: profl report {run}", err=True)
+        refuse_incomplete(progress, len(possible[part]), run)
+        done = sum(folder_of(one.cell, run).status == "done" for one in possible)
+        told = f"{done} of the grid's {len(possible)} cells are done; when all are, draw them: profl report {run}"
+        click.echo(told, err=True)
         return
     with if_stopped(f"the cells are kept in {run}, their report may not be whole: 'profl report {run}' draws it"):
         results = read_run(run)

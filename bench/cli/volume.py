@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -49,3 +51,17 @@ def progress_console() -> Terminal:
     from profl.bench.terminal import Terminal
 
     return Terminal(stderr=True, quiet=volume() == "quiet")
+
+
+def detail(text: str) -> None:
+    """Say on stderr what a verbose command tells, and another does not."""
+    if volume() == "verbose":
+        progress_console().print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def timed(name: str) -> Iterator[None]:
+    """Say of what is done in the block, if the command is verbose, how long it took."""
+    began = time.monotonic()
+    yield
+    detail(f"{name}: {time.monotonic() - began:.1f} s")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from profl.bench.memory.errors import UnusableStep
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.named import NamedBuild
 from profl.bench.memory.process.probe import probe
@@ -77,7 +78,8 @@ def measure(
     OutOfMemory
         If the whole GPU is too small.
     MeasurementFailed
-        If ``build`` or the step raises an error, cannot be sent, loaded or compiled, or the process dies.
+        If ``build`` or the step raises an error, cannot be sent, loaded or compiled, or the process dies;
+        `profl.bench.memory.errors.UnusableStep` if ``build`` returns something else.
     TypeError
         If ``build`` is no function.
 
@@ -143,15 +145,14 @@ class BuiltStep:
 
         Raises
         ------
-        TypeError
-            If ``build`` returns anything else than four things.
+        UnusableStep
+            If ``build`` returns anything else than a module, an optimizer, inputs and a step.
         """
         from profl.bench.memory.recording.hooked import told_by_hooks
 
         built = self.build(device)
-        if not isinstance(built, tuple) or len(built) != 4:
-            found = f"{len(built)} things" if isinstance(built, tuple) else f"a {type(built).__name__}"
-            raise TypeError(f"{self.key} returned {found}: it must return (module, optimizer, inputs, step)")
+        if wrong := _what_is_wrong(built):
+            raise UnusableStep(f"{self.key} returned {wrong}: it must return (module, optimizer, inputs, step)")
         modules, optimizer, inputs, step = built
         module = _one_module(modules)
 
@@ -232,6 +233,32 @@ def recorded(
             yield recording
     recording.footprint = read_footprint(recorder, log, key, gpu_name(device), timeline=True)
     recording.snapshot = log.snapshot
+
+
+def _what_is_wrong(built: object) -> str:
+    """Say which part of what a function has built is none of a training step, and what it is; empty if all are."""
+    from torch import nn
+
+    if not isinstance(built, tuple) or len(built) != 4:
+        return f"a tuple of {len(built)}" if isinstance(built, tuple) else _described(built)
+    modules, optimizers, _, step = built
+    if not all(isinstance(one, nn.Module) for one in _each(modules)):
+        return f"{_described(modules)} as module, which is an nn.Module or a list of them"
+    if not all(hasattr(one, "param_groups") and hasattr(one, "state") for one in _each(optimizers)):
+        return f"{_described(optimizers)} as optimizer, which is one of torch.optim's or a list of them"
+    return "" if callable(step) else f"{_described(step)} as step, which is a function without arguments"
+
+
+def _each(one_or_several: object) -> Sequence[object]:
+    return one_or_several if isinstance(one_or_several, (list, tuple)) else [one_or_several]
+
+
+def _described(value: object) -> str:
+    """Return what a value is: ``None``, ``an object of type SGD``, ``a list of Linear and str``."""
+    kinds = dict.fromkeys(type(one).__name__ for one in _each(value))
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {' and '.join(kinds) or 'nothing'}"
+    return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
 def _one_module(modules: Modules) -> nn.Module:

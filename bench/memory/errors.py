@@ -13,5 +13,9 @@ class MeasurementFailed(RuntimeError):
     """A workload could not be measured: it raised an error, or its worker process died."""
 
 
+class UnusableStep(MeasurementFailed):
+    """What was named builds no training step: it is not there, takes other arguments, or returns something else."""
+
+
 class OutOfMemory(MeasurementFailed):
     """A workload needs more memory than the whole GPU has."""

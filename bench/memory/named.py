@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from profl.bench.errors import InputError, choose, nearest
-from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.errors import MeasurementFailed, UnusableStep
 
 if TYPE_CHECKING:
     import torch
@@ -74,16 +75,32 @@ class NamedBuild:
 
         Raises
         ------
+        UnusableStep
+            If there is no such module or function, or it does not take what it is given.
         MeasurementFailed
-            If the module cannot be imported, or has no such function.
+            If the module cannot be imported.
         """
         module = _imported(self.module, self.folder)
         function: Callable[..., Any] | None = getattr(module, self.function, None)
         if not callable(function):
             own = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
             remedy = choose(nearest(self.function, own), ", ".join(sorted(own))) if own else "define it there"
-            raise MeasurementFailed(f"{self.text.rpartition(':')[0]} has no function '{self.function}': {remedy}")
-        return function(device, **{**self.arguments, **more})
+            raise UnusableStep(f"{self.text.rpartition(':')[0]} has no function '{self.function}': {remedy}")
+        given = {**self.arguments, **more}
+        self._check_taken(function, device, given)
+        return function(device, **given)
+
+    def _check_taken(self, function: Callable[..., Any], device: torch.device, given: Mapping[str, Any]) -> None:
+        try:
+            signature = inspect.signature(function)
+        except ValueError:  # of a function in C that does not tell: its own error must do
+            return
+        try:
+            signature.bind(device, **given)
+        except TypeError as error:
+            takes = ", ".join(signature.parameters) or "nothing"
+            told = ", ".join(["the device", *given])
+            raise UnusableStep(f"{self.text} cannot be called with {told} ({error}): it takes {takes}") from None
 
 
 @cache
@@ -100,6 +117,10 @@ def _imported(module: str, folder: str) -> ModuleType:
         loaded = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(name, loaded)  # where dataclasses and pickles look for what it defines
         spec.loader.exec_module(loaded)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):  # and not one that it imports
+            raise UnusableStep(f"there is no module {error.name} here or among those installed: {_FORM}") from None
+        raise MeasurementFailed(f"{module} cannot be imported ({error}): install or mend that first") from error
     except Exception as error:
         raise MeasurementFailed(
             f"{module} cannot be imported ({type(error).__name__}: {error}): mend it first"

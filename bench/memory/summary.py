@@ -73,7 +73,7 @@ class Summary:
     @property
     def _remarks(self) -> list[str]:
         """What would help against what dominates, and what to doubt."""
-        dominant = max(self.categories_at_peak, key=lambda category: self.categories_at_peak[category])
+        dominant = next((category for category, _, _ in self._parts), "nothing")
         remedies = [f"most of it is {dominant}: less with {REMEDIES[dominant]}"] if dominant in REMEDIES else []
         return [*remedies, *(f"caveat: {caveat}" for caveat in self.caveats)]
 

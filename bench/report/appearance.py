@@ -14,7 +14,7 @@ from profl.bench.cell import EXACT
 from profl.bench.errors import InputError
 from profl.bench.files import read_bounded
 from profl.bench.plugins import installed
-from profl.bench.report.contenders import chosen
+from profl.bench.report.contenders import chosen, is_installed
 from profl.bench.validation import check_texts, checked
 
 LARGEST_BYTES = 2**20
@@ -80,8 +80,7 @@ def read_appearance(path: Path, names: Mapping[str, str]) -> Appearance:
 
     def method(name: str) -> str:
         known = {**{other: other for other in installed("profl.methods")}, **names}
-        elsewhere = re.split(r"\+| with ", name, maxsplit=1)[0] in installed("profl.methods")
-        return name if elsewhere and name not in names else chosen(known, name, f"in {path}")
+        return name if is_installed(name) and name not in names else chosen(known, name, f"named in {path}")
 
     return Appearance(
         tuple(map(method, found.order)),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from profl.bench.errors import InputError, choose, nearest
+from profl.bench.plugins import installed
 from profl.bench.results import Run
 from profl.bench.technique import NONE
 
@@ -28,8 +30,15 @@ def chosen(names: Mapping[str, str], name: str, what: str) -> str:
     if name not in names:
         known = sorted(set(names.values()))
         remedy = choose(nearest(name, names), ", ".join(known))
-        raise InputError(f"method '{name}' was not run, so it cannot be {what}: {remedy}")
+        if is_installed(name):
+            raise InputError(f"method '{name}' was not run, so it cannot be {what}: {remedy}")
+        raise InputError(f"unknown method '{name}', which cannot be {what}: {remedy}")
     return names[name]
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a name is that of an installed method, alone or with a technique, be it that it was not run."""
+    return re.split(r"\+| with ", name, maxsplit=1)[0] in installed("profl.methods")
 
 
 def only(run: Run, methods: Sequence[str]) -> Run:

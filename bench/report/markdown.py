@@ -56,7 +56,7 @@ def _section(study: Study) -> Iterator[str]:
     yield f"## {study.training_setting}"
     yield ""
     if study.memory_only:
-        yield "Nothing was computed: there is no accuracy to compare."
+        yield " ".join(["Nothing was computed: there is no accuracy to compare.", *study.gaps])
         yield ""
         return
     for grid in (table(study) for table in RESULTS.values()):

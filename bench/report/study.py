@@ -295,11 +295,23 @@ class Study:
         return [f"Shown: {number} of {number + len(self.left_out)} methods."] if self.left_out else []
 
     @property
+    def completeness(self) -> str:
+        """How many cells are done; empty if all are."""
+        cells = self.cells.drop_duplicates("cell")  # an ideal's stands in every tier
+        done = int((cells["status"] == "done").sum())
+        return f"{done} of {len(cells)} cells are done." if done < len(cells) else ""
+
+    @property
+    def most_seeds(self) -> str:
+        """Over how many seeds a mean goes, in words: some have fewer as long as cells are missing."""
+        return f"up to {self.of_seeds}" if self.completeness else self.of_seeds
+
+    @property
     def certainty(self) -> str:
         """How far a mean over the seeds may be off."""
         if self.seeds == 1:
             return "One seed: how far a result may be off is not known, so nothing is called better."
-        return f"Mean and {INTERVAL} of {self.seeds} seeds."
+        return f"Mean and {INTERVAL} of {self.most_seeds}."
 
     @property
     def bounds(self) -> list[str]:
@@ -313,7 +325,8 @@ class Study:
         """What to say of missing results."""
         missing = self.unfinished
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        return [*([f"No result: {shown}."] if missing else []), *self.out_of_memory]
+        told = [self.completeness, f"No result: {shown}." if missing else ""]
+        return [*filter(None, told), *self.out_of_memory]
 
     @property
     def out_of_memory(self) -> list[str]:

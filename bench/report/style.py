@@ -230,15 +230,19 @@ def _wrapped(sentences: Sequence[str], characters: float) -> list[str]:
     return [line for sentence in sentences for line in textwrap.wrap(sentence, int(characters))]
 
 
-def panels(figure: Figure, count: int, columns: int = 2) -> list[Axes]:
-    """Return ``count`` panels with shared axes in rows of ``columns``; each column's lowest has x labels."""
+def panels(figure: Figure, count: int, columns: int = 2, heights: Sequence[float] = ()) -> list[Axes]:
+    """Return ``count`` panels with shared axes in rows of ``columns``; each column's lowest has x labels.
+
+    Where ``heights`` tell the rows' apart, relative to each other, each panel has a y axis of its own.
+    """
     columns = min(columns, count)
-    grid = figure.subplots(math.ceil(count / columns), columns, sharex=True, sharey=True, squeeze=False)
+    rows = math.ceil(count / columns)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=not heights, squeeze=False, height_ratios=heights or None)
     axes = list(grid.flat)
     for spare in axes[count:]:
         spare.remove()
     for place, panel in enumerate(axes[:count]):
-        panel.tick_params(labelbottom=place + columns >= count)
+        panel.tick_params(labelbottom=place + columns >= count, labelleft=place % columns == 0)
     return axes[:count]
 
 

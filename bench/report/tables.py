@@ -100,7 +100,7 @@ def _table(study: Study) -> Group:
     for method in study.methods:
         entries = [_entry(study, method, tier, method in best[tier]) for tier in study.tiers]
         table.add_row(study.label(method, between="\n"), *entries)
-    interval = f"; its {INTERVAL} over {study.seeds} seeds" if study.seeds > 1 else ""
+    interval = f"; its {INTERVAL} over {study.most_seeds}" if study.seeds > 1 else ""
     key = (
         "From top to bottom: most memory reserved in any round; share of devices that can train;\n"
         "what stayed allocated from round to round.  ? unknown.\n"
@@ -110,7 +110,8 @@ def _table(study: Study) -> Group:
         f"{best_note(study, '*')} ? unknown.\n"
     )
     failed = [Text(sentence, style="yellow") for sentence in study.out_of_memory]
-    return Group(Text(study.training_setting, style="bold"), table, Text(key), *failed)
+    missing = [Text(f"{study.completeness}\n", style="yellow")] if study.completeness else []
+    return Group(Text(study.training_setting, style="bold"), table, Text(key), *missing, *failed)
 
 
 def best_note(study: Study, mark: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from profl.bench.report.contenders import only
@@ -15,8 +17,12 @@ from profl.bench.report.tables import write_tables
 from profl.bench.report.view import USUAL, View
 from profl.bench.results import Run
 
+Around = Callable[[str], AbstractContextManager[object]]
 
-def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> list[Path]:
+
+def write_report(
+    run: Run, output: Path | None = None, view: View = USUAL, around: Around = lambda name: nullcontext()
+) -> list[Path]:
     """Write all figures, tables (CSV, Parquet, Markdown, LaTeX) and the page of a run and return their paths.
 
     The page holds the figures as SVG: there is none where they are not written so. Nothing is run again; the same
@@ -31,6 +37,8 @@ def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> li
         Where to write; ``report`` in the run's folder by default.
     view
         How it is to be shown.
+    around
+        Entered around the drawing of each figure, by its name, and of what else takes long: a clock, say.
 
     Raises
     ------
@@ -45,7 +53,11 @@ def write_report(run: Run, output: Path | None = None, view: View = USUAL) -> li
         for study in parts:
             suffix = f"-{study.name}" if len(parts) > 1 else ""
             for figure in figures_of(study):
-                written += save(figure.draw(study), folder, figure.name + suffix, view.sheet)
+                with around(figure.name + suffix):
+                    written += save(figure.draw(study), folder, figure.name + suffix, view.sheet)
     written += [*write_tables(only(run, view.methods), parts, folder)]
     written += [write_markdown(parts, folder), *write_latex(parts, folder)]
-    return [*written, write_page(run, folder, view)] if "svg" in view.sheet.formats else written
+    if "svg" in view.sheet.formats:
+        with around("the page"):
+            written.append(write_page(run, folder, view))
+    return written

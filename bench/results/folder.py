@@ -7,11 +7,11 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from profl.bench.cell import Cell
@@ -154,6 +154,14 @@ class CellFolder:
         for stale in (*self.path.glob("*.partial"), self.path / "error.txt", self.path / "running"):
             stale.unlink(missing_ok=True)
         write_json(known, cell)
+
+    def announce(self, cell: Mapping[str, Any]) -> None:
+        """Write what is to be run some time, here or elsewhere, unless the folder says so or somebody is at it."""
+        if not self.begun:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with suppress(Timeout), self.lock():
+                if not self.begun:
+                    write_json(self.path / "cell.json", cell)
 
     def enter(self, environment: Mapping[str, Any], finished: int) -> None:
         """Write where the coming rounds are run; where the ``finished`` ones were is kept beside, if elsewhere."""

@@ -256,13 +256,13 @@ and signed, to what the allocator says was asked of it and was in its blocks: 0.
 long one training step of the subject takes on the CPU with one thread. Empty: unknown; ``failure`` says why."""
 
 
-def compare(subjects: Mapping[str, Workload], on_outcome: Callable[[str, str], object]) -> pd.DataFrame:
+def compare(subjects: Mapping[str, Workload], on_outcome: Callable[[str, str, float | None], object]) -> pd.DataFrame:
     """Let every recorder record every subject; return the table, ordered by subject, with `COLUMNS`.
 
     Parameters
     ----------
     on_outcome
-        Told the subject and the recorder whenever one is done.
+        Told the subject, the recorder and its seconds whenever one is done; None if it failed.
 
     Raises
     ------
@@ -274,7 +274,8 @@ def compare(subjects: Mapping[str, Workload], on_outcome: Callable[[str, str], o
     outcomes = []
     for outcome in _outcomes(subjects):
         outcomes.append(outcome)
-        on_outcome(*outcome[:2])
+        subject, recorder, _, seconds, _ = outcome
+        on_outcome(subject, recorder, seconds)
     truths = {subject: peaks for subject, recorder, peaks, _, _ in outcomes if recorder == TRUTH}
     steps = {subject: seconds for subject, recorder, _, seconds, _ in outcomes if recorder == CPU_STEP}
     rows = []

@@ -127,8 +127,27 @@ def forward_only(device: torch.device) -> Built:
     return module, optimizer, inputs, lambda: module(inputs["pictures"][0])
 
 
-def incomplete(device: torch.device) -> Any:
-    return chain(device)[:3]
+def returning(device: torch.device, what: str) -> Any:
+    """Return what is no training step, in one of many ways."""
+    module, optimizer, inputs, step = chain(device)
+    ways: dict[str, Any] = {
+        "three": (module, optimizer, inputs),
+        "a list": [module, optimizer, inputs, step],
+        "nothing": None,
+        "a generator": (part for part in chain(device)),
+        "swapped": (optimizer, module, inputs, step),
+        "mixed modules": ([module, "head"], optimizer, inputs, step),
+        "a name": (module, "sgd", inputs, step),
+        "no optimizer": (module, None, inputs, step),
+        "a step that ran": (module, optimizer, inputs, step()),
+    }
+    return ways[what]
+
+
+def loss_of_many_numbers(device: torch.device) -> Built:
+    module = nn.Linear(64, 64).to(device)
+    inputs = torch.zeros(8, 64, device=device)
+    return _descending(module, inputs, lambda: module(inputs))
 
 
 def reads_a_number(device: torch.device) -> Built:

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 from profl.bench.memory import BuiltStep, Footprint, MeasurementFailed, Prober, measure
+from profl.bench.memory.errors import UnusableStep
 from tests.memory import built_steps
 from tests.memory.built_steps import RecordedInPlace
 from tests.memory.workloads import Linear
@@ -85,11 +86,35 @@ def test_keys_name_function_and_arguments() -> None:
     assert BuiltStep(partial(built_steps.chain, passes=3)).key == "tests.memory.built_steps.chain(passes=3)"
 
 
-def test_a_function_that_returns_something_else_is_refused(prober: Prober) -> None:
-    with pytest.raises(
-        MeasurementFailed, match=r"incomplete returned 3 things: it must return \(module, optimizer, in"
-    ):
-        measured(prober, BuiltStep(built_steps.incomplete))
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("three", "a tuple of 3"),
+        ("a list", "a list of Sequential and SGD and dict and function"),
+        ("nothing", "None"),
+        ("a generator", "an object of type generator"),
+        ("swapped", "an object of type SGD as module, which is an nn.Module or a list of them"),
+        ("mixed modules", "a list of Sequential and str as module"),
+        ("a name", "an object of type str as optimizer, which is one of torch.optim's or a list of them"),
+        ("no optimizer", "None as optimizer"),
+        ("a step that ran", "None as step, which is a function without arguments"),
+    ],
+)
+def test_a_function_that_returns_something_else_is_refused(what: str, told: str) -> None:
+    import torch
+
+    with pytest.raises(UnusableStep) as refused:
+        BuiltStep(partial(built_steps.returning, what=what)).prepare(torch.device("cpu"))
+    (line,) = str(refused.value).splitlines()
+    assert f"returning(what={what!r}) returned {told}" in line
+    assert line.endswith(": it must return (module, optimizer, inputs, step)")
+
+
+def test_what_a_step_has_done_wrong_is_told_by_the_worker(prober: Prober) -> None:
+    with pytest.raises(UnusableStep, match=r"returned None: it must return \(module, optimizer, inputs, step\)$"):
+        measured(prober, BuiltStep(partial(built_steps.returning, what="nothing")))
+    with pytest.raises(MeasurementFailed, match=r"numbers calls backward on a loss of several numbers: make it one"):
+        measured(prober, BuiltStep(built_steps.loss_of_many_numbers))
 
 
 def test_what_a_virtual_gpu_cannot_play_is_told(prober: Prober) -> None:

@@ -33,7 +33,7 @@ from profl.bench.report.ranking import best_methods
 from profl.bench.report.schedule import Step, schedule
 from profl.bench.report.score import SCORE
 from profl.bench.report.study import Study, studies
-from profl.bench.report.style import PALE, mebibytes, page
+from profl.bench.report.style import PALE, WIDTHS, Sheet, mebibytes, page
 from profl.bench.results import Run, peak_column, read_run
 from tests.report.conftest import FULL, METHODS, MIB, TIERS, write_cell
 from tests.report.drawing import NAMED, draw
@@ -530,6 +530,27 @@ def test_steps_of_a_schedule_are_drawn_where_the_phase_changes(study: Study, dra
     tested = (study.rounds["test_accuracy"].min() * 100 - low) / (high - low)
     assert all(bar.get_y() + bar.get_height() < tested for bar in panel.patches)  # shares of the panel's height
     assert [text.get_text() for text in panel.texts] == ["shrink", "grow"]
+
+
+def test_only_panels_with_steps_have_room_for_them_and_a_point_is_as_high_in_all(
+    drawn: dict[str, Figure], three_seeds: Study
+):
+    for figure in (drawn["learning_curves"], draw("learning_curves", three_seeds)):
+        stepping = [bool(panel.patches) for panel in figure.axes]
+        assert 0 < sum(stepping) < len(stepping)
+        spans = [high - low for low, high in (panel.get_ylim() for panel in figure.axes)]
+        heights = [panel.get_position().height / span for panel, span in zip(figure.axes, spans, strict=True)]
+        assert heights == pytest.approx([heights[0]] * len(heights), rel=0.01)
+        assert len({(steps, round(span, 6)) for steps, span in zip(stepping, spans, strict=True)}) == 2
+        assert min(span for span, steps in zip(spans, stepping, strict=True) if steps) > min(spans)
+
+
+def test_a_narrow_sheet_has_movement_above_slope(study: Study):
+    narrow = draw("effective_movement", replace(study, sheet=Sheet(WIDTHS["column"])))
+    movement, slope = narrow.axes
+    assert movement.get_ylabel() == "effective movement"
+    assert movement.get_position().y0 > slope.get_position().y1
+    assert movement.get_position().x0 == slope.get_position().x0
 
 
 def test_convergence_is_drawn_step_by_step_on_a_logarithmic_axis(study: Study, drawn: dict[str, Figure]):

@@ -56,6 +56,9 @@ def test_what_is_not_known_is_said_or_left_out(study: Study):
     waiting = replace(study, cells=study.cells.assign(status="waiting", full_model_least_budget_bytes=math.nan))
     assert what_came_out(waiting)[0].sentences == ["No result yet."]
     assert memory_needed(waiting) == ""
+    assert what_was_run(waiting).endswith(f" 0 of {len(study.cells)} cells are done.")
+    partly = study.cells["status"].where(study.cells["seed"] == 0, "waiting")
+    assert replace(study, cells=study.cells.assign(status=partly)).certainty.endswith(f"of up to {study.of_seeds}.")
     silent = replace(study, cells=study.cells.assign(memory_only=True))
     assert what_came_out(silent) == []
     assert "Nothing was computed" in what_was_run(silent)

@@ -170,7 +170,7 @@ def test_what_was_not_run_cannot_be_highlighted_and_nothing_is_written(run: Run,
     with pytest.raises(InputError, match=message):
         write_report(run, tmp_path / "report", View("profl"))
     assert not (tmp_path / "report").exists()
-    with pytest.raises(InputError, match="'nobody' was not run"):
+    with pytest.raises(InputError, match="unknown method 'nobody'"):
         write_comparison([run, write(tmp_path / "other")], tmp_path / "page.html", highlight="nobody")
 
 

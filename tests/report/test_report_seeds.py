@@ -181,7 +181,7 @@ def test_the_command_compares_with_another_method_and_draws_over_another_axis(
 
 
 def test_what_cannot_be_shown_is_refused_in_one_line(run: Run):
-    with pytest.raises(InputError, match="'nobody' was not run, so it cannot be compared with: choose one of"):
+    with pytest.raises(InputError, match="unknown method 'nobody', which cannot be compared with: choose one of"):
         next(studies(run, View(versus="nobody")))
     with pytest.raises(InputError, match="unknown axis 'round': did you mean 'rounds'"):
         next(studies(run, View(axis="round")))

@@ -187,6 +187,22 @@ def test_cells_that_never_had_a_result_make_way_for_another_recipe(tmp_path: Pat
     assert {folder.name for folder in (tmp_path / "cells").iterdir()} == {alike.path.name, running.path.name}
 
 
+def test_a_cell_that_is_to_be_run_counts_and_nothing_of_one_that_was_is_touched(tmp_path: Path):
+    cells = [small_cell(seed=seed) for seed in range(3)]
+    begun = begin(tmp_path, cells[0], rounds=2)
+    before = {path: path.read_bytes() for path in begun.path.iterdir()}
+    for cell in cells[:2]:
+        folder_of(cell, tmp_path).announce(cell.to_dict())
+    at_it = folder_of(cells[2], tmp_path)
+    at_it.path.mkdir()
+    with at_it.lock():
+        at_it.announce(cells[2].to_dict())
+    assert not at_it.begun
+    assert {path: path.read_bytes() for path in begun.path.iterdir()} == before
+    one = overview(tmp_path)
+    assert (one.state, one.cells, one.rounds, one.of_rounds) == ("stopped", 2, 2, 20)
+
+
 def test_a_damaged_cell_is_told_and_not_removed(tmp_path: Path):
     damaged = begin(tmp_path, small_cell(seed=1))
     (damaged.path / "cell.json").write_text("{")

@@ -21,7 +21,7 @@ SMALL = {"small": Classifier("resnet18", batch_size=2, image_size=64)}
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return compare(SMALL, lambda subject, recorder: None).set_index("recorder")
+    return compare(SMALL, lambda subject, recorder, seconds: None).set_index("recorder")
 
 
 def test_every_recorder_records(table: pd.DataFrame):

@@ -21,13 +21,15 @@ from profl.bench.memory.recording import measurement
 
 _SECOND_GPU = "asks for a second GPU, and a measurement has one: use device 0 alone"
 _SECOND_PROCESS = "uses the GPU in a process of its own, and a measurement is one process: use it in this one alone"
-_NOT_HERE = {
+_MEANT = {
     "Invalid device id": _SECOND_GPU,
     "invalid device ordinal": _SECOND_GPU,
     "Cannot re-initialize CUDA in forked subprocess": _SECOND_PROCESS,
     "Found no NVIDIA driver on your system": _SECOND_PROCESS,
+    "grad can be implicitly created only for scalar outputs": "calls backward on a loss of several numbers: make it "
+    "one first, as with loss.mean().backward()",
 }
-"""What PyTorch says of what no measurement has, and what it means."""
+"""What PyTorch says of what no measurement has, and of what nobody means, and what it means."""
 
 Jobs = Mapping[str, Callable[..., object]]
 
@@ -114,7 +116,7 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
                 f"{workload.key} cannot be compiled here ({reason}): torch.compile needs a C compiler and Triton for "
                 "kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"
             )
-        if meant := next((meant for said, meant in _NOT_HERE.items() if said in str(error)), None):
+        if meant := next((meant for said, meant in _MEANT.items() if said in str(error)), None):
             return None, MeasurementFailed(f"{workload.key} {meant}")
         if blamed := blame(error):
             return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")

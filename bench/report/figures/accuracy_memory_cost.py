@@ -25,6 +25,9 @@ from profl.bench.report.style import GREY, PALE, Legend, Sheet, mebibytes, page,
 LARGEST = 24.0
 """Diameter in points of the marker of what cost most, on a sheet of the usual width."""
 
+PANEL, PANEL_NARROW = 2.25, 1.5
+"""Inches that a panel has at least, with its heading; and on a narrow sheet, where all stand one below another."""
+
 SHORT_NAME, FEW = 18, 10
 """Characters of a name, and a number of methods, up to which two panels fit side by side."""
 
@@ -75,7 +78,8 @@ def draw(study: Study) -> Figure:
     columns = 2 if len(study.methods) <= FEW and study.longest_label <= SHORT_NAME and not sheet.narrow else 1
     columns = min(columns, len(tiers))
     tallest = max(len(here) for here in found.values())
-    body = 0.2 + max(2.25, 0.65 + tallest * sheet.line_points / 72) * math.ceil(len(tiers) / columns)
+    least = PANEL_NARROW if sheet.narrow else PANEL
+    body = 0.2 + max(least, 0.65 * sheet.scale + tallest * sheet.line_points / 72) * math.ceil(len(tiers) / columns)
     names = ("least budget of the dearest trained task (MiB)", "test accuracy (%)")
     title = "Test accuracy against memory needed and operations spent"
     spent = [point.operations for point in drawn if point.operations > 0]

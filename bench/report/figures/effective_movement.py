@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,6 +19,9 @@ from profl.bench.report.style import GREY, Legend, page, say_empty
 
 DIAGNOSTICS = {"effective_movement": "effective movement", "movement_slope": "slope"}
 """What is drawn of a method's diagnostics, and what it is called."""
+
+LINE: Any = {"lw": 0.9, "alpha": 0.75}
+"""How lines are drawn of which several, one of every seed, cross each other."""
 
 VERDICT = "would_freeze"
 """The diagnostic that is above zero where the rule would end the step."""
@@ -68,26 +71,33 @@ def draw(study: Study) -> Figure:
         *["One row for several tiers: all their steps are the same."] * (len(heaps) < len(shown_in)),
         *study.gaps,
     ]
-    height = 0.2 + 1.7 * len(tiers)
+    sheet = study.sheet
+    columns = 1 if sheet.narrow else len(DIAGNOSTICS)
+    rows = len(tiers) * len(DIAGNOSTICS) // columns
+    height = 0.2 + (1.3 if sheet.narrow else 1.7) * rows
     title = "Effective movement and its slope over the rounds"
     moving = [method for method in study.methods if any(shown == method for shown, _ in found)]
-    handles = [Line2D([], [], color=study.looks[name].colour, lw=1.2, label=study.label(name)) for name in moving]
-    handles.append(Line2D([], [], color=GREY, ls="", marker="v", ms=7, mec="white", mew=0.6, label="would freeze"))
+    handles = [Line2D([], [], color=study.looks[name].colour, **LINE, label=study.label(name)) for name in moving]
+    freezing: dict[str, Any] = {"ls": "", "marker": "v", "ms": 7 * sheet.scale**2, "mec": "white", "mew": 0.6}
+    handles.append(Line2D([], [], color=GREY, **freezing, label="would freeze"))
     legend = Legend(handles, legend_columns(study))
-    figure = page(height, title, study.training_setting, notes, legend, ("round", ""), study.sheet)
-    axes = figure.subplots(len(tiers), len(DIAGNOSTICS), sharex=True, sharey="col", squeeze=False)
+    figure = page(height, title, study.training_setting, notes, legend, ("round", ""), sheet)
+    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).reshape(len(tiers), len(DIAGNOSTICS))
+    for of_diagnostic in axes.T:
+        for panel in of_diagnostic[1:]:
+            panel.sharey(of_diagnostic[0])
     for row, tier, heap in zip(axes, tiers, heaps, strict=True):
         for panel, (name, called) in zip(row, DIAGNOSTICS.items(), strict=True):
-            if panel is row[0] or not study.sheet.narrow:
+            if panel is row[0] or not sheet.narrow:
                 panel.set_title(_heading(study, heap))
             panel.set_ylabel(called)
             for method in study.methods:
                 for step in found.get((method, tier), ()):
                     colour, values = study.looks[method].colour, step.rounds[name]
-                    panel.plot(values, color=colour, lw=1.2)
+                    panel.plot(values, color=colour, **LINE)
                     if math.isfinite(step.frozen_after):
                         end = values.iloc[[int(step.frozen_after) - 1]]
-                        panel.plot(end, color=colour, ls="", marker="v", ms=7, mec="white", mew=0.6)
+                        panel.plot(end, color=colour, **freezing)
             if not found:
                 say_empty(panel)
     for panel in axes[:, 1]:

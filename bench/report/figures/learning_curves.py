@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from itertools import product
 from typing import Any
@@ -21,13 +20,13 @@ from profl.bench.report.rounds import set_axis
 from profl.bench.report.schedule import draw_schedules, stepping_methods, strips_note
 from profl.bench.report.spread import Spread, over_seeds
 from profl.bench.report.study import Study
-from profl.bench.report.style import PALE, page, panels, say_empty
+from profl.bench.report.style import PALE, page, panels, say_empty, settle
 
 COLUMNS = 4
 """Panels side by side where there is one tier; else a row has every tier of one method."""
 
-PANEL, FEW, TALL = 1.0, 2, 2.0
-"""Inches of a panel from top to bottom, without its heading; and in so few rows, or fewer."""
+PANEL, FEW, TALL = 0.8, 2, 1.6
+"""Inches of a panel from top to bottom, without its heading and foot; and in so few rows, or fewer."""
 
 FOOT = 0.28
 """Height of the strip of a schedule with its names, as a share of the height of the curves above."""
@@ -45,9 +44,11 @@ def draw(study: Study) -> Figure:
     width = (sheet.width_inches - 0.6 * sheet.scale) / columns
     characters = int(width / sheet.character_inches) if alone else int(100 * sheet.room)
     names = {name: textwrap.wrap(study.label(name), characters, break_on_hyphens=False) for name in study.methods}
-    rows = math.ceil(len(pairs) / columns)
+    rows = [pairs[first : first + columns] for first in range(0, len(pairs), columns)]
+    feet = [FOOT * any(method in stepping for method, _ in row) for row in rows]
     heading = 0.1 + 0.16 * max(map(len, names.values()))
-    body = sheet.scale * (0.75 + rows * ((TALL if rows <= FEW else PANEL) + heading))
+    tall = TALL if len(rows) <= FEW else PANEL
+    body = sheet.scale * (0.75 + sum(tall * (1 + foot) + heading for foot in feet))
     band = ", with its interval as a band" if study.seeds > 1 else ""
     others = " Grey: all others in that tier." if len(study.methods) > 1 else ""
     notes = [
@@ -59,7 +60,7 @@ def draw(study: Study) -> Figure:
     title = f"Test accuracy over the {study.axis.name}"
     axis_names = (study.axis_label, "test accuracy (%)")
     figure = page(body, title, study.training_setting, notes, axis_names=axis_names, sheet=sheet)
-    axes = panels(figure, len(pairs), columns)
+    axes = panels(figure, len(pairs), columns, [1 + foot for foot in feet])
     for place, (panel, (method, tier)) in enumerate(zip(axes, pairs, strict=True)):
         behind = [curves[other, tier] for other in study.methods if other != method]
         _draw_curve(panel, study.looks[method], curves[method, tier], behind)
@@ -74,13 +75,21 @@ def draw(study: Study) -> Figure:
     if study.rounds["test_accuracy"].isna().all():
         for panel in axes:
             say_empty(panel)
-    low, high = axes[0].get_ylim()
-    axes[0].set_yticks([tick for tick in (0, 25, 50, 75, 100) if max(low, 0) <= tick <= high])  # none by the strips
-    axes[0].set_ylim(low - FOOT * bool(stepping) * (high - low), high)
+    limits = [panel.get_ylim() for panel in axes]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
+    ticks = [tick for tick in (0, 25, 50, 75, 100) if max(low, 0) <= tick <= high]  # none by the strips
+    for place, panel in enumerate(axes):
+        panel.set_yticks(ticks)
+        panel.set_ylim(low - feet[place // columns] * (high - low), high)
     set_axis(axes[0], study, ticks=int(2 * width))
-    for panel, (method, tier) in zip(axes, pairs, strict=True):
+    settle(figure)
+    for place, (panel, (method, tier)) in enumerate(zip(axes, pairs, strict=True)):
         if method in stepping:
             draw_schedules(panel, {method: stepping[method][tier]}, study.looks, width)
+        elif foot := feet[place // columns]:  # beside one that has steps
+            left, bottom, across, up = panel.get_position().bounds
+            panel.set_position((left, bottom + up * foot / (1 + foot), across, up / (1 + foot)))
+            panel.set_ylim(low, high)
     return figure
 
 

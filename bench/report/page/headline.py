@@ -54,9 +54,10 @@ def what_was_run(study: Study) -> str:
     how = f"estimated, not measured, for {board}" if estimated else f"measured on {board}"
     scale = f" of {study.measured_as}" if study.measured_as else ""
     computed = " Nothing was computed: there is memory to compare, and no accuracy." if study.memory_only else ""
+    missing = f" {study.completeness}" if study.completeness else ""
     return (
         f"{methods} {rounds}, with {study.of_seeds}, in {tiers}. Which device can train what was decided by the memory"
-        f"{scale}, {how}.{computed}"
+        f"{scale}, {how}.{computed}{missing}"
     )
 
 
