@@ -78,7 +78,7 @@ def _answer(request: Request, jobs: Jobs) -> Answer:
     torch.cuda.init()
     device = torch.device("cuda", 0)
     result, error = _attempt(request, _given(jobs, device=device))
-    if "torch._dynamo" in sys.modules:
+    if _has_compiled():
         torch.compiler.reset()  # the next job compiles by itself
     return Answer(result, error, reusable=measurement.clean(device))
 
@@ -120,6 +120,12 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
             return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")
         before = "".join(f"before that it {told}\n" for told in unmodelled())
         return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}{before}")
+
+
+def _has_compiled() -> bool:
+    """Return whether torch.compile was used since the last reset, which takes a second where it was not."""
+    compiling = sys.modules.get("torch._dynamo.convert_frame")
+    return compiling is not None and compiling.FRAME_COUNTER > 0
 
 
 def _cannot_compile(error: Exception) -> bool:
