@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 
@@ -60,6 +61,7 @@ def serve(connection: Connection, estimated: VirtualGpu | None) -> None:
 
         estimates: Jobs = {"measure": estimating.estimate_workload, "fits": estimating.fits, "run": estimating.run}
         answer = partial(_estimate, jobs=_given(estimates, estimated=estimated))
+    import_module("torch._dynamo")  # as every optimizer does once there is one: now, while the parent may be importing
     while True:
         connection.send(answer(connection.recv()))
 
