@@ -52,9 +52,7 @@ part of a task.
 
 def load_leading(module: nn.Module, global_state: Mapping[str, Tensor]) -> None:
     """Copy the leading elements of the global tensors into the tensors of a narrower module, in place."""
-    copy_into(
-        module, {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()}
-    )
+    copy_into(module, {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()})
 
 
 @dataclass(frozen=True)

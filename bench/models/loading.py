@@ -50,6 +50,6 @@ def _is_copied(module: nn.Module) -> bool:
     )
 
 
-def _agree(held: object, given: object) -> bool:
-    """Return whether both are plain tensors of one shape."""
+def _agree(held: Tensor, given: Tensor) -> bool:
+    """Return whether both are plain tensors of one shape, and not of a kind that copies in its own way."""
     return type(held) is Tensor and type(given) in (Tensor, nn.Parameter) and held.shape == given.shape

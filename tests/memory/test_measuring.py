@@ -238,9 +238,10 @@ def test_an_interrupted_question_ends_the_worker(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_error_does_not_wait_for_what_was_started_ahead() -> None:
-    with pytest.raises(KeyError), Prober() as prober:
-        prober.start(GPU)
-        ahead = prober._workers[GPU]._process
+    prober = Prober()
+    prober.start(GPU)
+    ahead = prober._workers[GPU]._process
+    with pytest.raises(KeyError), prober:
         raise KeyError
     assert ahead.returncode == -signal.SIGKILL
 
