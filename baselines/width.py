@@ -16,6 +16,7 @@ from profl.bench.errors import InputError
 from profl.bench.losses import owned_cross_entropy
 from profl.bench.method import LocalContext, Task
 from profl.bench.models import ModelSpec, StagedModel
+from profl.bench.models.loading import copy_into
 from profl.bench.models.normalisation import normalise
 from profl.bench.models.vit import Attention
 
@@ -51,9 +52,7 @@ part of a task.
 
 def load_leading(module: nn.Module, global_state: Mapping[str, Tensor]) -> None:
     """Copy the leading elements of the global tensors into the tensors of a narrower module, in place."""
-    module.load_state_dict(
-        {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()}
-    )
+    copy_into(module, {name: leading(global_state[name], value.shape) for name, value in module.state_dict().items()})
 
 
 @dataclass(frozen=True)

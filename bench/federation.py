@@ -181,23 +181,26 @@ class Federation:
         inputs, targets = self.dataset.train_inputs[indices], self.dataset.train_targets[indices]
         local = self.context(device, number)
         module = self._loaded(task, local)
+        on_gpu = self.device.type != "cpu"  # else to move it there takes as long as to copy it
         loss = None
         with (
             memory_limit(self.device, int(self.budgets[device])),
             memory_usage(self.device) as usage,
             suppress(torch.OutOfMemoryError),
         ):
-            module.to(self.device)
+            if on_gpu:
+                module.to(self.device)
             loss = train_locally(
                 task, module, inputs, targets, self.recipe, local.generator, self.dataset.augment, self.technique
             )
-            module.to("cpu")
+            if on_gpu:
+                module.to("cpu")
         unmodelled()  # forgotten for every device: the losses that it reads are no loop that waits for a number
         if loss is None:
             del module, self.resident[task.key]  # left in the middle of a step
             clean(self.device)
             return None
-        received = sum(value.nbytes for value in module.state_dict().values())
+        received = sum(value.nbytes for value in module.state_dict(keep_vars=True).values())
         update = task.update(module, self.method.global_state, local)
         self.trained.observe(module, update)
         return update, loss, received, usage

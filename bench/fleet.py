@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from profl.bench.errors import InputError, choose, nearest
 from profl.bench.files import read_bounded
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNITS = {
     "B": 1,
@@ -214,6 +216,8 @@ def eligibility(budgets: ArrayLike, least_budgets: Mapping[str, int]) -> pd.Data
     DataFrame
         True where the device's budget suffices; bool, shape (devices, tasks).
     """
+    import pandas as pd
+
     needed = np.fromiter(least_budgets.values(), np.int64)
     suffices = np.greater_equal.outer(np.asarray(budgets), needed)
     return pd.DataFrame(suffices, columns=pd.Index(least_budgets, name="task")).rename_axis(index="device")
@@ -257,6 +261,8 @@ def eligible_counts(fleets: Mapping[str, ArrayLike], least_budgets: Mapping[str,
     DataFrame
         Number of devices; int64, shape (tiers, tasks).
     """
+    import pandas as pd
+
     counts = {tier: eligibility(budgets, least_budgets).sum() for tier, budgets in fleets.items()}
     return pd.DataFrame(counts).T.rename_axis(index="tier", columns="task")
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from profl.bench.aggregation import State, Update, leading, owner_mean
 from profl.bench.models import ModelSpec
+from profl.bench.models.loading import copy_into
 from profl.bench.randomness import initialised
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -80,7 +81,7 @@ class Task(ABC):
 
     def load(self, module: nn.Module, global_state: Mapping[str, Tensor], local: LocalContext) -> None:
         """Copy the global values into a resident ``module``, in place. Called before local training."""
-        module.load_state_dict({name: global_state[name] for name in module.state_dict()})
+        copy_into(module, global_state)
 
     def enter(self, module: nn.Module, segment: int) -> None:  # noqa: B027 - most tasks have one segment
         """Make ``module`` train a segment, counted from 0, from now on. Called before each, with a fresh optimizer.
@@ -111,7 +112,7 @@ class Task(ABC):
         local
             The device.
         """
-        state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        state = {name: value.clone() for name, value in module.state_dict().items()}
         return Update(state, local.examples)
 
 

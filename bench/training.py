@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -247,13 +248,19 @@ class TrainingWorkload:
         """How many local steps a measured one has of each segment: where others follow two, for the momentum."""
         return 1 if self.task.segments == 1 else 2
 
+    @cached_property
+    def _example(self) -> tuple[tuple[int, ...], torch.dtype]:
+        """What the full model takes: looked up once for the many times that a workload is prepared."""
+        takes = self.model.skeleton()
+        return takes.input_shape, takes.input_dtype
+
     def prepare(self, device: torch.device) -> Prepared:
         """Build module, optimizer and one batch on ``device``; the values do not matter, only their sizes."""
         with torch.device("meta"):
             module = self.task.build()
         module.to_empty(device=device)
-        takes = self.model.skeleton()
-        inputs = torch.zeros(self.recipe.batch_size, *takes.input_shape, dtype=takes.input_dtype, device=device)
+        shape, dtype = self._example
+        inputs = torch.zeros(self.recipe.batch_size, *shape, dtype=dtype, device=device)
         targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
         steps = [LocalStep(self.task, module, self.recipe, self.technique) for _ in range(self.task.segments)]
 

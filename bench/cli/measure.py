@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
+from profl.bench.cli.options import available, chosen_workloads, several, started_prober, task_options, tracked
 from profl.bench.cli.own_step import arguments, check_own, measure_own, own_step
 from profl.bench.cli.volume import quiet_option, verbose_option
 
@@ -82,14 +82,6 @@ def measure_command(
       profl measure --method fedavg --technique none --technique checkpoint+micro-batch:4
       profl measure --method profl --json > footprints.json
     """
-    from profl.bench.cli.against import described, other_run
-    from profl.bench.cli.measure_output import Result, print_results
-    from profl.bench.errors import unknown
-    from profl.bench.memory.comparison.against import Comparison
-    from profl.bench.memory.comparison.measured_run import recorded_run
-    from profl.bench.memory.comparison.run_file import check_writable, write_runs
-    from profl.bench.memory.gpu.profile import ESTIMATE
-    from profl.bench.memory.process.probe import Prober
     from profl.bench.memory.replay.settings import AllocatorSettings
 
     check_own(build, argument, (*OF_TASKS, "against", "save"))
@@ -99,6 +91,16 @@ def measure_command(
         under = partial(_peaks_under, settings) if settings else None
         measure_own(build, argument, gpu, plot, snapshot, trace, under, as_json)
         return
+    prober = started_prober(gpu)  # before the imports that take long
+
+    from profl.bench.cli.against import described, other_run
+    from profl.bench.cli.measure_output import Result, print_results
+    from profl.bench.errors import unknown
+    from profl.bench.memory.comparison.against import Comparison
+    from profl.bench.memory.comparison.measured_run import recorded_run
+    from profl.bench.memory.comparison.run_file import check_writable, write_runs
+    from profl.bench.memory.gpu.profile import ESTIMATE
+
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
     for key in task:
@@ -109,7 +111,7 @@ def measure_command(
         check_writable(save)
     with_events = bool(against or save)
     results = []
-    with Prober() as prober, TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch:
         other = other_run(against, gpu, prober) if against else None
         for workload in tracked(wanted, "measuring", lambda step: step.key):
             name, key = workload.technique.label(workload.scope), workload.task.key

@@ -18,6 +18,7 @@ from profl.bench.instructions import AVX2, INSTRUCTIONS
 
 if TYPE_CHECKING:
     from profl.bench.config import Config
+    from profl.bench.memory.process.probe import Prober
     from profl.bench.training import TrainingWorkload
 
 T = TypeVar("T")
@@ -285,6 +286,15 @@ def available(gpu: str) -> str:
     if notice is not None:
         click.echo(notice, err=True)
     return usable
+
+
+def started_prober(gpu: str) -> Prober:
+    """Return what measures on a GPU until the command ends; its process imports torch while this one does."""
+    from profl.bench.memory.process.probe import Prober
+
+    prober = click.get_current_context().with_resource(Prober())
+    prober.start(gpu)
+    return prober
 
 
 def tracked(entries: Collection[T], text: str, name: Callable[[T], str] | None = None) -> Iterator[T]:

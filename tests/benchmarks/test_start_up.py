@@ -30,3 +30,14 @@ def test_start_up(benchmark: BenchmarkFixture, name: str) -> None:
         lambda: run_python(*STARTS[name]), lambda: run_python("pass"), pairs=10
     )
     benchmark.pedantic(run_python, args=STARTS[name], rounds=5)
+
+
+def test_measuring_starts_its_process_before_it_imports_torch() -> None:
+    """Both import it, a second and more, and side by side where there are two cores."""
+    stopped = (
+        "import sys\n"
+        "from profl.bench.memory.process.probe import Prober\n"
+        "Prober.start = lambda self, gpu: sys.exit(40 + ('torch' in sys.modules))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", stopped + MAIN, "measure", "--method", "fedavg"], check=False)
+    assert ended.returncode == 40

@@ -239,6 +239,23 @@ def test_an_interrupted_question_ends_the_worker(monkeypatch: pytest.MonkeyPatch
         assert prober._workers == {}
 
 
+def test_an_error_does_not_wait_for_what_was_started_ahead() -> None:
+    prober = Prober()
+    prober.start(GPU)
+    ahead = prober._workers[GPU]._process
+    with pytest.raises(KeyError), prober:
+        raise KeyError
+    assert ahead.returncode == -signal.SIGKILL
+
+
+def test_the_worker_that_was_started_ahead_is_the_one_that_measures(prober: Prober) -> None:
+    prober.start(GPU)
+    ahead = prober._workers[GPU]
+    assert prober.fits(Linear(), GPU, 1 << 30)
+    prober.start(GPU)
+    assert prober._workers[GPU] is ahead
+
+
 def test_a_worker_dies_with_its_parent() -> None:
     program = (
         "from profl.bench.memory.process.probe import _Worker; import time;"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from profl.bench.memory import BuiltStep, Footprint, MeasurementFailed, Prober, recorded
+from profl.bench.memory.workload import Unobserved
 from tests.memory import steps_as_written
 from tests.memory.steps_as_written import BATCH, CLIENT_BYTES, NARROW, STEPS, WIDE
 
@@ -227,6 +229,25 @@ def test_a_step_is_compiled_once(prober: Prober) -> None:
     three = measured(prober, partial(steps_as_written.pointwise, backend="aot_eager"))
     assert ten.categories_at_peak == three.categories_at_peak
     assert measured(prober, steps_as_written.counting_graphs).parameter_bytes == CLIENT_BYTES
+
+
+@dataclass(frozen=True)
+class GraphsKept:
+    """A program that tells how many graphs PyTorch has compiled and not forgotten, after a step if there is one."""
+
+    step: BuiltStep | None = None
+    key: str = "graphs kept"
+
+    def run(self, device: torch.device, report: Callable[[object], None]) -> int:
+        if self.step:
+            self.step.prepare(device).step(Unobserved())
+        return sys.modules["torch._dynamo.convert_frame"].FRAME_COUNTER
+
+
+def test_what_was_compiled_is_forgotten_with_its_job(prober: Prober) -> None:
+    step = partial(steps_as_written.pointwise, backend="aot_eager")
+    assert prober.run(GraphsKept(BuiltStep(step)), GPU, print) > 0
+    assert prober.run(GraphsKept(), GPU, print) == 0
 
 
 def test_what_cannot_be_compiled_is_refused_by_name(prober: Prober) -> None:

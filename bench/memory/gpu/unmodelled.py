@@ -251,7 +251,12 @@ def _operators() -> Mapping[str, _Operator]:
 
 
 def _in_library(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LIBRARIES
+    return _is_library(frame.f_globals.get("__name__", ""))
+
+
+@cache
+def _is_library(module: object) -> bool:
+    return str(module).partition(".")[0] in _LIBRARIES
 
 
 def _shortened(error: Exception) -> str:

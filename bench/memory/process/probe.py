@@ -70,7 +70,25 @@ class Prober:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:  # nobody waits for what they may be doing
+            self._kill()
         self.close()
+
+    def start(self, gpu: str) -> None:
+        """Start the worker process of a GPU ahead: it imports what it needs while this process does something else.
+
+        Raises
+        ------
+        GpuUnavailable
+            As `measure` does.
+        """
+        if gpu not in self._workers:
+            self._workers[gpu] = _Worker(gpu)
+
+    def _kill(self) -> None:
+        for worker in self._workers.values():
+            worker.kill()
+        self._workers.clear()
 
     def close(self) -> None:
         """End the workers; a later call starts new ones."""
@@ -139,8 +157,7 @@ class Prober:
         return self._ask(gpu, _request("run", program, {}), on_report)
 
     def _ask(self, gpu: str, request: Request, on_report: Callable[[Any], None] = lambda report: None) -> Any:
-        if gpu not in self._workers:
-            self._workers[gpu] = _Worker(gpu)
+        self.start(gpu)
         try:
             answer = self._workers[gpu].ask(request, on_report)
         except BaseException:  # also Ctrl-C: the answer still under way would be taken for the next one's

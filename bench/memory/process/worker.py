@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 
@@ -62,6 +63,7 @@ def serve(connection: Connection, estimated: VirtualGpu | None) -> None:
 
         estimates: Jobs = {"measure": estimating.estimate_workload, "fits": estimating.fits, "run": estimating.run}
         answer = partial(_estimate, jobs=_given(estimates, estimated=estimated))
+    import_module("torch._dynamo")  # as every optimizer does once there is one: now, while the parent may be importing
     while True:
         connection.send(answer(connection.recv()))
 
@@ -80,7 +82,7 @@ def _answer(request: Request, jobs: Jobs) -> Answer:
     torch.cuda.init()
     device = torch.device("cuda", 0)
     result, error = _attempt(request, _given(jobs, device=device))
-    if "torch._dynamo" in sys.modules:
+    if _has_compiled():
         torch.compiler.reset()  # the next job compiles by itself
     return Answer(result, error, reusable=measurement.clean(device))
 
@@ -122,6 +124,12 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
             return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")
         before = "".join(f"before that it {told}\n" for told in unmodelled())
         return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}{before}")
+
+
+def _has_compiled() -> bool:
+    """Return whether torch.compile was used since the last reset, which takes a second where it was not."""
+    compiling = sys.modules.get("torch._dynamo.convert_frame")
+    return compiling is not None and compiling.FRAME_COUNTER > 0
 
 
 def _cannot_compile(error: Exception) -> bool:

@@ -236,12 +236,22 @@ def _known_category(event: LogEntry) -> str | None:
 
     Where PyTorch cannot unwind the stack nobody knows: None.
     """
-    names = [frame["name"] for frame in event.get("frames", ())]
-    if any(name.startswith(_BUCKET_MEMORY) for name in names):
+    allocators = {_allocator(frame["name"]) for frame in event.get("frames", ())}
+    if _BUCKET_MEMORY in allocators:
         return "buffers"
-    if any("::" in name for name in names) and not any(name.startswith(_TENSOR_MEMORY) for name in names):
+    if "::" in allocators and _TENSOR_MEMORY not in allocators:
         return "workspace"
     return None
+
+
+@cache
+def _allocator(name: str) -> object:
+    """Return by which of the beginnings above a function asks for memory, "::" if it is another of C++."""
+    if name.startswith(_BUCKET_MEMORY):
+        return _BUCKET_MEMORY
+    if name.startswith(_TENSOR_MEMORY):
+        return _TENSOR_MEMORY
+    return "::" if "::" in name else None
 
 
 def _origin(event: LogEntry) -> str | None:

