@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from html import unescape
@@ -20,13 +21,16 @@ from hypothesis import strategies as st
 
 from profl.bench.config import cells, read_config
 from profl.bench.errors import InputError
+from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.memory.timeline import Timeline, pack, unpack
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.presets import presets
 from profl.bench.report import write_report
 from profl.bench.report.figures import FIGURES
 from profl.bench.report.grid import Grid
+from profl.bench.report.looks import looks
 from profl.bench.report.page import write_page
+from profl.bench.report.page.dark import in_the_dark
 from profl.bench.report.page.grids import largest_blocks, matrix, summary
 from profl.bench.report.page.headline import WORDS, what_was_run
 from profl.bench.report.page.records import fleets
@@ -635,8 +639,25 @@ def test_text_stands_out_from_its_ground(opened: Any, scheme: str):
     for text, ground in pairs:
         high, low = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
-    turned = opened.execute_script("return getComputedStyle(document.querySelector('.picture .ink')).filter")
-    assert (turned != "none") == (scheme == "dark")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_the_dark_figures_and_timeline_have_colours_of_their_own(opened: Any, scheme: str):
+    prefer(opened, scheme)
+    places = {
+        ".picture [style*='stroke: #0072b2']": ("stroke", "#0072b2"),  # a line
+        ".picture [style*='fill: #444444']": ("fill", "#444444"),  # a text
+        ".chart [data-category=parameters]": ("fill", CATEGORY_COLOURS["parameters"]),
+        ".readout tr:nth-last-child(2) .swatch": ("backgroundColor", CATEGORY_COLOURS["parameters"]),
+        ".summary tr:nth-child(4) .dot": ("backgroundColor", looks(["depthfl"], [])["depthfl"].colour),
+    }
+    for place, (part, colour) in places.items():
+        shown = opened.execute_script(
+            "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", place, part
+        )
+        red, green, blue = (int(number) for number in re.findall(r"\d+", shown)[:3])
+        expected = in_the_dark(colour) if scheme == "dark" else colour.lower()
+        assert f"#{red:02x}{green:02x}{blue:02x}" == expected, place
 
 
 def luminance(colour: str) -> float:
