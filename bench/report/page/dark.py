@@ -80,4 +80,5 @@ def _hex(lab: NDArray[np.float64]) -> str:
             break
     linear = linear.clip(0, 1)
     parts = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return str(to_hex(parts.clip(0, 1)))
+    red, green, blue = map(float, parts.clip(0, 1))
+    return to_hex((red, green, blue))
