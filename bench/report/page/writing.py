@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -170,11 +171,17 @@ def _templates() -> Environment:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # keys stay in the order of the stack
+    templates.filters["joined"] = joined
     templates.globals["in_the_dark"] = in_the_dark
     folder = files("profl.bench.report.page") / "templates"
     for name in ("page.css", "page.js"):
         templates.globals[name.replace(".", "_")] = Markup((folder / name).read_text(encoding="utf-8"))
     return templates
+
+
+def joined(text: str) -> str:
+    """Return a text in which no line ends before a number or ``%``, which would part it from what it is of."""
+    return re.sub(r" (?=[0-9%])", "\u00a0", text)
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -86,7 +86,7 @@ function timeline(root) {
     + "<kbd>Page ↑</kbd> <kbd>Page ↓</kbd> a tenth, <kbd>Home</kbd> <kbd>End</kbd>, <kbd>+</kbd> <kbd>−</kbd> zoom, <kbd>0</kbd> reset, <kbd>P</kbd> peak.";
   view.append(chart, readout, hint);
   const details = make("details");
-  details.append(make("summary", {}, "The same as a table"), make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Timeline as a table" }));
+  details.append(make("summary", {}, "The same as a table"), document.querySelector(".hint").cloneNode(true), make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Timeline as a table" }));
   root.append(controls, view, details);
 
   // what is shown
@@ -277,6 +277,12 @@ function timeline(root) {
 }
 
 document.querySelectorAll(".timeline").forEach(timeline);
+
+// Tables that are wider than their box say so.
+const watched = new ResizeObserver((changes) => {
+  for (const { target } of changes) target.previousElementSibling.classList.toggle("shown", target.scrollWidth > target.clientWidth + 1);
+});
+document.querySelectorAll(".hint + .scroll:not(.picture)").forEach((box) => watched.observe(box));
 
 // Figures as files: drawn here from the picture in the page, which would else be in it three times.
 function pictureFile(figure) {
