@@ -14,7 +14,7 @@ _COPYING = (nn.Module._load_from_state_dict, _NormBase._load_from_state_dict)
 
 @torch.no_grad()
 def copy_into(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Copy values by name into a module's tensors, in place: what ``load_state_dict`` does, where small in a third of the time.
+    """Copy values by name into a module's tensors, in place: what ``load_state_dict`` does, sooner if they are small.
 
     Where that would do more than copy, it does it.
 
