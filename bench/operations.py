@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from profl.bench.cell import Recipe
 from profl.bench.memory.workload import Unobserved, Workload
@@ -86,8 +86,9 @@ class Counted:
     def run(self, device: torch.device, report: Callable[[object], None]) -> int | None:
         """Return the operations of one step, as `operations_per_step` counts them; None if some cannot be seen.
 
-        What is compiled is run as it is written. Not seen are cuDNN's recurrent networks, other packages' kernels and
-        what a CUDA graph replays.
+        What is compiled is run as it is written. Not seen are cuDNN's recurrent networks, other packages' kernels,
+        what a CUDA graph replays, and what multiplies in a way that PyTorch's counter does not know, such as a matrix
+        and a vector.
         """
         prepared = self.step.prepare(device)
         compiles = "torch._dynamo" in sys.modules
@@ -117,7 +118,8 @@ class _Unseen(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: object, arguments: tuple[Any, ...] = (), more: Mapping[str, Any] | None = None
     ) -> Any:
-        self.any |= function.namespace not in _KNOWN or function._opname in _RECURRENT
+        known = function.namespace in _KNOWN and function._opname not in _UNCOUNTED
+        self.any |= not known and function.overloadpacket not in flop_registry
         return function(*arguments, **(more or {}))
 
     def _replaying(self, replay: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -131,4 +133,10 @@ class _Unseen(TorchDispatchMode):
 _KNOWN = ("aten", "prim", "prims", "profiler", "c10d", "_c10d_functional", "fsdp")
 """Namespaces of operators that PyTorch's counter knows, or that move data or nothing."""
 
-_RECURRENT = ("_cudnn_rnn", "_cudnn_rnn_backward")
+_UNCOUNTED = frozenset(
+    (
+        *("_cudnn_rnn", "_cudnn_rnn_backward", "mv", "addmv", "dot", "vdot", "addr", "_trilinear", "_int_mm"),
+        *("_grouped_mm", "_scaled_grouped_mm", "_sparse_mm", "_sparse_addmm", "_fft_c2c", "_fft_r2c", "_fft_c2r"),
+    )
+)
+"""Operators of PyTorch's own that multiply much, and that no version of its counter is sure to count."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -84,8 +85,26 @@ def run_sweep(
     deal([experiment.cell for experiment in missing])
     for cell in grid:
         folder_of(cell, output).announce(cell.to_dict())
-    jobs = (_measured(experiment, folder_of(experiment.cell, output), prober, listener) for experiment in missing)
-    engine.run((job for job in jobs if job), listener)
+    engine.run(_Jobs(missing, output, prober, listener), listener)
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """What there is to run, each cell measured when it is asked for."""
+
+    missing: Sequence[Experiment]
+    output: Path
+    prober: Prober
+    listener: SweepListener
+
+    def __length_hint__(self) -> int:
+        return len(self.missing)
+
+    def __iter__(self) -> Iterator[Job]:
+        for experiment in self.missing:
+            job = _measured(experiment, folder_of(experiment.cell, self.output), self.prober, self.listener)
+            if job:
+                yield job
 
 
 def _measured(experiment: Experiment, folder: CellFolder, prober: Prober, listener: SweepListener) -> Job | None:

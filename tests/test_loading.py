@@ -21,11 +21,11 @@ def values_for(module: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet18:group", "vit", "mobilenet_v2"])
-def test_a_copy_is_what_pytorch_would_load(model: str) -> None:
+def test_a_copy_is_what_pytorch_would_load(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     copied, loaded = (ModelSpec(model, 8, 10).build() for _ in range(2))
     values, before = values_for(copied), [parameter.data_ptr() for parameter in copied.parameters()]
     loaded.load_state_dict(values)
-    copied.load_state_dict = None  # type: ignore[assignment]
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_: pytest.fail("it is only copied"))
     copy_into(copied, values | {"of another": torch.zeros(1)})
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in copied.state_dict().items())
     assert [parameter.data_ptr() for parameter in copied.parameters()] == before
@@ -78,3 +78,45 @@ def test_what_loads_its_state_in_a_way_of_its_own_still_does() -> None:
     assert told.loaded == 1
     assert extra.extra.item() != 0
     assert len(seen) == 1
+
+
+class Cloning(nn.Linear):
+    """Hands out copies of what it holds, and can load them."""
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "bias"] = destination[prefix + "bias"].clone()
+
+
+def cloning_all(module: nn.Module) -> nn.Module:
+    module.register_state_dict_post_hook(lambda _, state, *rest: state.update({k: v.clone() for k, v in state.items()}))
+    return module
+
+
+def test_a_module_that_hands_out_copies_of_its_state_is_loaded_all_the_same() -> None:
+    for build in (lambda: Cloning(2, 3), lambda: cloning_all(nn.Linear(2, 3))):
+        module = nn.Sequential(build())
+        values = values_for(module)
+        copy_into(module, values)
+        assert torch.equal(module[0].weight, values["0.weight"])
+        assert torch.equal(module[0].bias, values["0.bias"])
+
+
+def test_a_loader_of_the_module_s_own_is_called_wherever_it_was_set() -> None:
+    class Loader(nn.Linear):
+        def load_state_dict(self, *arguments: Any, **more: Any) -> Any:
+            raise NotImplementedError
+
+    on_instance = nn.Linear(2, 3)
+    on_instance._load_from_state_dict = Told._load_from_state_dict.__get__(on_instance)  # type: ignore[method-assign]
+    with pytest.raises(NotImplementedError):
+        copy_into(Loader(2, 3), values_for(Loader(2, 3)))
+    with pytest.raises((TypeError, AttributeError)):
+        copy_into(on_instance, values_for(on_instance))
+
+
+def test_a_name_that_a_hook_hides_is_missed_as_pytorch_misses_it() -> None:
+    module = nn.Linear(2, 3)
+    module.register_state_dict_post_hook(lambda _, state, *rest: state.__delitem__("bias"))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        copy_into(module, values_for(module))

@@ -153,6 +153,10 @@ def test_the_largest_batch_is_the_same_for_python_and_the_command(script: Path, 
         ("torch.optim.SGD(module.parameters(), lr=1).step()", 0),
         ("graph.replay()", None),
         ("torch.ops.mine.twice(inputs)", None),
+        ("torch.mv(module.weight, inputs[0])", None),
+        ("torch.dot(inputs[0], inputs[1])", None),
+        ("torch.fft.rfft(inputs)", None),
+        ("torch.einsum('bi,oi->bo', inputs, module.weight)", 2 * 4 * 8 * 8),
     ],
 )
 def test_operations_are_counted_whole_or_not_known(step: str, expected: int | None, tmp_path: Path):

@@ -20,7 +20,7 @@ IMPORTS = """
 from functools import partial
 import pytest
 from profl.bench.memory import GpuUnavailable
-from tests.memory.built_steps import chain, incomplete
+from tests.memory.built_steps import chain, returning
 from tests.memory.workloads import Linear
 """
 
@@ -120,12 +120,12 @@ def test_what_cannot_be_measured_fails_with_the_reason(suite: Suite):
 
         @pytest.mark.peak_memory("1GiB", gpu="{GPU}")
         def test_wrong_step(memory_footprint):
-            memory_footprint(incomplete)
+            memory_footprint(partial(returning, what="three"))
         """
     )
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
-        ["E  *UnknownGpu: unknown GPU 'virtual:abacus': choose one of *", "E *returned 3 things*"]
+        ["E  *UnknownGpu: unknown GPU 'virtual:abacus': choose one of *", "E *returned a tuple of 3*"]
     )
     result.stdout.no_fnmatch_line("*probe.py*")
 

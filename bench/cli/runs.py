@@ -42,8 +42,8 @@ def runs() -> None:
 def list_runs(folders: tuple[Path, ...], as_json: bool) -> None:
     """List the runs in folders and below, by default in results/.
 
-    Cells and rounds are those finished, of those begun; the time is that of the finished rounds, one after another,
-    whatever ran side by side.
+    Cells and rounds are those finished, of those of every grid that was run there; the time is that of the finished
+    rounds, one after another, whatever ran side by side.
 
     \b
     Examples:
@@ -95,8 +95,9 @@ def _figures(one: Overview) -> list[str]:
 
 @runs.command()
 @click.argument("chosen", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--waiting", is_flag=True, help="Remove only cells that were never begun.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def rm(chosen: tuple[Path, ...], yes: bool) -> None:
+def rm(chosen: tuple[Path, ...], waiting: bool, yes: bool) -> None:
     """Remove runs: their cells, with all results, and the report beside them.
 
     All are looked at before any is removed. A run that a sweep is at, one with files that git knows, and a folder that
@@ -106,12 +107,19 @@ def rm(chosen: tuple[Path, ...], yes: bool) -> None:
     Examples:
       profl runs rm results/run-smoke
       profl runs rm --yes results/run-smoke results/run-default-width8
+      profl runs rm --waiting results/run-smoke
     """
-    from profl.bench.results.runs import check_removable, overview, remove
+    from profl.bench.results.runs import check_removable, overview, remove, remove_waiting
     from profl.bench.validation import printable
 
     for run in chosen:
         check_removable(run)
+    if waiting:
+        for run in chosen:
+            names = remove_waiting(run)
+            told = f"removed {len(names)} cells that were never begun: {', '.join(names)}" if names else "no cell waits"
+            click.echo(printable(f"{run}: {told}"), err=True)
+        return
     for run in chosen:
         state, cells, rounds, time, disk, changed = _figures(overview(run))
         told = f"{run}: {state}, {cells} cells, {rounds} rounds in {time}, {disk}, changed {changed}"

@@ -31,6 +31,7 @@ class Engine(Protocol):
         """Run every job; tell of every round as it ends, and once for each job that its cell is finished.
 
         A job is measured when it is asked for, which takes seconds: an engine that has workers lets them run meanwhile.
+        How many there are at most is their length hint.
         A job whose worker died is over too: an `Outcome` with an error, while the others go on.
 
         Raises

@@ -10,10 +10,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.context import SpawnContext
 from multiprocessing.queues import SimpleQueue
+from operator import length_hint
 
 from profl.bench.cell import Cell
 from profl.bench.engine.contract import Listener
@@ -43,10 +45,11 @@ class LocalProcesses:
         """Run the jobs, the first while the next are measured; see `profl.bench.engine.Engine`."""
         for name, value in WORKER_VARIABLES.items():
             os.environ.setdefault(name, value)
+        workers = min(self.workers, length_hint(jobs, self.workers))
         waiting, left = iter(jobs), list[Job]()
-        while True:
+        while workers:
             waiting = chain(left, waiting)
-            left = _run_until_crash(waiting, self.workers, listener)
+            left = _run_until_crash(waiting, workers, listener)
             if not left:
                 break
 
@@ -108,6 +111,11 @@ def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> l
                     left.extend(_after_crash(job, listener))
 
         try:
+            with _without_interrupts():
+                # All now: they import while the first cell is measured, and a worker that is started while the pool
+                # breaks is waited for in vain.
+                for _ in range(workers):
+                    pool.submit(int)
             for job in jobs:
                 try:
                     running[pool.submit(_run_in_worker, job)] = job
@@ -122,6 +130,16 @@ def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> l
                 process.kill()
             raise
     return left
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, not even while they import: it reaches this one, which ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _after_crash(job: Job, listener: Listener) -> list[Job]:
@@ -142,7 +160,6 @@ _pipe: _Pipe | None = None
 def _start_worker(pipe: _Pipe) -> None:
     global _pipe
     _pipe = pipe
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

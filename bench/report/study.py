@@ -173,13 +173,15 @@ class Study:
 
     @property
     def seeds(self) -> int:
-        """How many seeds were run."""
-        return self.cells["seed"].nunique()
+        """How many seeds there are results of; as long as no cell is done, how many there are to be."""
+        done = self.cells.loc[self.cells["status"] == "done", "seed"]
+        return (done if len(done) else self.cells["seed"]).nunique()
 
     @property
     def of_seeds(self) -> str:
-        """The number of seeds, in words."""
-        return f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        """The number of seeds, in words; a mean goes over fewer as long as cells are missing."""
+        most = "up to " if self.completeness and self.seeds > 1 else ""
+        return f"{most}{self.seeds} seed{'s' if self.seeds > 1 else ''}"
 
     @property
     def tier_labels(self) -> list[str]:
@@ -302,16 +304,11 @@ class Study:
         return f"{done} of {len(cells)} cells are done." if done < len(cells) else ""
 
     @property
-    def most_seeds(self) -> str:
-        """Over how many seeds a mean goes, in words: some have fewer as long as cells are missing."""
-        return f"up to {self.of_seeds}" if self.completeness else self.of_seeds
-
-    @property
     def certainty(self) -> str:
         """How far a mean over the seeds may be off."""
         if self.seeds == 1:
             return "One seed: how far a result may be off is not known, so nothing is called better."
-        return f"Mean and {INTERVAL} of {self.most_seeds}."
+        return f"Mean and {INTERVAL} of {self.of_seeds}."
 
     @property
     def bounds(self) -> list[str]:

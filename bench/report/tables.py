@@ -100,7 +100,7 @@ def _table(study: Study) -> Group:
     for method in study.methods:
         entries = [_entry(study, method, tier, method in best[tier]) for tier in study.tiers]
         table.add_row(study.label(method, between="\n"), *entries)
-    interval = f"; its {INTERVAL} over {study.most_seeds}" if study.seeds > 1 else ""
+    interval = f"; its {INTERVAL} over {study.of_seeds}" if study.seeds > 1 else ""
     key = (
         "From top to bottom: most memory reserved in any round; share of devices that can train;\n"
         "what stayed allocated from round to round.  ? unknown.\n"

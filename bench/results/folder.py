@@ -54,7 +54,7 @@ class CellFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether it says what is run here: not after a kill between making the folder and writing its first file."""
+        """Whether it says what is run here, or is to be: not after a kill before the first file of the folder."""
         return (self.path / "cell.json").exists()
 
     @property
@@ -301,7 +301,7 @@ _NAME = re.compile(r".+-[0-9a-f]{8}")
 
 
 def cell_folders(run: Path) -> list[CellFolder]:
-    """Return the folders of a run's cells that are begun, by name."""
+    """Return the folders of a run's cells that say what they are, begun or waiting, by name."""
     return [folder for folder in _folders(run) if _NAME.fullmatch(folder.path.name) and folder.begun]
 
 

@@ -30,10 +30,10 @@ class Overview:
     Parameters
     ----------
     state
-        ``running`` (a sweep is at it now), ``failed`` (the last attempt of a cell raised), ``stopped``, ``done`` (every
-        cell that was begun) or ``damaged``.
+        ``running`` (a sweep is at it now), ``failed`` (the last attempt of a cell raised), ``stopped``, ``done`` (all
+        cells are) or ``damaged``.
     cells, done
-        How many were begun, and are done. None: unknown, as the run is damaged.
+        How many there are of every grid that was run there, and are done. None: unknown, as the run is damaged.
     rounds, of_rounds
         Finished rounds of all of them, and how many there are to be.
     hours
@@ -232,6 +232,16 @@ def _known_to_git(run: Path) -> bool:
     return False
 
 
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Hold a run that may be removed, while nobody else can be at it."""
+    check_removable(run)
+    with _hold(run, fcntl.LOCK_EX) as held:
+        if not held:
+            raise InputError(f"a sweep is at {run} just now: end it first")
+        yield
+
+
 def remove(run: Path) -> list[Path]:
     """Remove a run's cells and report, and the folder if nothing else is in it; return what else there is.
 
@@ -240,10 +250,7 @@ def remove(run: Path) -> list[Path]:
     InputError
         As of `check_removable`, asked again while nobody else can be at it.
     """
-    check_removable(run)
-    with _hold(run, fcntl.LOCK_EX) as held:
-        if not held:
-            raise InputError(f"a sweep is at {run} just now: end it first")
+    with _alone(run):
         for cell in named_as_cells(run):
             with CellFolder(cell).lock():
                 shutil.rmtree(cell)
@@ -253,6 +260,22 @@ def remove(run: Path) -> list[Path]:
             with suppress(OSError):  # something else is in it
                 folder.rmdir()
     return sorted(_files(run))
+
+
+def remove_waiting(run: Path) -> list[str]:
+    """Remove a run's cells that were never begun, and return their names.
+
+    Raises
+    ------
+    InputError
+        As of `remove`.
+    """
+    with _alone(run):
+        waiting = [cell for cell in cell_folders(run) if cell.status == "waiting"]
+        for cell in waiting:
+            with cell.lock():
+                shutil.rmtree(cell.path)
+    return [cell.path.name for cell in waiting]
 
 
 def make_way(run: Path, todo: Sequence[Cell]) -> list[str]:

@@ -44,8 +44,34 @@ def test_a_killed_worker_fails_its_cell_and_waiting_cells_run(tmp_path: Path, pr
     assert 3 <= len(folder_of(long, tmp_path).rounds()) < 200
 
 
-def multiprocessing_children() -> list[int]:
+def test_no_more_workers_are_started_than_there_are_cells_and_none_sees_ctrl_c(tmp_path: Path, prober: Prober):
+    class Interrupting(Silent):
+        def __init__(self) -> None:
+            super().__init__()
+            self.workers: set[int] = set()
 
+        def measured(self, cell: Cell) -> None:
+            self.interrupt()  # while they import
+
+        def round(self, cell: Cell, row: dict) -> None:
+            super().round(cell, row)
+            self.interrupt()
+
+        def interrupt(self) -> None:
+            self.workers |= set(multiprocessing_children())
+            for process in self.workers:
+                os.kill(process, signal.SIGINT)
+
+    listener = Interrupting()
+    LocalProcesses(8).run([], listener)
+    assert listener.workers == set()
+    cell = small_cell("exclusive", "200%", recipe=CONFIG.recipe)
+    sweep([cell], tmp_path, LocalProcesses(8), prober, listener)
+    assert listener.errors == {cell.folder_name: None}
+    assert len(listener.workers) == 1
+
+
+def multiprocessing_children() -> list[int]:
     return [process.pid for process in multiprocessing.active_children() if process.pid]
 
 
@@ -84,7 +110,7 @@ def test_cells_that_were_not_measured_yet_survive_a_killed_worker(tmp_path: Path
 
     class Killing(LocalProcesses):
         def run(self, jobs: Iterable[Job], listener: Listener) -> None:
-            super().run(measured(list(jobs)), listener)
+            super().run(measured(list(jobs)), listener)  # a generator, which does not tell how many there are
 
     listener = Silent()
     sweep(todo, tmp_path, Killing(2), prober, listener)

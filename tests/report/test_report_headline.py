@@ -58,6 +58,10 @@ def test_what_is_not_known_is_said_or_left_out(study: Study):
     assert memory_needed(waiting) == ""
     assert what_was_run(waiting).endswith(f" 0 of {len(study.cells)} cells are done.")
     partly = study.cells["status"].where(study.cells["seed"] == 0, "waiting")
+    one_seed = replace(study, cells=study.cells.assign(status=partly))
+    assert one_seed.certainty.startswith("One seed: ")
+    assert ", with 1 seed, " in what_was_run(one_seed)
+    partly = study.cells["status"].where(study.cells.index > 0, "waiting")
     assert replace(study, cells=study.cells.assign(status=partly)).certainty.endswith(f"of up to {study.of_seeds}.")
     silent = replace(study, cells=study.cells.assign(memory_only=True))
     assert what_came_out(silent) == []

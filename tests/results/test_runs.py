@@ -203,6 +203,22 @@ def test_a_cell_that_is_to_be_run_counts_and_nothing_of_one_that_was_is_touched(
     assert (one.state, one.cells, one.rounds, one.of_rounds) == ("stopped", 2, 2, 20)
 
 
+def test_what_only_waits_is_removed_and_nothing_that_was_begun(tmp_path: Path):
+    stopped = begin(tmp_path, small_cell(), rounds=2)
+    never = [small_cell(seed=seed) for seed in range(1, 3)]
+    for cell in never:
+        folder_of(cell, tmp_path).announce(cell.to_dict())
+    with folder_of(never[0], tmp_path).lock():
+        assert "a sweep is at" in profl("rm", "--waiting", tmp_path).stderr
+    assert overview(tmp_path).cells == 3
+    removed = profl("rm", "--waiting", tmp_path)
+    assert removed.exit_code == 0
+    names = ", ".join(sorted(cell.folder_name for cell in never))
+    assert f"removed 2 cells that were never begun: {names}" in removed.stderr
+    assert [folder.name for folder in (tmp_path / "cells").iterdir()] == [stopped.path.name]
+    assert "no cell waits" in profl("rm", "--waiting", tmp_path).stderr
+
+
 def test_a_damaged_cell_is_told_and_not_removed(tmp_path: Path):
     damaged = begin(tmp_path, small_cell(seed=1))
     (damaged.path / "cell.json").write_text("{")

@@ -32,7 +32,7 @@ def draw(study: Study) -> Figure:
     within = COINCIDENT * study.rounds["peak_reserved_bytes"].max()
     heaps = {tier: coincident(reserved_bytes[tier], within) for tier in tiers}
     holding = any((drawn["held_bytes"] > 0).any() for drawn in curves.values())
-    of_seeds = f", in any of {study.seeds} seeds" if study.seeds > 1 else ""
+    of_seeds = f", in any of {study.of_seeds}" if study.seeds > 1 else ""
     notes = [
         f"Line: most that was reserved for any participant of the round{of_seeds}. Band below it: down to the most that"
         " was allocated; the rest is what the allocator rounds up, caches and cannot join. Every device starts with an"
