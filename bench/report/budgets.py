@@ -73,21 +73,30 @@ def budgets_frame(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def _is_waiting(study: Study, method: str, tier: str) -> bool:
+    """Whether a cell of the pair is not done, so that an order without it may change yet."""
+    cells = study.cells_of(method, tier)
+    return bool(cells.empty or (cells["status"] != "done").any())
+
+
 def budgets_grid(study: Study) -> Grid:
     """Return the order of the methods at every budget, by tier."""
     scores = {axis.name: scores_at_budget(study, axis) for axis in AXES.values()}
     groups = {}
     for tier in study.tiers:
         idle = [name for name in study.methods if study.idle(name, tier)]
+        waiting = [study.label(name) for name in study.methods if name not in idle and _is_waiting(study, name, tier)]
         rows = []
         for axis in AXES.values():
             budgets = budgets_of(study, axis, tier)
             known = {study.label(name): scores[axis.name][name, tier] for name in study.methods if name not in idle}
             # The mean over some of the seeds says nothing beside those over all.
-            untested = [name for name, values in known.items() if len(values) < len(budgets)]
-            order = chain({name: values for name, values in known.items() if name not in untested})
+            partly = [name for name, values in known.items() if len(values) < len(budgets)]
+            order = chain({name: values for name, values in known.items() if name not in partly})
+            untested = [name for name in partly if name not in waiting]
             amount = axis.told(budgets.mean())
             more = [f"not tested by then in every seed: {', '.join(untested)}"] if untested and len(budgets) else []
+            more += [f"not all seeds are done yet: {', '.join(waiting)}"] if waiting else []
             more += [f"nobody can train: {study.listed(idle)}"] if idle and order else []
             rows.append(GridRow(axis.name, [Entry(amount), Entry(order or "?", tuple(more))]))
         groups[study.tier_label(tier, between=" · ")] = rows

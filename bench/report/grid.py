@@ -73,6 +73,12 @@ class Grid:
     numbers: bool = True
     joint: str = ", "
 
+    @property
+    def explained(self) -> str:
+        """The note, without the sign of the unknown where nothing is."""
+        told = any(entry.text == "?" for rows in self.groups.values() for row in rows for entry in row.entries)
+        return self.note if told else self.note.replace("? unknown.", "").replace("  ", " ").strip()
+
 
 def by_method(study: Study, column: str, caption: str, digits: int) -> Grid:
     """Return a share of the cells frame by method and tier, in percent with ``digits`` after the point."""

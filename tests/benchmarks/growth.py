@@ -128,12 +128,22 @@ def measure(axis: str, size: int) -> None:
     print(json.dumps([*found, ("peak bytes of the process", peak_bytes)]))
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw seconds, both axes logarithmic so that a slope of one is growth in proportion, and below them memory."""
+COLOURS = {"set-up": "#E69F00", "round": "#0072B2", "read": "#009E73", "draw": "#CC79A7", "peak": "#6E6E6E"}
+"""By a word in what was measured: a colour means the same in every panel."""
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> Any:
+    """Draw seconds, both axes logarithmic so that a slope of one is growth in proportion, and below them memory.
+
+    Returns
+    -------
+    Figure
+        As it was written to ``path``.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MultipleLocator
 
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    figure = Figure(figsize=(13, 6.2), layout="constrained")
     panels = figure.subplots(2, len(AXES), sharey="row", sharex="col")
     for column, (axis, (_, _, label)) in enumerate(AXES.items()):
         for panel, unit in zip(panels[:, column], ("seconds", "peak bytes"), strict=True):
@@ -141,20 +151,30 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 if unit in what:
                     points = [(e["size"], e["value"]) for e in rows if e["axis"] == axis and e["what"] == what]
                     sizes, values = zip(*sorted(points), strict=True)
-                    panel.plot(sizes, values, "o-", label=what)
+                    colour = next(colour for word, colour in COLOURS.items() if word in what)
+                    panel.plot(sizes, values, "o-", color=colour)
+                    if unit == "seconds":
+                        rises = values[1] > 1.5 * values[0]  # the label is below, where such a line is not
+                        place = {"xytext": (0, -8 if rises else 8), "va": "top" if rises else "bottom"}
+                        near = (sizes[0], values[0])
+                        panel.annotate(what, near, textcoords="offset points", color=colour, size=9, **place)
             panel.grid(color="0.9")
-        panels[0, column].legend(fontsize="xx-small", frameon=False)
+        panels[0, column].set_title(axis, loc="left", size=11, weight="bold")
         panels[1, column].set_xscale("log")
-        panels[1, column].set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="x-small", rotation=30)
+        panels[1, column].set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="small", rotation=30)
         panels[1, column].minorticks_off()
         panels[1, column].set_xlabel(label)
+    seconds = [entry["value"] for entry in rows if "seconds" in entry["what"]]
+    largest = max(entry["value"] for entry in rows if "peak bytes" in entry["what"])
     panels[0, 0].set_yscale("log")
+    panels[0, 0].set_ylim(min(seconds) / 4, max(seconds) * 2)
     panels[0, 0].set_ylabel("seconds")
-    panels[1, 0].set_ylim(bottom=0)
+    panels[1, 0].set_ylim(0, 1.1 * largest)
     panels[1, 0].yaxis.set_major_locator(MultipleLocator(256 * 2**20))
     panels[1, 0].yaxis.set_major_formatter(lambda value, _: f"{value / 2**20:.0f}")
     panels[1, 0].set_ylabel("most memory of the process (MiB)")
     figure.savefig(path, dpi=110, metadata={"Software": None})
+    return figure
 
 
 def main() -> None:

@@ -103,6 +103,27 @@ def test_a_method_that_was_tested_in_some_seeds_alone_is_in_no_order(study: Stud
     assert frame.loc[("operations", "dear"), "seeds"] == 1
 
 
+def test_cells_that_are_not_done_are_waited_for_and_not_said_to_be_untested(study: Study):
+    begun = study.cells["cell"].eq("dear 50% 1")
+    waiting = replace(study, cells=study.cells.assign(status=study.cells["status"].mask(begun, "waiting")))
+    (rows,) = budgets_grid(waiting).groups.values()
+    assert [row.entries[1].text for row in rows] == ["base 44.0"] * 3
+    assert {row.entries[1].more for row in rows} == {("not all seeds are done yet: dear", "nobody can train: idle")}
+    # Nor is an order complete in which all are that any seed is done of.
+    late = study.cells["seed"].eq(1)
+    half = replace(study, cells=study.cells.assign(status=study.cells["status"].mask(late, "stopped")))
+    (rows,) = budgets_grid(half).groups.values()
+    assert rows[0].entries[1].text == "dear 56.0, base 40.0"
+    assert rows[0].entries[1].more[0] == "not all seeds are done yet: base, dear"
+    both = study_of(SCORES, ("50%", "70%"), COSTS)
+    unrun = both.cells["method"].eq("dear") & both.cells["tier"].eq("70%")
+    whole, partly = budgets_grid(replace(both, cells=both.cells.loc[~unrun])).groups.values()
+    assert [rows[0].entries[1].more[0] for rows in (whole, partly)] == [
+        "nobody can train: idle",
+        "not all seeds are done yet: dear",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "amount", "told"),
     [

@@ -620,6 +620,13 @@ def test_the_table_of_movement_counts_the_rounds_of_the_step(study: Study):
         rows = {row.head: row.entries for row in NAMED["effective_movement"].grid(changed).groups["profl"]}
         assert any(entry.text.startswith(first) for entries in rows.values() for entry in entries)
     assert "profl in 0 of 35" in NAMED["effective_movement"].sentence(changed)
+    # Steps without a rule do not count, and are named.
+    pairs = zip(changed.rounds["phase"], changed.rounds["diagnostics"], strict=True)
+    ruled = [{} if phase == "grow 1/4" else found for phase, found in pairs]
+    apart = replace(changed, rounds=changed.rounds.assign(diagnostics=ruled))
+    said = NAMED["effective_movement"].sentence(apart)
+    assert "profl in 0 of 30" in said
+    assert said.endswith("Not counted, as no movement is known of them: 5 of profl (grow 1/4).")
 
 
 def test_figures_of_what_was_not_recorded_are_left_out(study: Study):

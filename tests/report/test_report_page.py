@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from html import unescape
@@ -20,18 +21,21 @@ from hypothesis import strategies as st
 
 from profl.bench.config import cells, read_config
 from profl.bench.errors import InputError
+from profl.bench.memory.plot import CATEGORY_COLOURS
 from profl.bench.memory.timeline import Timeline, pack, unpack
 from profl.bench.memory.workload import CATEGORIES
 from profl.bench.presets import presets
 from profl.bench.report import write_report
 from profl.bench.report.figures import FIGURES
-from profl.bench.report.grid import Grid
+from profl.bench.report.grid import Entry, Grid, GridRow
+from profl.bench.report.looks import looks
 from profl.bench.report.page import write_page
+from profl.bench.report.page.dark import in_the_dark
 from profl.bench.report.page.grids import largest_blocks, matrix, summary
 from profl.bench.report.page.headline import WORDS, what_was_run
-from profl.bench.report.page.records import fleets
+from profl.bench.report.page.records import environments, fleets, recipes
 from profl.bench.report.page.reproduce import configurations
-from profl.bench.report.page.writing import KINDS, TABLES, inline
+from profl.bench.report.page.writing import KINDS, TABLES, inline, joined
 from profl.bench.report.ranking import best_methods
 from profl.bench.report.score import SCORE
 from profl.bench.report.study import studies
@@ -176,7 +180,7 @@ def test_the_same_results_give_the_same_bytes(shown: Run):
 
 def test_the_headline_says_what_was_run_and_the_words_are_explained(shown: Run):
     (study,) = studies(shown)
-    text = unescape(page_of(shown).read_text())
+    text = unescape(page_of(shown).read_text()).replace("\xa0", " ")
     assert "<h1>study</h1>" in text
     assert what_was_run(study) in text
     for word, meaning in WORDS.items():
@@ -569,7 +573,7 @@ def test_a_figure_can_be_had_as_svg_and_as_png_of_the_size_of_the_file(opened: A
 
 
 def test_a_figure_that_is_wider_than_a_phone_says_so_and_scrolls(opened: Any):
-    hint = "return [...document.querySelectorAll('.hint')].map(it => it.offsetHeight > 0)"
+    hint = "return [...document.querySelectorAll('figure > .hint')].map(it => it.offsetHeight > 0)"
     assert not any(opened.execute_script(hint))
     resize(opened, 390)
     assert all(opened.execute_script(hint))
@@ -577,6 +581,67 @@ def test_a_figure_that_is_wider_than_a_phone_says_so_and_scrolls(opened: Any):
         "const it = document.querySelector('.picture'); return [it.scrollWidth, it.clientWidth]"
     )
     assert outer < 390 < 600 < inner
+
+
+def test_a_table_that_is_wider_than_a_phone_says_so_and_no_other_does(opened: Any):
+    resize(opened, 390)
+    boxes = opened.execute_async_script(
+        "const done = arguments[0]; requestAnimationFrame(() => setTimeout(() => done("
+        "[...document.querySelectorAll('.scroll:not(.picture)')].filter(it => it.checkVisibility()).map(it =>"
+        " [it.scrollWidth > it.clientWidth + 1, it.previousElementSibling.matches('.hint') &&"
+        " it.previousElementSibling.offsetHeight > 0])), 100))"
+    )
+    assert len(boxes) > 4
+    assert {wider for wider, _ in boxes} == {True, False}
+    assert all(wider == said for wider, said in boxes)
+
+
+def test_the_contents_are_whole_on_a_phone(opened: Any):
+    resize(opened, 390)
+    ends = opened.execute_script(
+        "return [...document.querySelectorAll('nav a')].map(it => it.getBoundingClientRect().right)"
+    )
+    assert len(ends) == 7
+    assert max(ends) <= 390
+
+
+def test_no_line_ends_between_a_number_and_what_it_is_of():
+    assert joined("exclusive 91.1, fedavg (ideal) 97.6 > profl 95.5 %") == (
+        "exclusive\u00a091.1, fedavg (ideal)\u00a097.6 > profl\u00a095.5\u00a0%"
+    )
+    assert joined("nobody can train") == "nobody can train"
+
+
+def test_the_sign_of_the_unknown_is_explained_where_it_is():
+    note = "One. ? unknown. Two."
+    for text, explained in (("?", note), ("1", "One. Two.")):
+        rows = [GridRow("head", [Entry("2"), Entry(text)])]
+        assert Grid("caption", "corner", ["one", "two"], {"": rows}, note).explained == explained
+
+
+def test_settings_are_told_as_people_write_them(shown: Run):
+    found = environments(shown.records)["memory"]
+    assert found["is virtual"] == ["yes"]
+    assert found["total bytes"] == ["8,589,934,592 (8 GiB)"]
+    assert recipes(shown.records)["recipe"]["gradient norm"] == ["no"]
+
+
+def test_on_paper_the_timeline_and_the_configuration_are_shown(opened: Any):
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        seen = opened.execute_script(
+            "const high = (query) => [...document.querySelectorAll(query)].map(it => it.offsetHeight ??"
+            " it.getBoundingClientRect().height);"
+            "return [high('.chart svg'), high('.controls select'), high('.controls button'),"
+            " high('#again ~ details pre')]"
+        )
+        chart, task, buttons, configuration = seen
+        assert chart[0] > 100
+        assert task[0] > 0
+        assert not any(buttons)
+        assert configuration[0] > 100
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_on_paper_nothing_scrolls_and_all_is_light(opened: Any):
@@ -635,8 +700,25 @@ def test_text_stands_out_from_its_ground(opened: Any, scheme: str):
     for text, ground in pairs:
         high, low = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
-    turned = opened.execute_script("return getComputedStyle(document.querySelector('.picture .ink')).filter")
-    assert (turned != "none") == (scheme == "dark")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_the_dark_figures_and_timeline_have_colours_of_their_own(opened: Any, scheme: str):
+    prefer(opened, scheme)
+    places = {
+        ".picture [style*='stroke: #0072b2']": ("stroke", "#0072b2"),  # a line
+        ".picture [style*='fill: #444444']": ("fill", "#444444"),  # a text
+        ".chart [data-category=parameters]": ("fill", CATEGORY_COLOURS["parameters"]),
+        ".readout tr:nth-last-child(2) .swatch": ("backgroundColor", CATEGORY_COLOURS["parameters"]),
+        ".summary tr:nth-child(4) .dot": ("backgroundColor", looks(["depthfl"], [])["depthfl"].colour),
+    }
+    for place, (part, colour) in places.items():
+        shown = opened.execute_script(
+            "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", place, part
+        )
+        red, green, blue = (int(number) for number in re.findall(r"\d+", shown)[:3])
+        expected = in_the_dark(colour) if scheme == "dark" else colour.lower()
+        assert f"#{red:02x}{green:02x}{blue:02x}" == expected, place
 
 
 def luminance(colour: str) -> float:

@@ -132,15 +132,31 @@ def _same(steps: Sequence[Piece], others: Sequence[Piece]) -> bool:
 
 
 def sentence(study: Study) -> str:
-    """Say in how many steps of how many the rule would freeze."""
-    named = []
+    """Say in how many steps of how many the rule would freeze, and which do not count."""
+    named, apart = [], []
     for method in study.methods:
         steps = [step for tier in study.tiers for step in pieces(study, method, tier)]
         if steps:
             frozen = sum(math.isfinite(step.frozen_after) for step in steps)
             named.append(f"{study.called(method)} in {frozen} of {len(steps)}")
+            apart += _unruled(study, method)
     of_all = "over all tiers and seeds" if study.seeds > 1 else "over all tiers"
-    return f"Steps that the freezing rule would end by itself: {', '.join(named)} ({of_all})."
+    told = f"Steps that the freezing rule would end by itself: {', '.join(named)} ({of_all})."
+    return f"{told} Not counted, as no movement is known of them: {', '.join(apart)}." if apart else told
+
+
+def _unruled(study: Study, method: str) -> list[str]:
+    """Return how many steps of a method have no known diagnostic, and which: ``27 of profl (map 2/4)``."""
+    taken: list[tuple[str, str]] = []
+    for tier in study.tiers:
+        for cell in study.cells_of(method, tier)["cell"]:
+            phases = study.rounds.loc[study.rounds["cell"] == cell, "phase"]
+            taken += [(tier, str(phase)) for phase, _ in groupby(phases)]
+    for tier in study.tiers:
+        for step in pieces(study, method, tier):
+            taken.remove((tier, step.phase))
+    phases = ", ".join(dict.fromkeys(phase for _, phase in taken))
+    return [f"{len(taken)} of {study.called(method)} ({phases})"] if taken else []
 
 
 def grid(study: Study) -> Grid:

@@ -79,7 +79,7 @@ def matrix(study: Study, found: Mapping[str, Sequence[Sequence[int]]]) -> Grid:
     sizes = sorted({len(fleet) for tier in found.values() for fleet in tier})
     of = f" of {sizes[0]}" if len(sizes) == 1 else ""
     note = "A device can train a task if its memory is at least the task's least budget. ? unknown." + (
-        " Lowest to highest over the seeds." if study.seeds > 1 else ""
+        " Lowest to highest over the seeds; the bar is of their mean." if study.seeds > 1 else ""
     )
     return Grid(f"How many{of} devices can train each task", "method, task", study.tier_labels, groups, note)
 

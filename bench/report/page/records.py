@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from profl.bench.errors import InputError
-from profl.bench.fleet import UNLIMITED
+from profl.bench.fleet import UNLIMITED, format_bytes
 from profl.bench.results import Record
 
 Settings = dict[str, dict[str, list[str]]]
@@ -48,8 +48,17 @@ def recipes(records: Iterable[Record]) -> Settings:
 def _add(values: Settings, group: str, found: Mapping[str, Any]) -> None:
     for name, value in found.items():
         known = values.setdefault(group, {}).setdefault(name.replace("_", " "), [])
-        if str(value) not in known:
-            known.append(str(value))
+        if (text := _told(name, value)) not in known:
+            known.append(text)
+
+
+def _told(name: str, value: Any) -> str:
+    """Return a value as people write it: sizes with their unit, switches as yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_bytes") and isinstance(value, int):
+        return f"{value:,} ({format_bytes(value)})"
+    return str(value)
 
 
 def fleets(records: Iterable[Record], cells: pd.DataFrame) -> dict[str, list[list[int]]]:

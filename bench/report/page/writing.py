@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -22,6 +23,7 @@ from profl.bench.report.costs import costs_grid
 from profl.bench.report.deviations import deviations
 from profl.bench.report.differences import differences_grid
 from profl.bench.report.figures import figures_of
+from profl.bench.report.page.dark import dark_rules, in_the_dark
 from profl.bench.report.page.grids import largest_blocks, matrix, settings, summary
 from profl.bench.report.page.headline import WORDS, memory_needed, what_came_out, what_was_run
 from profl.bench.report.page.records import environments, fleets, recipes
@@ -75,11 +77,13 @@ def write_page(run: Run, folder: Path, view: View = USUAL) -> Path:
     records = run.records
     studies_toml = configurations(records)
     _text(folder / "cells.csv")  # else nothing was written here
+    shown = [_part(study, records, folder, alone=len(parts) == 1) for study in parts]
     text = render(
         "run.html",
         title=printable(run.path.resolve().name),
         run=run,
-        parts=[_part(study, records, folder, alone=len(parts) == 1) for study in parts],
+        parts=shown,
+        dark_rules=Markup(dark_rules(str(svg) for part in shown for _, _, _, svg, *_ in part["figures"])),
         failures=[record for record in records if record.error],
         environment=settings("Where it ran, and where memory was measured", environments(records)),
         recipe=settings("How every method trained", recipes(records)),
@@ -148,7 +152,8 @@ def _timelines(study: Study, records: Sequence[Record]) -> dict[str, Any]:
                 tasks.append(
                     {"method": study.called(method), "task": name, "least_budget_bytes": least_bytes, **timeline}
                 )
-    return {"colours": CATEGORY_COLOURS, "tasks": tasks}
+    dark = {name: in_the_dark(colour) for name, colour in CATEGORY_COLOURS.items()}
+    return {"colours": CATEGORY_COLOURS, "dark": dark, "tasks": tasks}
 
 
 # what the templates need
@@ -166,10 +171,17 @@ def _templates() -> Environment:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # keys stay in the order of the stack
+    templates.filters["joined"] = joined
+    templates.globals["in_the_dark"] = in_the_dark
     folder = files("profl.bench.report.page") / "templates"
     for name in ("page.css", "page.js"):
         templates.globals[name.replace(".", "_")] = Markup((folder / name).read_text(encoding="utf-8"))
     return templates
+
+
+def joined(text: str) -> str:
+    """Return a text in which no line ends before a number or ``%``, which would part it from what it is of."""
+    return re.sub(r" (?=[0-9%])", "\u00a0", text)
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -48,7 +48,7 @@ function niceStep(most, count) {
 }
 
 function timeline(root) {
-  const { colours, tasks } = JSON.parse(root.querySelector("script").textContent);
+  const { colours, dark, tasks } = JSON.parse(root.querySelector("script").textContent);
   const categories = Object.keys(colours);
   const margin = { left: 46, right: 14, top: 34, bottom: 40 };
   let task, cursor, from, to, shape, drawnWidth, highest = null, dragged = null;
@@ -78,7 +78,7 @@ function timeline(root) {
   check.append(same, "same scale for all tasks");
   controls.append(check);
   const chart = make("div", { class: "chart", role: "slider", tabindex: 0, "aria-label": "Moment of the timeline", "aria-valuemin": 0 });
-  const picture = chart.appendChild(make("svg", { class: "ink", "aria-hidden": "true" }));
+  const picture = chart.appendChild(make("svg", { "aria-hidden": "true" }));
   const readout = make("div", { class: "readout" });
   const view = make("div", { class: "view" });
   const hint = make("p", { class: "keys" });
@@ -86,7 +86,7 @@ function timeline(root) {
     + "<kbd>Page ↑</kbd> <kbd>Page ↓</kbd> a tenth, <kbd>Home</kbd> <kbd>End</kbd>, <kbd>+</kbd> <kbd>−</kbd> zoom, <kbd>0</kbd> reset, <kbd>P</kbd> peak.";
   view.append(chart, readout, hint);
   const details = make("details");
-  details.append(make("summary", {}, "The same as a table"), make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Timeline as a table" }));
+  details.append(make("summary", {}, "The same as a table"), document.querySelector(".hint").cloneNode(true), make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Timeline as a table" }));
   root.append(controls, view, details);
 
   // what is shown
@@ -150,7 +150,7 @@ function timeline(root) {
         low.push(`${right},${bottom} ${left},${bottom}`);
         below[moment] += live[moment];
       }
-      add("path", { d: `M${high.join(" ")} ${low.reverse().join(" ")}Z`, fill: colours[category], "data-category": category });
+      add("path", { d: `M${high.join(" ")} ${low.reverse().join(" ")}Z`, fill: colours[category], class: "paint", style: `--dark:${dark[category]}`, "data-category": category });
     });
     const narrow = inside.width < 500;
     for (const { start, name, step } of task.phases) {
@@ -171,11 +171,11 @@ function timeline(root) {
     add("text", { x: margin.left + inside.width / 2, y: height - 4, "text-anchor": "middle" }, "event of the allocator");
     if (task.peak >= from && task.peak <= to) {
       const [at, height] = [x(task.peak), y(task.total[task.peak])];
-      add("path", { d: `M${at - 6},${height - 11}h12l-6,10z`, fill: "#1b1f24", "data-peak": task.peak });
+      add("path", { d: `M${at - 6},${height - 11}h12l-6,10z`, class: "point", "data-peak": task.peak });
     }
     add("rect", { class: "chosen", y: margin.top, height: inside.height, x: 0, width: 0 });
     add("line", { class: "cursor", y1: margin.top, y2: height - margin.bottom });
-    add("circle", { class: "mark", r: 4.5, fill: "#1b1f24", stroke: "#fff", "stroke-width": 1.5 });
+    add("circle", { class: "mark point", r: 4.5, "stroke-width": 1.5 });
     point();
   }
 
@@ -196,14 +196,16 @@ function timeline(root) {
     const caption = table.appendChild(make("caption", {}, `event ${cursor} of ${task.moments - 1}${peak}`));
     caption.prepend(make("b", {}, phase));
     const body = table.appendChild(make("tbody"));
-    for (const [category, size] of [...held].reverse()) row(body, category, size, colours[category]);
+    for (const [category, size] of [...held].reverse()) row(body, category, size).firstChild.prepend(swatch(category));
     row(body, "together", task.total[cursor]).className = "sum";
     readout.replaceChildren(table);
   }
 
-  function row(body, name, size, colour) {
-    const line = body.appendChild(make("tr")), head = line.appendChild(make("th", { scope: "row" }, name));
-    if (colour) head.prepend(make("i", { class: "swatch ink", style: `background:${colour}` }));
+  const swatch = (category) => make("i", { class: "swatch paint", style: `background:${colours[category]};--dark:${dark[category]}` });
+
+  function row(body, name, size) {
+    const line = body.appendChild(make("tr"));
+    line.append(make("th", { scope: "row" }, name));
     line.append(make("td", { "data-bytes": size }, `${mebibytes(size)} MiB`));
     return line;
   }
@@ -275,6 +277,12 @@ function timeline(root) {
 }
 
 document.querySelectorAll(".timeline").forEach(timeline);
+
+// Tables that are wider than their box say so.
+const watched = new ResizeObserver((changes) => {
+  for (const { target } of changes) target.previousElementSibling.classList.toggle("shown", target.scrollWidth > target.clientWidth + 1);
+});
+document.querySelectorAll(".hint + .scroll:not(.picture)").forEach((box) => watched.observe(box));
 
 // Figures as files: drawn here from the picture in the page, which would else be in it three times.
 function pictureFile(figure) {
