@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profl.bench.errors import InputError, nearest, unknown
+from profl.bench.errors import InputError, in_one_line, nearest, unknown
 
 METHODS = ["profl", "fedavg", "exclusive", "allsmall", "heterofl", "depthfl", "inclusivefl"]
 
@@ -50,3 +50,29 @@ def test_an_unknown_name_is_told_with_the_nearest_and_all() -> None:
         unknown("model", "resnet43", ["resnet34", "lenet"])
     with pytest.raises(InputError, match=r"^unknown model 'vgg': choose one of lenet, resnet34$"):
         unknown("model", "vgg", ["resnet34", "lenet"])
+
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 2, in build\n    torch.zeros(3)\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "no message"),
+        ("\n the  first\nthe second", "the first"),
+        ("of the model:\n\tsize mismatch\n\tand more", "of the model: size mismatch"),
+        (f"it failed:\n{TRACEBACK}TypeError: no such form\n * (int)\n * (str)", "it failed: TypeError: no such form"),
+        (f"it failed:\n{TRACEBACK}TypeError: no size, but one of:\n * (int)", "it failed: TypeError: no size, but one of: ..."),
+        (f"it failed:\n{TRACEBACK}KeyError: 1\n\nDuring another\n\n{TRACEBACK}ValueError: 2\nbefore that", "it failed: ValueError: 2"),
+        (f"{TRACEBACK}ValueError: alone", "ValueError: alone"),
+        ("cut off:\nTraceback (most recent call last):\n  File", "cut off:"),
+        ("Traceback (most recent call last):", "no message"),
+    ],
+)  # fmt: skip
+def test_of_several_lines_the_one_that_says_what_is_wrong_is_told(text: str, line: str) -> None:
+    assert in_one_line(ValueError(text)) == line
+
+
+@given(st.text())
+def test_any_error_is_told_in_one_line(text: str) -> None:
+    assert len(in_one_line(ValueError(text)).splitlines()) == 1

@@ -14,7 +14,7 @@ from profl.bench.errors import InputError
 from profl.bench.fit import step_at
 from profl.bench.memory.api import BuiltStep
 from profl.bench.memory.errors import MeasurementFailed, UnusableStep
-from profl.bench.memory.named import NamedBuild
+from profl.bench.memory.named import NamedBuild, _imported
 from profl.bench.memory.process.probe import Prober
 from profl.bench.operations import Counted
 
@@ -106,6 +106,53 @@ def test_arguments_that_the_function_does_not_take_are_told_with_those_it_takes(
     other.write_text("def build(text): ...")
     with pytest.raises(UnusableStep, match=r"cannot be called with the device, batch_size \(.*\): it takes text$"):
         NamedBuild.parse(f"{other}:build")(CPU, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("takes", "first"),
+    [
+        ("batch_size=64", "batch_size"),
+        ("batch", "batch"),
+        ("layers: int, device=None", "layers"),
+        ("layers: 'float'", "layers"),
+        ("rate=0.1, batch_size=2", "rate"),
+    ],
+)
+def test_a_function_that_forgets_the_device_is_told_what_took_its_place(takes: str, first: str, script: Path):
+    script.write_text(f"def build({takes}): raise AssertionError")
+    named = NamedBuild.parse(f"{script}:build")
+    said = (
+        rf"build(\(batch_size=2\))? takes {first} first, where it is given the device: write it as def build\(device, "
+    )
+    for built in (BuiltStep(named), step_at(named, 2), BuiltStep(_imported(str(script), str(script.parent)).build)):
+        with pytest.raises(UnusableStep, match=said):
+            built.prepare(CPU)
+
+
+@pytest.mark.parametrize("takes", ["device: int", "text", "*arguments", "where='cuda'", "device, /"])
+def test_what_may_be_the_device_is_given_it(takes: str, script: Path):
+    script.write_text(f"def build({takes}): return list(locals().values())[0]")
+    assert NamedBuild.parse(f"{script}:build")(CPU) in (CPU, (CPU,))
+
+
+def test_a_class_in_place_of_the_function_is_told(script: Path):
+    script.write_text("class Spotter:\n    def __init__(self, device): ...")
+    with pytest.raises(UnusableStep, match=r"Spotter is a class: name a function that takes the device and returns \("):
+        NamedBuild.parse(f"{script}:Spotter")(CPU)
+
+
+def test_a_text_for_a_number_is_told_where_it_fails_and_an_error_by_its_first_line(script: Path):
+    script.write_text(STEP + "\ndef failing(device, size: int | str = 'auto', count=3):\n    [][:count] + size\n")
+    with pytest.raises(
+        UnusableStep, match=r"build fails with the text hidden='x' \(TypeError: .*: give a number$"
+    ) as told:
+        NamedBuild.parse(f"{script}:build", {"hidden": "x"})(CPU)
+    assert code_of(told.value) == ExitCode.BAD_INPUT
+    assert "\n" not in str(told.value)
+    with pytest.raises(TypeError):  # which may have been meant
+        NamedBuild.parse(f"{script}:failing", {"size": "x"})(CPU)
+    with pytest.raises(TypeError):
+        NamedBuild.parse(f"{script}:failing", {"size": 2, "count": 4})(CPU)
 
 
 def test_what_a_module_does_as_it_is_imported_may_fail(script: Path):
