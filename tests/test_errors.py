@@ -61,14 +61,14 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 2, in build
         ("", "no message"),
         ("\n the  first\nthe second", "the first"),
         ("of the model:\n\tsize mismatch\n\tand more", "of the model: size mismatch"),
-        (f"it failed:\n{TRACEBACK}TypeError: no such form\n * (int)\n * (str)", "it failed: TypeError: no such form"),
-        (f"it failed:\n{TRACEBACK}TypeError: no size, but one of:\n * (int)", "it failed: TypeError: no size, but one of: ..."),
-        (f"it failed:\n{TRACEBACK}KeyError: 1\n\nDuring another\n\n{TRACEBACK}ValueError: 2\nbefore that", "it failed: ValueError: 2"),
+        (f"failed:\n{TRACEBACK}TypeError: no such form\n * (int)\n * (str)", "failed: TypeError: no such form"),
+        (f"failed:\n{TRACEBACK}TypeError: one of:\n * (int)", "failed: TypeError: one of: ..."),
+        (f"failed:\n{TRACEBACK}KeyError: 1\n\nDuring:\n\n{TRACEBACK}OSError: 2\nbefore it", "failed: OSError: 2"),
         (f"{TRACEBACK}ValueError: alone", "ValueError: alone"),
         ("cut off:\nTraceback (most recent call last):\n  File", "cut off:"),
         ("Traceback (most recent call last):", "no message"),
     ],
-)  # fmt: skip
+)
 def test_of_several_lines_the_one_that_says_what_is_wrong_is_told(text: str, line: str) -> None:
     assert in_one_line(ValueError(text)) == line
 
