@@ -188,7 +188,20 @@ def test_the_largest_batch_is_the_same_for_python_and_the_command(script: Path, 
     assert 64 <= most < 256  # 192 more examples are 48 MiB, and the GPU gives memory in pieces of 20 MiB
     status, printed = profl("fit", f"{script}:build", "--budget", f"{budget}B", "--gpu", GPU, "--json")
     assert status == 0
-    assert json.loads(printed)["fits"] == [{"budget_bytes": budget, "largest_batch": most}]
+    told = json.loads(printed)
+    assert told["fits"] == [{"budget_bytes": budget, "largest_batch": most}]
+    assert told["batch_size"] is None
+
+
+def test_one_command_answers_above_256_and_a_cap_says_that_it_is_one(script: Path):
+    command = ["fit", f"{script}:build", "--budget", "250MiB", "--gpu", GPU]
+    status, printed = profl(*command, "--json")
+    assert status == 0
+    (found,) = json.loads(printed)["fits"]
+    assert 512 < found["largest_batch"] < 800  # an example is 256 KiB
+    status, printed = profl(*command, "--batch-size", "100")
+    assert (status, "100+" in printed) == (0, True)
+    assert "as --batch-size 100 is the cap: give a larger one" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(
@@ -238,6 +251,10 @@ def test_options_of_tasks_are_refused_beside_a_step(script: Path):
     status, printed = profl("measure", f"{script}:build", "--method", "profl", "--width", "8")
     assert status == 2
     assert "--method, --width chooses tasks of methods" in printed
+    assert "--argument" not in printed
+    status, printed = profl("measure", f"{script}:build", "--batch-size", "8")
+    assert status == 2
+    assert "its batch is an argument: --argument batch_size=N" in " ".join(printed.split())
     status, printed = profl("measure", "--argument", "hidden=3")
     assert status == 2
     assert "--argument is for a step of your own" in printed

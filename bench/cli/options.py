@@ -77,7 +77,7 @@ knobs = several("--option", "A method's option: METHOD.NAME=VALUE, as in profl.p
 """Option for the options of methods."""
 
 
-def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[Any], Any]:
+def task_options(methods: str, batch_size: int | None, batch_text: str) -> Callable[[Any], Any]:
     """Return the options that choose tasks to measure; the texts and the default say what a command does with them."""
     options = [
         several("--method", methods + "  [default: all]", **named("methods")),
