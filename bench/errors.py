@@ -37,6 +37,20 @@ def in_one_line(error: Exception) -> str:
     return " ".join(" ".join(told).split()) or "no message"
 
 
+def why_unreadable(error: Exception) -> str:
+    """Return in plain words why a file cannot be read; its name is told beside."""
+    match error:
+        case FileNotFoundError():
+            return "there is none of this name"
+        case IsADirectoryError():
+            return "it is a folder"
+        case OSError(strerror=str(words)):
+            return words
+        case UnicodeDecodeError():
+            return f"it is no text in UTF-8, by the byte at {error.start}"
+    return in_one_line(error)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
     """Raise the error for a name that is not known, with the one it nearly is and all that are."""
     names = sorted(known)

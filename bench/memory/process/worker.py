@@ -118,7 +118,8 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
         if _cannot_compile(error):
             return None, MeasurementFailed(
                 f"{workload.key} cannot be compiled here ({in_one_line(error)}): torch.compile needs a C compiler "
-                "and Triton for kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"
+                "and Triton for kernels of its own: install them, or measure with backend='aot_eager' or without "
+                "torch.compile"
             )
         if meant := next((meant for said, meant in _MEANT.items() if said in str(error)), None):
             return None, MeasurementFailed(f"{workload.key} {meant}")
