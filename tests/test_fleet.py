@@ -47,7 +47,7 @@ def test_bytes_are_read(text, size):
     ("text", "message"),
     [
         ("512", "'512' has no unit: use one of B, kB, MB, .*TiB, as in 512MiB$"),
-        ("512MX", "'512MX' has the unknown unit 'MX': choose one of B, kB"),
+        ("512MX", "'512MX' has the unknown unit 'MX': did you mean 'MB'. Choose one of B, kB"),
         ("2GiBs", "'2GiBs' has the unknown unit 'GiBs': did you mean 'GiB'. Choose one of B, kB"),
         ("50%", "'50%' is a share, but an amount is asked for: write a number and a unit, as in 512MiB"),
         ("0MB", "'0MB' is not above zero"),
