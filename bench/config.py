@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as validated
 from profl.bench.cell import EXACT, Cell, MeasuredAs, Positive, Recipe, Seed, Width
 from profl.bench.data import shape_of, takes_folder, users_of
 from profl.bench.data.partition import parse_scheme
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, why_unreadable
 from profl.bench.experiment import Experiment, Offers
 from profl.bench.files import read_bounded
 from profl.bench.fleet import UNLIMITED, Tier
@@ -84,7 +84,9 @@ def read_config(path: Path) -> Config:
     try:
         text = read_bounded(path, LARGEST_CONFIG_BYTES).decode()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give a TOML file, or --preset NAME") from None
+        raise InputError(
+            f"{path} cannot be read ({why_unreadable(error)}): give a TOML file, or --preset NAME"
+        ) from None
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers of more digits, and tables deeper, than Python reads

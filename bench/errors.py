@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import dropwhile
 from typing import NoReturn
 
 LIKENESS = 0.7
@@ -14,10 +15,40 @@ class InputError(ValueError):
     """A value the user gave cannot be used; the message names it and the remedy."""
 
 
+_TRACEBACK = "Traceback (most recent call last):"
+
+
 def in_one_line(error: Exception) -> str:
-    """Return an error's message in one line; of several lines, as a traceback has, the first and the last."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    return " ".join([*lines[:1], *lines[1:][-1:]]) or "no message"
+    """Return an error's message in one line: the first of several, and of a traceback in it the error that ended it.
+
+    What follows an error's first line are details. A line that ends with a colon says little without the next, unless
+    that begins a list, as of the ways in which a function of PyTorch may be called.
+    """
+    rest = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    told = [rest.pop(0)] if rest and rest[0] != _TRACEBACK else []
+    if _TRACEBACK in rest:
+        behind = rest[len(rest) - rest[::-1].index(_TRACEBACK) :]
+        rest = list(dropwhile(lambda line: line[0].isspace(), behind))
+        told.extend(rest[:1])
+        rest = rest[1:]
+    while rest and told[-1].endswith(":"):
+        following = rest.pop(0)
+        told.append("..." if following.lstrip().startswith("*") else following)
+    return " ".join(" ".join(told).split()) or "no message"
+
+
+def why_unreadable(error: Exception) -> str:
+    """Return in plain words why a file cannot be read; its name is told beside."""
+    match error:
+        case FileNotFoundError():
+            return "there is none of this name"
+        case IsADirectoryError():
+            return "it is a folder"
+        case OSError(strerror=str(words)):
+            return words
+        case UnicodeDecodeError():
+            return f"it is no text in UTF-8, by the byte at {error.start}"
+    return in_one_line(error)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:

@@ -27,13 +27,20 @@ LOOKAHEAD = 8
 were one or two wide: ResNet18's ``map 3`` in 64 MiB fails at 17, 18 and 21, and fits up to 26."""
 
 
+BEGIN_BATCH = 256
+"""The largest batch that is tried at first where no cap is given; it doubles as long as it fits."""
+
+LARGEST_BATCH = 2**16
+"""Where doubling ends: a step that fits even so hardly depends on its batch."""
+
+
 Tell = Callable[[str, int, bool], object]
 
 
 def _silent(key: str, budget_bytes: int, fits: bool) -> None: ...
 
 
-def largest_batch(fits: Callable[[int], bool], most: int) -> int | None:
+def largest_batch(fits: Callable[[int], bool], most: int | None) -> int | None:
     """Return the largest batch size found to fit, from 1 to ``most``.
 
     Memory is not quite monotone in the batch size: cuDNN chooses its plans by it, and the allocator caches blocks in
@@ -49,7 +56,7 @@ def largest_batch(fits: Callable[[int], bool], most: int) -> int | None:
     fits
         Whether a batch of this size suffices with the memory; asked at most once for each.
     most
-        The largest batch to try, at least 1.
+        The largest batch to try, at least 1. None: `BEGIN_BATCH`, doubled until one fails, at most `LARGEST_BATCH`.
 
     Returns
     -------
@@ -57,6 +64,7 @@ def largest_batch(fits: Callable[[int], bool], most: int) -> int | None:
         Pictures; None if no batch that was tried fits, among them 1 to `LOOKAHEAD`.
     """
     tried = cache(fits)
+    most = most or _first_failing(tried)
     powers = [1 << exponent for exponent in range(most.bit_length())]
     largest, failing = 0, most + 1
     for batch in (most, *reversed(powers)):
@@ -78,6 +86,14 @@ def largest_batch(fits: Callable[[int], bool], most: int) -> int | None:
     return largest or None
 
 
+def _first_failing(fits: Callable[[int], bool]) -> int:
+    """Return `BEGIN_BATCH` doubled until a batch fails, or `LARGEST_BATCH`."""
+    most = BEGIN_BATCH
+    while most < LARGEST_BATCH and fits(most):
+        most *= 2
+    return most
+
+
 @dataclass(frozen=True)
 class Fit:
     """In what batches a task trains.
@@ -91,7 +107,7 @@ class Fit:
     least_budget_bytes
         What a batch of one picture needs; None if the whole GPU is too small.
     operations_per_example
-        Floating-point operations of training on one picture, in the largest batch to try; None if not counted.
+        Floating-point operations of training on one picture; None if not counted.
     technique
         How its steps save memory.
     """
@@ -141,13 +157,20 @@ def read_budgets(texts: Iterable[str], gpu: str) -> dict[int, str]:
     return budgets
 
 
-def fit_task(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], prober: Prober, tell: Tell = _silent) -> Fit:
-    """Return in what batches a task trains; its recipe's batch size is the largest to try. As `fit_batches`."""
+def fit_task(
+    workload: TrainingWorkload,
+    most: int | None,
+    gpu: str,
+    budgets: Iterable[int],
+    prober: Prober,
+    tell: Tell = _silent,
+) -> Fit:
+    """Return in what batches a task trains, as `fit_batches`; its recipe's batch size decides nothing."""
 
     def at(batch: int) -> TrainingWorkload:
         return replace(workload, recipe=replace(workload.recipe, batch_size=batch))
 
-    batches, least = fit_batches(at, workload.recipe.batch_size, gpu, budgets, prober, tell)
+    batches, least = fit_batches(at, most, gpu, budgets, prober, tell)
     task, technique = workload.task, workload.technique
     operations = operations_per_example(task, workload.model, workload.recipe, technique)
     return Fit(workload.scope, task.key, batches, least, operations, technique)
@@ -155,7 +178,7 @@ def fit_task(workload: TrainingWorkload, gpu: str, budgets: Iterable[int], probe
 
 def fit_batches(
     at: Callable[[int], Workload],
-    most: int,
+    most: int | None,
     gpu: str,
     budgets: Iterable[int],
     prober: Prober,
@@ -168,7 +191,7 @@ def fit_batches(
     at
         The step with a batch of this size.
     most
-        The largest to try.
+        The largest to try, as of `largest_batch`.
     budgets
         Bytes of GPU memory.
     tell
@@ -196,7 +219,9 @@ def fit_batches(
     return {budget: largest(budget) for budget in budgets}, least_budget_bytes
 
 
-def fit(build: Callable[..., Any], budget: int | str, gpu: str = "virtual:h100", *, most: int = 256) -> int | None:
+def fit(
+    build: Callable[..., Any], budget: int | str, gpu: str = "virtual:h100", *, most: int | None = None
+) -> int | None:
     """Return the largest batch whose training step runs in a given GPU memory, as `largest_batch` finds it.
 
     Parameters
@@ -208,7 +233,7 @@ def fit(build: Callable[..., Any], budget: int | str, gpu: str = "virtual:h100",
     gpu
         ``cuda``, or a virtual GPU, which needs no hardware: ``virtual:h100``, ``virtual:t4``, ...
     most
-        The largest batch to try.
+        The largest batch to try. None: as large as fits, at most `LARGEST_BATCH`.
 
     Returns
     -------
@@ -241,8 +266,8 @@ def step_at(build: Callable[..., Any], batch_size: int) -> BuiltStep:
     return BuiltStep(partial(build, batch_size=batch_size))
 
 
-def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Table:
-    """Return a row per task, grouped by method, and a column per budget; ``+`` marks ``most``, the largest tried."""
+def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int | None) -> Table:
+    """Return a row per task, grouped by method, and a column per budget; ``+`` marks the largest that may be tried."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
     table.add_column("task", no_wrap=True)
@@ -261,16 +286,26 @@ def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int) -> Tab
     return table
 
 
-def _batch(largest: int | None, most: int) -> str:
+def _batch(largest: int | None, most: int | None) -> str:
     if largest is None:
         return "-"
-    return f"{largest}+" if largest == most else str(largest)
+    return f"{largest}+" if largest == (most or LARGEST_BATCH) else str(largest)
 
 
-def guarantee(most: int) -> str:
+def guarantee(most: int | None) -> str:
     """Return what the numbers of `fit_table` promise, for readers of the table."""
+    tried = (
+        f"every power of two, and {most}"
+        if most
+        else f"and powers of two up to the first from {BEGIN_BATCH} on that failed"
+    )
+    capped = (
+        f"{most}+ ran, and none above was tried, as --batch-size {most} is the cap: give a larger one, or leave it out."
+        if most
+        else f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for a larger cap."
+    )
     return (
         "The largest batch that ran ten training steps in that memory. Every larger one that was tried failed: the "
-        f"next {LOOKAHEAD}, every power of two, and {most}; {most}+ ran, and none above it was tried. - means that "
-        "none that was tried fits, ? is unknown. A batch smaller than the answer may still fail."
+        f"next {LOOKAHEAD}, {tried}. {capped} - means that none that was tried fits, ? is unknown. A batch smaller "
+        "than the answer may still fail."
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from profl.bench.errors import InputError, choose, nearest
+from profl.bench.errors import InputError, choose, nearest, why_unreadable
 from profl.bench.files import read_bounded
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ def _read_budgets(path: Path) -> tuple[int, ...]:
     try:
         lines = read_bounded(path, _LARGEST_FILE_BYTES).decode().splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a list of budgets ({error})") from error
+        raise InputError(f"{path} cannot be read as a list of budgets ({why_unreadable(error)})") from error
     budgets = []
     for number, line in enumerate(lines, start=1):
         amount = line.partition("#")[0].strip()

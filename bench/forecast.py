@@ -82,8 +82,8 @@ def forecasts(possible: Iterable[Experiment], prober: Prober) -> Iterator[Foreca
 def forecast(experiment: Experiment, dataset: Dataset, measured: Measured) -> Forecast:
     """Go through the rounds of a cell without training: the devices that are drawn, their tasks, and what these take.
 
-    A schedule that training can shorten (ProFL's freezing rule) is taken at its full length, as rounds are told to the
-    method as ones in which nobody trained.
+    That training can end a step of a schedule early (ProFL's freezing rule) is not foreseen, as rounds are told to the
+    method as ones in which nobody trained. Rounds that are left then go to later steps, which may take more.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, metadata
 from itertools import permutations
@@ -14,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from profl.bench.cell import Cell, Recipe
 from profl.bench.cli import main
 from profl.bench.cli.options import Part
 from profl.bench.doctor import EXTRAS, Check, Finding, _extra
@@ -146,6 +148,9 @@ def test_a_part_of_the_grid_is_run_alone_and_tells_that_it_is_one(run: Path, tmp
     assert listed.split()[:3] == ["stopped", "1/3", "2/6"]
     assert "1 of 3 cells are done." in profl("report", tmp_path, "--format", "png").output
     assert "1 of 3 cells are done. No result: fedavg" in (tmp_path / "report" / "results.md").read_text()
+    shutil.copytree(run / "cells", tmp_path / "cells", dirs_exist_ok=True)
+    whole = profl(*arguments, "--cells", "2/2")
+    assert f"all 3 cells of the grid are done; draw them: profl report {tmp_path}\n" in whole.stderr
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 12])
@@ -212,7 +217,7 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
             ["sweep", "--preset", "smoke", "--partition", "ii"],
             "unknown partition 'ii': did you mean 'iid'? Write iid, ",
         ),
-        (["sweep", "--preset", "smoke", "--rounds", "0"], "command line: recipe.rounds cannot be 0"),
+        (["sweep", "--preset", "smoke", "--rounds", "0"], "--rounds': '0' is no whole number from 1 to 1000000"),
         (
             ["sweep", "--preset", "smoke", "--gpu", "virtual:abacus", "--output", "x"],
             "unknown GPU 'virtual:abacus'",
@@ -226,8 +231,8 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
         (["sweep", "--preset", "smoke", "--cells", "0/8"], "'0/8' is no part of a grid: give i/n with i from 1 to n"),
         (["sweep", "--preset", "smoke", "--cells", "9/8"], "'9/8' is no part of a grid"),
         (["sweep", "--preset", "smoke", "--cells", "half"], "'half' is no part of a grid"),
-        (["sweep", "--config", "none.toml"], "none.toml cannot be read"),
-        (["sweep", "--preset", "smoke", "--width", "0"], "grid.width.0 cannot be 0"),
+        (["sweep", "--config", "none.toml"], "none.toml cannot be read (there is none of this name): give a TOML file"),
+        (["sweep", "--preset", "smoke", "--width", "0"], "--width': '0' is no whole number from 1 to 4096"),
         (["measure", "--model", "vgg99"], "unknown model 'vgg99'"),
         (["measure", "--method", "fedavg", "--model", "vgg99"], "Error: unknown model 'vgg99'"),
         (["fit", "--budget", "64MiB", "--method", "exclusive", "--model", "vgg99"], "Error: unknown model 'vgg99'"),
@@ -237,8 +242,8 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
         (["measure", "--method", "fedavg", "--task", "ful model"], "'ful model': did you mean 'full model'?"),
         (["measure", "--method", "fedavg", "--task", "nap"], "unknown task 'nap': choose one of full model"),
         (["measure", "--method", "fedavg", "--gpu", "h10"], "unknown GPU 'h10'"),
-        (["measure", "--method", "fedavg", "--batch-size", "0"], "batch_size cannot be 0"),
-        (["measure", "--method", "fedavg", "--width", "99999999"], "width cannot be 99999999"),
+        (["measure", "--method", "fedavg", "--batch-size", "0"], "--batch-size': '0' is no whole number from 1"),
+        (["measure", "--method", "fedavg", "--width", "99999999"], "--width': '99999999' is no whole"),
         (["measure", "--method", "fedavg", "--against", "nowhere.json"], "nowhere.json"),
         (["measure", "--method", "fedavg", "--against", "virtual:abacus"], "unknown GPU 'virtual:abacus'"),
         (["fit", "--budget", "0MiB"], "'0MiB' is not above zero"),
@@ -248,8 +253,8 @@ def test_a_run_that_goes_on_with_other_instructions_says_so_and_reports_both(run
         (["fit", "--budget", "64MiB", "--model", "vgg99"], "unknown model 'vgg99'"),
         (["fit", "--budget", "64MiB", "--dataset", "imagenet"], "unknown dataset 'imagenet'"),
         (["fit", "--budget", "64MiB", "--gpu", "h10"], "unknown GPU 'h10'"),
-        (["fit", "--budget", "64MiB", "--batch-size", "0"], "batch_size cannot be 0"),
-        (["fit", "--budget", "64MiB", "--width", "0"], "width cannot be 0"),
+        (["fit", "--budget", "64MiB", "--batch-size", "0"], "--batch-size': '0' is no whole number from 1"),
+        (["fit", "--budget", "64MiB", "--width", "0"], "--width': '0' is no whole number"),
         (["fit"], "Missing option '--budget'"),
         (["report", "nowhere"], "nowhere holds no results"),
         (["check", "--reference", "nowhere"], "no reference file in"),
@@ -475,6 +480,27 @@ def test_doctor_tries_a_virtual_gpu_of_every_capability():
     assert "virtual t4" in result.output
     assert all(gpu in result.output.split() for gpu in known_gpus())
     assert "3 stages" in next(line for line in result.output.splitlines() if "model vgg11_bn" in line)
+
+
+def test_what_a_list_without_a_kind_leaves_out_is_said_in_its_help():
+    help_text = " ".join(profl("list", "--help").output.split())
+    shown = set(json.loads(profl("list", "--json").output))
+    (kind,) = (one for one in main.commands["list"].params if one.name == "kind")
+    left_out = [name for name in kind.type.choices if name not in shown]
+    assert f"{', '.join(left_out[:-1])} and {left_out[-1]} are shown where they are asked for" in help_text
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--rounds", "--width"])
+@pytest.mark.parametrize("command", ["measure", "sweep"])
+def test_the_bounds_of_an_option_are_those_of_the_cell(option: str, command: str):
+    (kind,) = (one.type for one in main.commands[command].params if option in one.opts)
+    field = option.strip("-").replace("-", "_")
+    values = {"method": "fedavg", "model": "resnet18", "width": 8, "dataset": "digits", "tier": "50%", "seed": 0}
+    for number, fits in ((kind.least - 1, False), (kind.least, True), (kind.most, True), (kind.most + 1, False)):
+        given = {field: number} if field in values else {}
+        recipe = Recipe if field in values else lambda number=number: Recipe(**{field: number})
+        with nullcontext() if fits else pytest.raises(ValueError, match=field):
+            Cell(**values | given, gpu="virtual:h100", recipe=recipe())
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))

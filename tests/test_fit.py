@@ -1,6 +1,7 @@
 """What trains in a given memory: the search against invented memory, and against the virtual GPU."""
 
 import io
+from collections.abc import Container
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,17 @@ from rich.console import Console
 
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
-from profl.bench.fit import LOOKAHEAD, Fit, fit_table, fit_task, guarantee, largest_batch, read_budgets
+from profl.bench.fit import (
+    BEGIN_BATCH,
+    LARGEST_BATCH,
+    LOOKAHEAD,
+    Fit,
+    fit_table,
+    fit_task,
+    guarantee,
+    largest_batch,
+    read_budgets,
+)
 from profl.bench.measuring import workloads
 from profl.bench.memory.errors import GpuUnavailable, OutOfMemory
 from profl.bench.memory.footprint import Footprint
@@ -26,7 +37,7 @@ MIB = 2**20
 class Memory:
     """Invented memory in which only batches of the given sizes fit; keeps what it was asked."""
 
-    def __init__(self, fitting: set[int]) -> None:
+    def __init__(self, fitting: Container[int]) -> None:
         self.fitting = fitting
         self.asked: list[int] = []
 
@@ -67,13 +78,28 @@ def test_monotone_memory_takes_few_runs(largest: int, most: int):
     assert len(memory.asked) <= 1 + most.bit_length() + LOOKAHEAD
 
 
+@given(largest=st.integers(0, 2 * LARGEST_BATCH))
+def test_without_a_cap_batches_double_until_one_fails_and_end_somewhere(largest: int):
+    memory = Memory(range(1, largest + 1))
+    assert largest_batch(memory.fits, None) == (min(largest, LARGEST_BATCH) or None)
+    assert max(memory.asked) <= min(max(BEGIN_BATCH, 2 * largest), LARGEST_BATCH)
+    assert len(memory.asked) == len(set(memory.asked)) <= 2 * LARGEST_BATCH.bit_length() + LOOKAHEAD
+
+
+@pytest.mark.parametrize(("most", "told"), [(256, ["256+", "300"]), (None, ["256", f"{LARGEST_BATCH}+"])])
+def test_the_mark_of_a_cap_is_that_of_the_cap_there_was(most: int | None, told: list[str]):
+    fits = [Fit("mine", "build", {MIB: 256, 2 * MIB: LARGEST_BATCH if most is None else 300}, MIB, None)]
+    table = fit_table(fits, {MIB: "1MiB", 2 * MIB: "2MiB"}, most)
+    assert [next(iter(column.cells)) for column in table.columns[2:4]] == told
+
+
 def workload(method: str, task: str, most: int) -> TrainingWorkload:
     return workloads(Experiment.of(small_cell(method, recipe=replace(SMALL_RECIPE, batch_size=most))))[task]
 
 
 def test_the_virtual_gpu_agrees_with_trying_every_batch(prober: Prober):
     task, budget = workload("fedavg", "full model", 12), 22 * MIB
-    found = fit_task(task, GPU, [budget], prober).largest_batches[budget]
+    found = fit_task(task, 12, GPU, [budget], prober).largest_batches[budget]
     ran = [
         batch
         for batch in range(1, 13)
@@ -85,9 +111,9 @@ def test_the_virtual_gpu_agrees_with_trying_every_batch(prober: Prober):
 
 def test_less_than_the_least_budget_of_one_picture_fits_nothing(prober: Prober):
     task = workload("heterofl", "subnetwork 1", 2)
-    least = fit_task(task, GPU, [], prober).least_budget_bytes
+    least = fit_task(task, 2, GPU, [], prober).least_budget_bytes
     assert least is not None
-    found = fit_task(task, GPU, [least - 2 * MIB, least, 1], prober)
+    found = fit_task(task, 2, GPU, [least - 2 * MIB, least, 1], prober)
     assert found.largest_batches[least - 2 * MIB] is None
     assert found.largest_batches[least] in (1, 2)
     assert found.largest_batches[1] is None
@@ -99,7 +125,7 @@ def test_a_task_for_which_the_whole_gpu_is_too_small_is_an_answer(monkeypatch: p
 
     monkeypatch.setattr(Prober, "measure", too_small)
     monkeypatch.setattr(Prober, "fits", lambda *_: False)
-    found = fit_task(workload("fedavg", "full model", 4), GPU, [MIB], Prober())
+    found = fit_task(workload("fedavg", "full model", 4), None, GPU, [MIB], Prober())
     assert found == Fit("fedavg", "full model", {MIB: None}, None, found.operations_per_example)
     assert found.operations_per_example > 0
     assert found.to_dict()["fits"] == [{"budget_bytes": MIB, "largest_batch": None}]
@@ -153,4 +179,5 @@ def test_the_table_groups_tasks_and_marks_what_is_missing():
 
 def test_the_guarantee_names_the_limits_of_the_search():
     assert f"the next {LOOKAHEAD}, " in guarantee(96)
-    assert "and 96; 96+ ran, and none above it was tried" in guarantee(96)
+    assert "and 96. 96+ ran, and none above was tried, as --batch-size 96 is the cap: give a larger" in guarantee(96)
+    assert f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for a larger cap" in guarantee(None)

@@ -64,6 +64,7 @@ def test_a_dry_run_prints_what_is_to_come_and_writes_nothing(tmp_path: Path, mon
     assert "least memory of resnet18 width 4, batch 8 in MiB" in text
     assert "2 cells, " in text
     assert "of one worker" in text
+    assert "its rounds then go to later steps, which may send and compute more." in text
     lines = [json.loads(line) for line in profl("sweep", "--config", path, "--dry-run", "--json").stdout.splitlines()]
     assert [(line["event"], line["tier"]) for line in lines] == [("planned", "40%"), ("planned", "100%")]
     assert [line["tasks"]["full model"]["eligible_devices"] for line in lines] == [0, 10]

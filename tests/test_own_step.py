@@ -14,7 +14,7 @@ from profl.bench.errors import InputError
 from profl.bench.fit import step_at
 from profl.bench.memory.api import BuiltStep
 from profl.bench.memory.errors import MeasurementFailed, UnusableStep
-from profl.bench.memory.named import NamedBuild
+from profl.bench.memory.named import NamedBuild, _imported
 from profl.bench.memory.process.probe import Prober
 from profl.bench.operations import Counted
 
@@ -108,6 +108,53 @@ def test_arguments_that_the_function_does_not_take_are_told_with_those_it_takes(
         NamedBuild.parse(f"{other}:build")(CPU, batch_size=2)
 
 
+@pytest.mark.parametrize(
+    ("takes", "first"),
+    [
+        ("batch_size=64", "batch_size"),
+        ("batch", "batch"),
+        ("layers: int, device=None", "layers"),
+        ("layers: 'float'", "layers"),
+        ("rate=0.1, batch_size=2", "rate"),
+    ],
+)
+def test_a_function_that_forgets_the_device_is_told_what_took_its_place(takes: str, first: str, script: Path):
+    script.write_text(f"def build({takes}): raise AssertionError")
+    named = NamedBuild.parse(f"{script}:build")
+    said = (
+        rf"build(\(batch_size=2\))? takes {first} first, where it is given the device: write it as def build\(device, "
+    )
+    for built in (BuiltStep(named), step_at(named, 2), BuiltStep(_imported(str(script), str(script.parent)).build)):
+        with pytest.raises(UnusableStep, match=said):
+            built.prepare(CPU)
+
+
+@pytest.mark.parametrize("takes", ["device: int", "text", "*arguments", "where='cuda'", "device, /"])
+def test_what_may_be_the_device_is_given_it(takes: str, script: Path):
+    script.write_text(f"def build({takes}): return list(locals().values())[0]")
+    assert NamedBuild.parse(f"{script}:build")(CPU) in (CPU, (CPU,))
+
+
+def test_a_class_in_place_of_the_function_is_told(script: Path):
+    script.write_text("class Spotter:\n    def __init__(self, device): ...")
+    with pytest.raises(UnusableStep, match=r"Spotter is a class: name a function that takes the device and returns \("):
+        NamedBuild.parse(f"{script}:Spotter")(CPU)
+
+
+def test_a_text_for_a_number_is_told_where_it_fails_and_an_error_by_its_first_line(script: Path):
+    script.write_text(STEP + "\ndef failing(device, size: int | str = 'auto', count=3):\n    [][:count] + size\n")
+    with pytest.raises(
+        UnusableStep, match=r"build fails with the text hidden='x' \(TypeError: .*: give a number$"
+    ) as told:
+        NamedBuild.parse(f"{script}:build", {"hidden": "x"})(CPU)
+    assert code_of(told.value) == ExitCode.BAD_INPUT
+    assert "\n" not in str(told.value)
+    with pytest.raises(TypeError):  # which may have been meant
+        NamedBuild.parse(f"{script}:failing", {"size": "x"})(CPU)
+    with pytest.raises(TypeError):
+        NamedBuild.parse(f"{script}:failing", {"size": 2, "count": 4})(CPU)
+
+
 def test_what_a_module_does_as_it_is_imported_may_fail(script: Path):
     for name, line, said in (
         ("lacking", "import no_such_package", r"lacking.py cannot be imported \(No module named 'no_such_package'\)"),
@@ -141,7 +188,20 @@ def test_the_largest_batch_is_the_same_for_python_and_the_command(script: Path, 
     assert 64 <= most < 256  # 192 more examples are 48 MiB, and the GPU gives memory in pieces of 20 MiB
     status, printed = profl("fit", f"{script}:build", "--budget", f"{budget}B", "--gpu", GPU, "--json")
     assert status == 0
-    assert json.loads(printed)["fits"] == [{"budget_bytes": budget, "largest_batch": most}]
+    told = json.loads(printed)
+    assert told["fits"] == [{"budget_bytes": budget, "largest_batch": most}]
+    assert told["batch_size"] is None
+
+
+def test_one_command_answers_above_256_and_a_cap_says_that_it_is_one(script: Path):
+    command = ["fit", f"{script}:build", "--budget", "250MiB", "--gpu", GPU]
+    status, printed = profl(*command, "--json")
+    assert status == 0
+    (found,) = json.loads(printed)["fits"]
+    assert 512 < found["largest_batch"] < 800  # an example is 256 KiB
+    status, printed = profl(*command, "--batch-size", "100")
+    assert (status, "100+" in printed) == (0, True)
+    assert "as --batch-size 100 is the cap: give a larger one" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(
@@ -195,6 +255,10 @@ def test_options_of_tasks_are_refused_beside_a_step(script: Path):
     status, printed = profl("measure", f"{script}:build", "--method", "profl", "--width", "8")
     assert status == 2
     assert "--method, --width chooses tasks of methods" in printed
+    assert "--argument" not in printed
+    status, printed = profl("measure", f"{script}:build", "--batch-size", "8")
+    assert status == 2
+    assert "its batch is an argument: --argument batch_size=N" in " ".join(printed.split())
     status, printed = profl("measure", "--argument", "hidden=3")
     assert status == 2
     assert "--argument is for a step of your own" in printed

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
-from profl.bench.cli.own_step import arguments, check_own, fit_own, own_step, tell_batch
+from profl.bench.cli.own_step import arguments, check_own, fit_own, own_step, tell_batch, up_to
 from profl.bench.cli.volume import quiet_option, verbose_option
 
 OF_TASKS = ("method", "model", "width", "dataset", "data", "rounds", "option", "technique")
@@ -19,7 +19,7 @@ OF_TASKS = ("method", "model", "width", "dataset", "data", "rounds", "option", "
 @own_step
 @arguments
 @several("--budget", "GPU memory to train in, such as 256MiB.", required=True)
-@task_options("Methods whose tasks are tried.", 256, "The largest batch to try.")
+@task_options("Methods whose tasks are tried.", None, "The largest batch to try.  [default: as large as fits]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @quiet_option
 @verbose_option("Also say of each batch that is tried whether it ran.")
@@ -30,7 +30,7 @@ def fit(
     method: tuple[str, ...],
     model: str,
     width: int,
-    batch_size: int,
+    batch_size: int | None,
     dataset: str,
     data: str | None,
     rounds: int,
@@ -42,7 +42,7 @@ def fit(
     """Say which tasks of a method train in a given memory, and the largest batch of each.
 
     Every batch is run for ten steps under a real limit. The answer ran, and every larger batch that was tried
-    failed: the next 8, every power of two and the largest to try. With FILE.py:FUNCTION (or PACKAGE.MODULE:FUNCTION) a
+    failed: the next 8, powers of two and the largest to try. With FILE.py:FUNCTION (or PACKAGE.MODULE:FUNCTION) a
     step of your own: the function takes the device and batch_size.
 
     \b
@@ -51,9 +51,9 @@ def fit(
       profl fit --budget 256MiB --gpu virtual:jetson-orin
       profl fit --budget 64MiB --budget 256MiB --method profl --method heterofl --model resnet34
       profl fit --budget 256MiB --method fedavg --technique none --technique checkpoint
-      profl fit --budget 2GiB --batch-size 1024 --json > fit.json
+      profl fit --budget 2GiB --batch-size 64 --json > fit.json
     """
-    from profl.bench.fit import fit_table, fit_task, guarantee, read_budgets
+    from profl.bench.fit import BEGIN_BATCH, fit_table, fit_task, guarantee, read_budgets
     from profl.bench.memory.process.probe import Prober
     from profl.bench.terminal import Terminal
 
@@ -64,13 +64,16 @@ def fit(
         fit_own(build, argument, gpu, budgets, batch_size, as_json)
         return
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
-    wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
+    wanted = chosen_workloads(method, option, technique, rounds, batch_size or BEGIN_BATCH, data=data, **shape)
     with Prober() as prober:
-        fits = [fit_task(workload, gpu, budgets, prober, tell_batch) for workload in tracked(wanted, "trying batches")]
+        fits = [
+            fit_task(workload, batch_size, gpu, budgets, prober, tell_batch)
+            for workload in tracked(wanted, "trying batches")
+        ]
     if as_json:
         click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": [task.to_dict() for task in fits]}))
         return
     console = Terminal()
-    console.print(f"{model} width {width}, batches up to {batch_size} in the memory of {gpu}", highlight=False)
+    console.print(f"{model} width {width}, {up_to(batch_size)} in the memory of {gpu}", highlight=False)
     console.print(fit_table(fits, budgets, batch_size))
     console.print(guarantee(batch_size), highlight=False)

@@ -26,7 +26,8 @@ def list_names(kind: str | None, as_json: bool) -> None:
 
     Of methods it shows what each does about memory, what shrinks on a weak device, and its source; "deviations" are
     how they differ from the published ones, "cards" all that they say of themselves, as Markdown. The other kinds are
-    models, datasets, gpus, presets and techniques. Without a kind it gives the names alone, at once.
+    models, datasets, gpus, presets and techniques. Without a kind it gives the names alone, at once, of methods,
+    models, datasets, gpus and presets; techniques, deviations and cards are shown where they are asked for.
 
     \b
     Examples:

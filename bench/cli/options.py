@@ -77,7 +77,28 @@ knobs = several("--option", "A method's option: METHOD.NAME=VALUE, as in profl.p
 """Option for the options of methods."""
 
 
-def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[Any], Any]:
+class Whole(click.ParamType):
+    """A whole number within bounds, which are those of `profl.bench.cell`; refused by the option's own name."""
+
+    name = "integer"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = None
+        if number is None or not self.least <= number <= self.most:
+            self.fail(f"'{value}' is no whole number from {self.least} to {self.most}", parameter, context)
+        return number
+
+
+COUNT, WIDTH, SEED = Whole(1, 10**6), Whole(1, 4096), Whole(0, 2**63 - 1)
+
+
+def task_options(methods: str, batch_size: int | None, batch_text: str) -> Callable[[Any], Any]:
     """Return the options that choose tasks to measure; the texts and the default say what a command does with them."""
     options = [
         several("--method", methods + "  [default: all]", **named("methods")),
@@ -88,8 +109,8 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
             help="The network; also torchvision:NAME, and with another normalisation NAME:group or NAME:static.",
             **named("models"),
         ),
-        click.option("--width", type=int, default=64, show_default=True, help="Channels of its first stage."),
-        click.option("--batch-size", type=int, default=batch_size, show_default=True, help=batch_text),
+        click.option("--width", type=WIDTH, default=64, show_default=True, help="Channels of its first stage."),
+        click.option("--batch-size", type=COUNT, default=batch_size, show_default=True, help=batch_text),
         click.option(
             "--dataset",
             default="cifar10",
@@ -98,7 +119,7 @@ def task_options(methods: str, batch_size: int, batch_text: str) -> Callable[[An
             **named("datasets"),
         ),
         click.option("--data", type=click.Path(), help="Folder of the dataset, for imagefolder."),
-        click.option("--rounds", type=int, default=1000, show_default=True, help="Round budget that schedules see."),
+        click.option("--rounds", type=COUNT, default=1000, show_default=True, help="Round budget that schedules see."),
         knobs,
         techniques,
         click.option(
@@ -134,15 +155,15 @@ sweep_options = _with(
         click.option("--config", type=click.Path(path_type=Path), help="A TOML file of your own instead of a preset."),
         several("--method", "Methods to run.", **named("methods")),
         several("--model", "Models to train.", **named("models")),
-        several("--width", "Channels of the model's first stage.", int),
+        several("--width", "Channels of the model's first stage.", WIDTH),
         several("--dataset", "Datasets.", **named("datasets")),
         several("--tier", "Memory tiers: 512MiB, 50%, 100..900MB, 20%..120% or a file."),
-        several("--seed", "Seeds.", int),
+        several("--seed", "Seeds.", SEED),
         techniques,
-        click.option("--rounds", type=int, help="Round budget of every run."),
+        click.option("--rounds", type=COUNT, help="Round budget of every run."),
         knobs,
         click.option("--partition", help="Who holds which data: iid, dirichlet:ALPHA or shards:N."),
-        click.option("--batch-size", type=int, help="Largest local batch."),
+        click.option("--batch-size", type=COUNT, help="Largest local batch."),
         click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", **named("gpus")),
         click.option("--data", type=click.Path(), help="Folder of the dataset: imagefolder, cifar10, ..."),
     ]

@@ -46,7 +46,10 @@ def check_own(build: str | None, argument: tuple[str, ...], of_tasks: Iterable[s
             raise click.UsageError("--argument is for a step of your own: name its FILE.py:FUNCTION, or leave it out")
         return
     if told := given_beside(of_tasks):
-        raise click.UsageError(f"{', '.join(told)} chooses tasks of methods, and {build} is a step: leave out either")
+        batch = "; its batch is an argument: --argument batch_size=N" if "--batch-size" in told else ""
+        raise click.UsageError(
+            f"{', '.join(told)} chooses tasks of methods, and {build} is a step: leave out either{batch}"
+        )
 
 
 def own_arguments(argument: tuple[str, ...]) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def measure_own(
         shot = _in(folder, f"{file}.pickle") if folder else None
         for step in tracked([BuiltStep(named)], "measuring", lambda step: step.key):
             footprint = prober.measure(step, gpu, timeline=True, snapshot=shot)
-        operations = _operations(Counted(step), gpu, prober)
+        operations, why_unknown = _operations(Counted(step), gpu, prober)
         replayed = peaks_under(shot) if peaks_under and shot else {}
     if plot:
         footprint.plot(_in(plot, f"{file}.png"))
@@ -106,6 +109,8 @@ def measure_own(
         click.echo(json.dumps(told))
         return
     click.echo(footprint)
+    if why_unknown:
+        click.echo(f"? operations in a step: {why_unknown}")
     if operations:
         number = f"{operations / 1e9:,.2f} G" if operations >= 1e8 else f"{operations:,}"
         click.echo(f"{number} operations in a step: convolutions, matrix products and attention")
@@ -113,9 +118,10 @@ def measure_own(
         click.echo(f"{mebibytes(reserved_bytes)} {name}")
 
 
-def fit_own(build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, str], most: int, as_json: bool) -> None:
+def fit_own(
+    build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, str], most: int | None, as_json: bool
+) -> None:
     """Find the largest batch of a step of the user's in every budget, and print it."""
-
     from profl.bench.fit import Fit, fit_batches, fit_table, guarantee, step_at
     from profl.bench.memory.errors import OutOfMemory
     from profl.bench.memory.named import NamedBuild
@@ -127,19 +133,21 @@ def fit_own(build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, 
     with Prober() as prober:
         batches, least = fit_batches(lambda batch: step_at(named, batch), most, gpu, budgets, prober, tell_batch)
         largest = max(filter(None, batches.values()), default=1)
-        operations = _operations(Counted(step_at(named, largest)), gpu, prober)
+        operations, why_unknown = _operations(Counted(step_at(named, largest)), gpu, prober)
         caveats: tuple[str, ...] = ()
         with suppress(OutOfMemory):
             caveats = prober.measure(step_at(named, 1), gpu).caveats  # as it was measured for the least budget
-    each = operations and round(operations / largest)
-    found = Fit(Path(named.module).name, named.function, batches, least, operations_per_example=each or None)
+    each = None if operations is None else round(operations / largest)
+    found = Fit(Path(named.module).name, named.function, batches, least, each)
     if as_json:
         click.echo(json.dumps({"gpu": gpu, "batch_size": most, "step": str(named), **found.to_dict()}))
         return
     console = Terminal()
-    console.print(f"{named}, batches up to {most} in the memory of {gpu}", highlight=False, markup=False)
+    console.print(f"{named}, {up_to(most)} in the memory of {gpu}", highlight=False, markup=False)
     console.print(fit_table([found], budgets, most))
     console.print(guarantee(most), highlight=False)
+    if why_unknown:
+        console.print(f"Operations: ?, {why_unknown}", highlight=False, markup=False, soft_wrap=True)
     for caveat in caveats:
         console.print(f"careful: {caveat}", highlight=False, soft_wrap=True)
 
@@ -151,15 +159,26 @@ def tell_batch(key: str, budget_bytes: int, fits: bool) -> None:
     detail(f"{key} {'runs' if fits else 'does not run'} in {format_bytes(budget_bytes)}")
 
 
-def _operations(counted: Counted, gpu: str, prober: Prober) -> int | None:
-    """Return the operations of a step; None where they are not known, as on a GPU that is only estimated."""
+def up_to(most: int | None) -> str:
+    """Say which batches are tried."""
+    return f"batches up to {most}" if most else "the largest batches"
+
+
+def _operations(counted: Counted, gpu: str, prober: Prober) -> tuple[int | None, str]:
+    """Return the operations of a step; None where they are not known, and why."""
+    from profl.bench.errors import in_one_line
     from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
+    from profl.bench.memory.gpu.profile import ESTIMATE
 
     try:
         operations: int | None = prober.run(counted, gpu, lambda report: None)
-    except (GpuUnavailable, MeasurementFailed):
-        return None
-    return operations
+    except (GpuUnavailable, MeasurementFailed) as error:
+        if gpu.startswith(ESTIMATE):
+            return None, "they are counted as a step runs, and on this GPU it is only estimated"
+        return None, f"counting them failed ({in_one_line(error)})"
+    if operations is None:
+        return None, "those of cuDNN's recurrent networks, other packages' kernels and CUDA graphs cannot be counted"
+    return operations, ""
 
 
 def _in(folder: Path, name: str) -> Path:

@@ -105,6 +105,8 @@ def carry_out(
             progress.trained_otherwise(otherwise)
         with Tracking(progress, tools, run, console) as told:
             run_sweep(possible[part], run, engine, prober, told, grid)
+    for place in told.places():
+        console.print(place, highlight=False, soft_wrap=True, markup=False)
     return progress
 
 

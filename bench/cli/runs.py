@@ -100,7 +100,8 @@ def _figures(one: Overview) -> list[str]:
 def rm(chosen: tuple[Path, ...], waiting: bool, yes: bool) -> None:
     """Remove runs: their cells, with all results, and the report beside them.
 
-    All are looked at before any is removed. A run that a sweep is at, one with files that git knows, and a folder that
+    It asks first: an answer of no ends the command with 0 and removes nothing. All are looked at before any is removed.
+    A run that a sweep is at, one with files that git knows, and a folder that
     is no run are refused. Whatever else lies in the folder stays.
 
     \b
@@ -124,13 +125,33 @@ def rm(chosen: tuple[Path, ...], waiting: bool, yes: bool) -> None:
         state, cells, rounds, time, disk, changed = _figures(overview(run))
         told = f"{run}: {state}, {cells} cells, {rounds} rounds in {time}, {disk}, changed {changed}"
         click.echo(printable(told), err=True)
-    if not yes:
-        click.confirm(
-            f"remove {'it' if len(chosen) == 1 else f'these {len(chosen)} runs'} for good?", abort=True, err=True
-        )
+    if not yes and not _confirmed(f"remove {'it' if len(chosen) == 1 else f'these {len(chosen)} runs'} for good?"):
+        click.echo("nothing is removed", err=True)
+        return
     for run in chosen:
         kept = remove(run)
         click.echo(printable(f"removed {run}"), err=True)
         if kept:
             more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
             click.echo(printable(f"kept in {run}: {', '.join(map(str, kept[:3]))}{more}, no part of a run"), err=True)
+
+
+def _confirmed(question: str) -> bool:
+    """Return what a person answers.
+
+    Raises
+    ------
+    click.UsageError
+        If nobody answers, as where there is no terminal.
+    KeyboardInterrupt
+        On Ctrl-C.
+    """
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as error:  # which hides the one of the two that it was
+        click.echo(err=True)
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt("nothing is removed") from None
+        raise click.UsageError(
+            "nobody answers, and nothing is removed: give --yes to remove without a question"
+        ) from None

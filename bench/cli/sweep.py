@@ -104,8 +104,10 @@ def sweep(
     if cells:
         refuse_incomplete(progress, len(possible[part]), run)
         done = sum(folder_of(one.cell, run).status == "done" for one in possible)
-        told = f"{done} of the grid's {len(possible)} cells are done; when all are, draw them: profl report {run}"
-        click.echo(told, err=True)
+        whole = done == len(possible)
+        told = f"all {done} cells of the grid" if whole else f"{done} of the grid's {len(possible)} cells"
+        then = "draw them" if whole else "when all are, draw them"
+        click.echo(f"{told} are done; {then}: profl report {run}", err=True)
         return
     with if_stopped(f"the cells are kept in {run}, their report may not be whole: 'profl report {run}' draws it"):
         results = read_run(run)

@@ -54,7 +54,9 @@ def _in_all(found: Sequence[Forecast], hours: float, per_second: Sequence[float]
     return (
         f"{operations}: roughly {in_words(hours)} of one worker, {in_words(hours / workers)} with {workers}, at "
         f"{speeds} G operations a second, as steps of the full model ran in one thread just now. Small tasks are "
-        "slower by the operation; averaging and measuring come on top. Schedules are taken at full length."
+        "slower by the operation; averaging and measuring come on top. Where training may end a step of a schedule "
+        "early (a freezing rule), that is not foreseen: its rounds then go to later steps, which may send and compute "
+        "more."
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from profl.bench.data.dataset import Dataset, normalised
 from profl.bench.data.picture import read_picture
 from profl.bench.data.users import users_of_pictures
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, why_unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,9 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
-        raise InputError(f"{folder} cannot be read ({error}): make it readable, or remove it") from error
+        raise InputError(
+            f"{folder} cannot be read ({why_unreadable(error)}): make it readable, or remove it"
+        ) from error
 
 
 def _listed(root: Path) -> list[list[list[Path]]]:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, why_unreadable
 
 LIST = "users.csv"
 """The list, beside ``train``: a line a picture, in two columns."""
@@ -73,5 +73,5 @@ def _read(path: Path) -> dict[PurePosixPath, str]:
                 if users.setdefault(picture, user) != user:
                     raise InputError(f"{path}, line {rows.line_num}: {picture} has a second user: leave one")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): write a CSV file in UTF-8") from error
+        raise InputError(f"{path} cannot be read ({why_unreadable(error)}): write a CSV file in UTF-8") from error
     return users

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from profl.bench.memory.calling import called
 from profl.bench.memory.errors import UnusableStep
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.named import NamedBuild
@@ -79,7 +80,7 @@ def measure(
         If the whole GPU is too small.
     MeasurementFailed
         If ``build`` or the step raises an error, cannot be sent, loaded or compiled, or the process dies;
-        `profl.bench.memory.errors.UnusableStep` if ``build`` returns something else.
+        `profl.bench.memory.errors.UnusableStep` if ``build`` does not take the device, or returns something else.
     TypeError
         If ``build`` is no function.
 
@@ -146,11 +147,12 @@ class BuiltStep:
         Raises
         ------
         UnusableStep
-            If ``build`` returns anything else than a module, an optimizer, inputs and a step.
+            If ``build`` does not take the device, or returns anything else than a module, an optimizer, inputs and a
+            step.
         """
         from profl.bench.memory.recording.hooked import told_by_hooks
 
-        built = self.build(device)
+        built = called(self.build, self.key, device, {})
         if wrong := _what_is_wrong(built):
             raise UnusableStep(f"{self.key} returned {wrong}: it must return (module, optimizer, inputs, step)")
         modules, optimizer, inputs, step = built

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from profl.bench.errors import InputError, choose, nearest
+from profl.bench.errors import InputError, choose, in_one_line, nearest
+from profl.bench.memory.calling import called
 from profl.bench.memory.errors import MeasurementFailed, UnusableStep
 
 if TYPE_CHECKING:
@@ -86,21 +86,7 @@ class NamedBuild:
             own = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
             remedy = choose(nearest(self.function, own), ", ".join(sorted(own))) if own else "define it there"
             raise UnusableStep(f"{self.text.rpartition(':')[0]} has no function '{self.function}': {remedy}")
-        given = {**self.arguments, **more}
-        self._check_taken(function, device, given)
-        return function(device, **given)
-
-    def _check_taken(self, function: Callable[..., Any], device: torch.device, given: Mapping[str, Any]) -> None:
-        try:
-            signature = inspect.signature(function)
-        except ValueError:  # of a function in C that does not tell: its own error must do
-            return
-        try:
-            signature.bind(device, **given)
-        except TypeError as error:
-            takes = ", ".join(signature.parameters) or "nothing"
-            told = ", ".join(["the device", *given])
-            raise UnusableStep(f"{self.text} cannot be called with {told} ({error}): it takes {takes}") from None
+        return called(function, self.text, device, {**self.arguments, **more})
 
 
 @cache
@@ -120,9 +106,11 @@ def _imported(module: str, folder: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):  # and not one that it imports
             raise UnusableStep(f"there is no module {error.name} here or among those installed: {_FORM}") from None
-        raise MeasurementFailed(f"{module} cannot be imported ({error}): install or mend that first") from error
+        raise MeasurementFailed(
+            f"{module} cannot be imported ({in_one_line(error)}): install or mend that first"
+        ) from error
     except Exception as error:
         raise MeasurementFailed(
-            f"{module} cannot be imported ({type(error).__name__}: {error}): mend it first"
+            f"{module} cannot be imported ({type(error).__name__}: {in_one_line(error)}): mend it first"
         ) from error
     return loaded

@@ -75,7 +75,7 @@ class Summary:
         """What would help against what dominates, and what to doubt."""
         dominant = next((category for category, _, _ in self._parts), "nothing")
         remedies = [f"most of it is {dominant}: less with {REMEDIES[dominant]}"] if dominant in REMEDIES else []
-        return [*remedies, *(f"caveat: {caveat}" for caveat in self.caveats)]
+        return [*remedies, *(f"careful: {caveat}" for caveat in self.caveats)]
 
 
 def mebibytes(size: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass as validated
 
 from profl.bench.cell import EXACT
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, why_unreadable
 from profl.bench.files import read_bounded
 from profl.bench.plugins import installed
 from profl.bench.report.contenders import chosen, is_installed
@@ -71,7 +71,9 @@ def read_appearance(path: Path, names: Mapping[str, str]) -> Appearance:
     try:
         text = read_bounded(path, LARGEST_BYTES).decode()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give a TOML file, as docs/papers.md shows one") from None
+        raise InputError(
+            f"{path} cannot be read ({why_unreadable(error)}): give a TOML file, as docs/papers.md shows one"
+        ) from None
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

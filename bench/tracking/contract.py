@@ -31,5 +31,8 @@ class Tracker(Protocol):
     def end(self, cell: str, summary: Point, error: str | None) -> None:
         """Take what came out, at the last round, and close the run; ``error`` says why there is nothing."""
 
+    def place(self) -> str:
+        """Return in a line where the runs are that it was told of, and how to look at them."""
+
     def close(self) -> None:
         """Close the runs that have not ended, as the sweep is over: it may go on later."""

@@ -50,6 +50,10 @@ class Tracking:
     def __exit__(self, *exception: object) -> None:
         self._tell("close")
 
+    def places(self) -> list[str]:
+        """Return in a line for each tool that was told of a cell, and has not failed, where that is to be seen."""
+        return [f"{tracker.name}: {tracker.place()}" for tracker in self._trackers if self._last]
+
     def measured(self, cell: Cell) -> None:
         """Hand on that a cell's footprints are known."""
         self._shown.measured(cell)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from profl.bench.tracking.contract import Point
@@ -72,6 +73,14 @@ class MLflow:
         if error is not None:
             self._connect().set_tag(self._open[cell], "error", error)
         self._connect().set_terminated(self._open.pop(cell), "FINISHED" if error is None else "FAILED")
+
+    def place(self) -> str:
+        """Return the store, and the command that shows it if it is none of a server."""
+        named = f"experiment {self._run.name} in {self._uri}"
+        if self._uri.startswith(("http://", "https://", "databricks")):
+            return named
+        files = "" if "://" in self._uri else "MLFLOW_ALLOW_FILE_STORE=true "  # which MLflow 3 wants to hear
+        return f"{named}, shown by: {files}mlflow ui --backend-store-uri {quote(self._uri)}"
 
     def close(self) -> None:
         """Close all runs, as interrupted."""

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from profl.bench.tracking.contract import Point
@@ -44,6 +45,10 @@ class TensorBoard:
         if error is not None:
             self._open[cell].add_text("error", error, summary.step)
         self._open.pop(cell).close()
+
+    def place(self) -> str:
+        """Return where the event files are, and the command that shows them."""
+        return f"in {self._folder}, shown by: tensorboard --logdir {quote(str(self._folder))}"
 
     def close(self) -> None:
         """Close all files."""

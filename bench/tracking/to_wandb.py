@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from profl.bench.tracking.contract import Point
@@ -26,6 +27,7 @@ class WeightsAndBiases:
     def __init__(self, run: Path) -> None:
         self._run = run.resolve()
         self._open: dict[str, Any] = {}
+        self._project_url: str | None = None
 
     def begin(self, cell: str, description: Mapping[str, Any], earlier: Sequence[Point]) -> None:
         """Open the cell's run, or go on with it."""
@@ -43,6 +45,7 @@ class WeightsAndBiases:
             reinit="create_new",  # several cells may be running
             settings=wandb.Settings(console="off", silent=True, login_timeout=PROMPT_SECONDS),
         )
+        self._project_url = self._open[cell].project_url  # None offline
         for point in earlier:
             self.round(cell, point)
 
@@ -56,6 +59,15 @@ class WeightsAndBiases:
         run = self._open.pop(cell)
         run.summary.update({**summary.values, **({} if error is None else {"error": error})})
         run.finish(exit_code=0 if error is None else 1)
+
+    def place(self) -> str:
+        """Return the project's address, or where runs are kept offline and the command that sends them."""
+        if self._project_url:
+            return f"at {self._project_url}"
+        runs = self._run / "wandb"
+        return (
+            f"offline in {runs}, sent by: wandb sync {quote(str(runs))}/offline-run-* (of one cell's, the last alone)"
+        )
 
     def close(self) -> None:
         """Close all runs, as interrupted."""

@@ -124,8 +124,7 @@ def test_a_folder_without_users_is_read_as_ever(sorted_by_user: Path):
         ),
         (
             lambda root: (root / "users.csv").write_bytes(b"picture,user\ncat/0.png,\xff\n"),
-            "{root}/users.csv cannot be read ('utf-8' codec can't decode byte 0xff in position 23: invalid start "
-            "byte): write a CSV file in UTF-8",
+            "{root}/users.csv cannot be read (it is no text in UTF-8, by the byte at 23): write a CSV file in UTF-8",
         ),
         (
             lambda root: [(root / "users.csv").unlink(), os.mkfifo(root / "users.csv")],

@@ -177,7 +177,7 @@ def test_printed_it_is_a_summary_and_its_repr_a_line() -> None:
         "  activations          6.0 MiB    75%",
         "  parameters           2.0 MiB    25%",
         "most of it is activations: less with smaller batches, or torch.utils.checkpoint",
-        "caveat: reads numbers",
+        "careful: reads numbers",
     ]
     assert "16.0 MiB least budget" in str(replace(FOOTPRINT, least_budget_bytes=16 * MIB))
     assert repr(ATTRIBUTED) == "<Footprint of tiny on virtual t4: peak 8.0 MiB requested>"

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from profl.bench.cell import Cell
 from profl.bench.cli import main
+from profl.bench.cli.runs import _confirmed
 from profl.bench.errors import InputError
 from profl.bench.results.folder import CellFolder, folder_of
 from profl.bench.results.runs import at_work, find_runs, make_way, overview, remove
@@ -100,7 +101,13 @@ def test_removing_asks_and_leaves_what_is_no_part_of_a_run(tmp_path: Path):
     for notes in ("notes.md", "cells/my copies/notes.md", "report/page.html"):
         (run / notes).write_text("mine")
     no = profl("rm", run, other, typed="n\n")
-    assert no.exit_code == 1
+    assert no.exit_code == 0
+    assert no.stderr.endswith("nothing is removed\n")
+    nobody = profl("rm", run, typed="")
+    assert nobody.exit_code == 2
+    assert nobody.stderr.endswith(
+        "Error: nobody answers, and nothing is removed: give --yes to remove without a question\n"
+    )
     assert "remove these 2 runs for good?" in no.stderr
     assert f"{run}: stopped, 0/1 cells, 0/10 rounds" in no.stderr
     assert len(find_runs(tmp_path)) == 2
@@ -109,6 +116,15 @@ def test_removing_asks_and_leaves_what_is_no_part_of_a_run(tmp_path: Path):
     assert not other.exists()
     assert [str(path.relative_to(run)) for path in sorted(run.rglob("*.*"))] == ["cells/my copies/notes.md", "notes.md"]
     assert f"kept in {run}: {run}/cells/my copies/notes.md, {run}/notes.md, no part of a run" in yes.stderr
+
+
+def test_ctrl_c_at_the_question_is_no_answer(monkeypatch: pytest.MonkeyPatch):
+    def interrupted(_: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="nothing is removed"):
+        _confirmed("remove it?")
 
 
 @pytest.mark.parametrize("case", ["missing", "none", "above", "link", "cells are a link", "locked", "at work"])

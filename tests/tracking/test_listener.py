@@ -65,6 +65,7 @@ def test_a_tool_that_fails_is_told_once_and_leaves_the_sweep_and_other_tools_alo
     assert shown.rounds == [(CELL.folder_name, 1), (CELL.folder_name, 2)]
     assert shown.errors == {CELL.folder_name: None}
     assert capsys.readouterr().out == ""  # which may be another program's
+    assert [place.partition(":")[0] for place in told.places()] == ["good"]
 
 
 def test_a_cell_begins_with_the_rounds_on_disk_and_ends_at_its_last(tmp_path: Path):
@@ -97,6 +98,7 @@ def test_a_cell_that_another_sweep_is_at_is_left_to_it(tmp_path: Path):
     shown, tool = Silent(), Noting("tool")
     with Tracking(shown, [tool], tmp_path, Terminal(file=io.StringIO())) as told:
         told.finished(CELL, Outcome(taken=True))
+    assert told.places() == []
     assert tool.told == [("close",)]
     assert shown.taken == [CELL.folder_name]
 
@@ -121,7 +123,7 @@ def test_names_are_plain_and_stay_apart(names: list[str]):
         assert len(name) <= 250
 
 
-def test_a_sweep_can_be_watched_with_tensorboard(tmp_path: Path, prober: Prober):
+def test_a_sweep_can_be_watched_with_tensorboard(tmp_path: Path, prober: Prober, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("tensorboard", reason="pip install 'profl[tensorboard]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -129,6 +131,8 @@ def test_a_sweep_can_be_watched_with_tensorboard(tmp_path: Path, prober: Prober)
     for _ in range(2):  # what is done is not told again
         progress = carry_out([Experiment.of(cell)], tmp_path, InProcess(), prober, log_to=["tensorboard"] * 2)
         assert progress.failures == []
+    folder = f"{tmp_path}/tensorboard"
+    assert capsys.readouterr().err.count(f"tensorboard: in {folder}, shown by: tensorboard --logdir {folder}\n") == 1
     found = EventAccumulator(str(tmp_path / "tensorboard" / cell.folder_name))
     found.Reload()
     rows = folder_of(cell, tmp_path).rounds()

@@ -88,6 +88,25 @@ def test_tensorboard_has_every_round_once(tmp_path: Path):
     assert json.loads(text.tensor_proto.string_val[0]) == CELL.to_dict()
 
 
+def test_every_tool_says_where_its_runs_are_and_how_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = tmp_path / "a run"
+    assert TRACKERS["tensorboard"](run).place() == (
+        f"in {run}/tensorboard, shown by: tensorboard --logdir '{run}/tensorboard'"
+    )
+    assert TRACKERS["mlflow"](run).place() == (
+        f"experiment a run in {run}/mlflow, shown by: MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri "
+        f"'{run}/mlflow'"
+    )
+    assert f"wandb sync '{run}/wandb'/offline-run-*" in TRACKERS["wandb"](run).place()
+    for uri, place in {
+        "https://host:5000": "experiment a run in https://host:5000",
+        "sqlite:///x": "experiment a run in sqlite:///x, shown by: mlflow ui --backend-store-uri sqlite:///x",
+    }.items():
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert TRACKERS["mlflow"](run).place() == place
+
+
 def test_mlflow_has_every_round_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     needed("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -37,7 +37,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, why_unreadable
 from profl.bench.files import largest_unpacked, replacing
 from profl.bench.memory.comparison.measured_run import MeasuredRun
 from profl.bench.memory.comparison.side import BlockEvent, Description
@@ -222,7 +222,7 @@ def _content(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: name a file that 'profl measure --save FILE' wrote") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}): have it sent again") from None
+        raise InputError(f"{path} cannot be read ({why_unreadable(error)}): have it sent again") from None
     if len(content) > most:
         raise InputError(f"{path} holds more than {most} bytes: save fewer tasks at a time")
     if content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS:

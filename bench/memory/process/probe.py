@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from profl.bench.errors import in_one_line
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.build import build
@@ -221,7 +222,9 @@ class _Worker:
             status = self._process.wait()
             self._errors.seek(0)
             last = self._errors.read().decode(errors="replace")[-2000:].strip()
-            raise MeasurementFailed(f"the worker process died with status {status}: {last or 'no message'}") from None
+            words = last.splitlines()[-1] if last else "no message"
+            more = f"\n{last}" if last != words and last else ""
+            raise MeasurementFailed(f"the worker process died with status {status}: {words}{more}") from None
 
     def hang_up(self) -> None:
         """Close the pipe, whereupon the process ends."""
@@ -250,7 +253,7 @@ def _request(job: str, workload: Workload | Program, arguments: Mapping[str, Any
         nameless = any(sign in str(error) for sign in ("<lambda>", "<locals>", "local object"))
         remedy = "define it at the top of a module or script, not as a lambda or inside a function"
         raise MeasurementFailed(
-            f"{workload.key} cannot be sent to the worker process ({error}): "
+            f"{workload.key} cannot be sent to the worker process ({in_one_line(error)}): "
             + (remedy if nameless else "give it only values that can be pickled")
         ) from None
     told = spawn.get_preparation_data("worker") if b"__main__" in pickled else {}

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from profl.bench.errors import in_one_line
 from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.gpu.profile import VirtualGpu
 from profl.bench.memory.gpu.unmodelled import blame, unmodelled
@@ -96,7 +97,7 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
         return None, error
     except Exception as error:
         return None, MeasurementFailed(
-            f"the worker process cannot load the workload ({type(error).__name__}: {error}): "
+            f"the worker process cannot load the workload ({type(error).__name__}: {in_one_line(error)}): "
             "define it in a module that can be imported, or at the top of the script that runs, which must start the "
             "measurement behind: if __name__ == '__main__'"
         )
@@ -110,13 +111,15 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
         return None, error
     except torch.OutOfMemoryError as error:
         gpu = torch.cuda.get_device_properties(0)
-        return None, OutOfMemory(f"{workload.key} needs more than the {gpu.total_memory} bytes of {gpu.name}: {error}")
+        return None, OutOfMemory(
+            f"{workload.key} needs more than the {gpu.total_memory} bytes of {gpu.name}: {in_one_line(error)}"
+        )
     except Exception as error:
         if _cannot_compile(error):
-            reason = " ".join(str(error).strip().splitlines()[:2])
             return None, MeasurementFailed(
-                f"{workload.key} cannot be compiled here ({reason}): torch.compile needs a C compiler and Triton for "
-                "kernels of its own: install them, or measure with backend='aot_eager' or without torch.compile"
+                f"{workload.key} cannot be compiled here ({in_one_line(error)}): torch.compile needs a C compiler "
+                "and Triton for kernels of its own: install them, or measure with backend='aot_eager' or without "
+                "torch.compile"
             )
         if meant := next((meant for said, meant in _MEANT.items() if said in str(error)), None):
             return None, MeasurementFailed(f"{workload.key} {meant}")

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from profl.bench.errors import InputError, in_one_line
+from profl.bench.errors import InputError, in_one_line, why_unreadable
 from profl.bench.files import largest_unpacked
 
 LARGEST_FILE_BYTES = 1 << 29
@@ -105,7 +105,7 @@ def _content(path: Path) -> bytes:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: name a file that torch.cuda.memory._dump_snapshot wrote") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}): have it sent again") from None
+        raise InputError(f"{path} cannot be read ({why_unreadable(error)}): have it sent again") from None
     if len(content) > most:
         raise InputError(f"{path} holds more than {most} bytes: record fewer steps, or without stacks")
     return content
