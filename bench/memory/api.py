@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -248,7 +249,21 @@ def _what_is_wrong(built: object) -> str:
         return f"{_described(modules)} as module, which is an nn.Module or a list of them"
     if not all(hasattr(one, "param_groups") and hasattr(one, "state") for one in _each(optimizers)):
         return f"{_described(optimizers)} as optimizer, which is one of torch.optim's or a list of them"
-    return "" if callable(step) else f"{_described(step)} as step, which is a function without arguments"
+    if not callable(step):
+        return f"{_described(step)} as step, which is a function without arguments"
+    return "" if _takes_nothing(step) else "a step that lacks arguments, which is called without any"
+
+
+def _takes_nothing(step: Callable[..., object]) -> bool:
+    try:
+        signature = inspect.signature(step)
+    except (TypeError, ValueError):  # written in C, say
+        return True
+    try:
+        signature.bind()
+    except TypeError:
+        return False
+    return True
 
 
 def _each(one_or_several: object) -> Sequence[object]:

@@ -140,6 +140,7 @@ def returning(device: torch.device, what: str) -> Any:
         "a name": (module, "sgd", inputs, step),
         "no optimizer": (module, None, inputs, step),
         "a step that ran": (module, optimizer, inputs, step()),
+        "a step of one batch": (module, optimizer, inputs, lambda batch: step()),
     }
     return ways[what]
 

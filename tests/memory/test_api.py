@@ -98,6 +98,7 @@ def test_keys_name_function_and_arguments() -> None:
         ("a name", "an object of type str as optimizer, which is one of torch.optim's or a list of them"),
         ("no optimizer", "None as optimizer"),
         ("a step that ran", "None as step, which is a function without arguments"),
+        ("a step of one batch", "a step that lacks arguments, which is called without any"),
     ],
 )
 def test_a_function_that_returns_something_else_is_refused(what: str, told: str) -> None:
