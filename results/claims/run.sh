@@ -5,6 +5,8 @@
 #     sh results/claims/run.sh                                              the digits
 #     sh results/claims/run.sh digits-iid                                   one of them
 #     PICTURES=~/cifar10 sh results/claims/run.sh pictures-dirichlet        a folder of train/<class> and test/<class>
+#
+# Rates of digits do not suit pictures (docs/studies.md): tune them first, and give them in a copy of the preset.
 set -e
 only=$1
 pictures=$(realpath "${PICTURES:-.}")
