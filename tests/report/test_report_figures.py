@@ -25,7 +25,15 @@ from profl.bench.report.coincidence import coincident
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
 from profl.bench.report.figures.accuracy_by_tier import in_rows
-from profl.bench.report.figures.accuracy_memory_cost import LARGEST, Point, front_of, pareto_front, points, round_sizes
+from profl.bench.report.figures.accuracy_memory_cost import (
+    LARGEST,
+    Point,
+    front_of,
+    lowest_shown,
+    pareto_front,
+    points,
+    round_sizes,
+)
 from profl.bench.report.figures.learning_curves import curve
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.looks import in_order, looks
@@ -322,6 +330,35 @@ def test_the_pareto_front_holds_what_is_told_apart_from_all_that_is_cheaper():
 
     assert [point.method for point in pareto_front(points, better)] == ["cheap", "alike", "dear"]
     assert pareto_front([], better) == []
+
+
+@pytest.mark.parametrize(
+    ("scores", "lowest"),
+    [
+        ([], math.nan),
+        ([23.0], 23),
+        ([23.0, 91, 93, 95], 23),  # three are too few to press together
+        ([23.0, 91, 92, 93, 95], 91),
+        ([22.0, 23, 91, 92, 93, 95], 91),
+        ([88.0, 91, 92, 93, 95], 88),
+        ([88.0, 95, 95, 95, 95], 88),
+    ],
+)
+def test_an_axis_of_scores_reaches_down_to_all_but_few_that_lie_far_below(scores: list[float], lowest: float):
+    assert lowest_shown(scores) == pytest.approx(lowest, nan_ok=True)
+
+
+def test_who_lies_far_below_all_others_stands_at_the_foot_with_the_score(three_seeds: Study):
+    last = three_seeds.rivals[-1]
+    lost = three_seeds.cells.assign(
+        **{SCORE: (0.9 + 0.05 * three_seeds.cells[SCORE]).where(three_seeds.cells["method"] != last, 0.151)}
+    )
+    scores = [point.y for tier in three_seeds.tiers for point in points(replace(three_seeds, cells=lost), tier)]
+    assert lowest_shown(scores) > 15.1
+    figure = draw("accuracy_memory_cost", replace(three_seeds, cells=lost))
+    assert any(text.get_text() == f"{last}: 15" for panel in figure.axes for text in panel.texts)
+    assert all(panel.get_ylim()[0] > 15.1 for panel in figure.axes)
+    assert "Triangle at the foot: far below all others" in notes(figure)
 
 
 def test_accuracy_memory_cost_says_whom_it_cannot_show(drawn: dict[str, Figure]):

@@ -28,6 +28,9 @@ LARGEST = 24.0
 PANEL, PANEL_NARROW = 2.25, 1.5
 """Inches that a panel has at least, with its heading; and on a narrow sheet, where all stand one below another."""
 
+FAR, MANY = 2.0, 4
+"""Scores that lie this many times the span of at least so many others below those stand at the foot of the axis."""
+
 SHORT_NAME, FEW = 18, 10
 """Characters of a name, and a number of methods, up to which two panels fit side by side."""
 
@@ -74,6 +77,8 @@ def draw(study: Study) -> Figure:
     """Draw the score against the memory needed, its cost as the marker's area: a panel per tier, with its front."""
     tiers, found = study.tiers, {tier: points(study, tier) for tier in study.tiers}
     drawn = [point for here in found.values() for point in here]
+    foot = lowest_shown([point.y for point in drawn])
+    shown = {tier: [point for point in here if point.y >= foot] for tier, here in found.items()}
     sheet = study.sheet
     columns = 2 if len(study.methods) <= FEW and study.longest_label <= SHORT_NAME and not sheet.narrow else 1
     columns = min(columns, len(tiers))
@@ -84,18 +89,18 @@ def draw(study: Study) -> Figure:
     title = "Test accuracy against memory needed and operations spent"
     spent = [point.operations for point in drawn if point.operations > 0]
     legend = Legend(_sizes(max(spent), min(spent), sheet), 4, line_inches=0.4) if spent else None
-    figure = page(body, title, study.training_setting, _notes(study, found), legend, names, sheet)
+    figure = page(body, title, study.training_setting, _notes(study, found, shown), legend, names, sheet)
     axes = panels(figure, len(tiers), columns)
     for panel, tier in zip(axes, tiers, strict=True):
         panel.set_title(study.tier_label(tier, between=" · ") + " per device")
         panel.margins(y=0.16)
-        _draw_points(panel, study, tier, found[tier], max(spent, default=math.nan))
+        _draw_points(panel, study, tier, shown[tier], max(spent, default=math.nan))
     if not drawn:
         for panel in axes:
             say_empty(panel)
             panel.set_xticks([])
         return figure
-    if chance_in_view(study, _lowest(study, found)):
+    if chance_in_view(study, _lowest(study, shown)):
         for panel in axes:
             draw_chance(panel, study)
     low, high = _memory_span([point.x for point in drawn])
@@ -111,18 +116,24 @@ def draw(study: Study) -> Figure:
         corners = _staircase(front, high)
         panel.plot([x for x, _ in corners], [y for _, y in corners], color=PALE, lw=2.5, zorder=1)
         # Of points at one height, the name of the one farther right is above: the line to the other passes below.
-        ends = [
-            Label(
-                point.x,
-                point.y,
-                study.label(point.method),
-                study.looks[point.method].ink,
-                "bold" if point in front else "normal",
-            )
-            for point in sorted(found[tier], key=lambda point: (point.y, point.x))
-        ]
+        ends = []
+        for point in sorted(found[tier], key=lambda point: (point.y, point.x)):
+            look, name, height = study.looks[point.method], study.label(point.method), point.y
+            if point not in shown[tier]:
+                name, height = f"{name}: {point.y:.0f}", panel.get_ylim()[0]
+                panel.plot(point.x, height, ls="", marker="v", ms=6, color=look.colour, clip_on=False)
+            ends.append(Label(point.x, height, name, look.ink, "bold" if point in front else "normal"))
         label_ends(panel, ends, high + 0.02 * (high - low))
     return figure
+
+
+def lowest_shown(scores: Sequence[float]) -> float:
+    """Return the lowest score that gets a place on the axis: of all, unless few lie far below many others."""
+    rising = sorted(set(scores))
+    for place in range(len(rising) - MANY, 0, -1):
+        if rising[place] - rising[place - 1] > FAR * (rising[-1] - rising[place]):
+            return rising[place]
+    return min(scores, default=math.nan)
 
 
 def _draw_points(panel: Axes, study: Study, tier: str, here: Sequence[Point], dearest: float) -> None:
@@ -138,7 +149,7 @@ def _draw_points(panel: Axes, study: Study, tier: str, here: Sequence[Point], de
         panel.plot(point.x, point.y, ls="", marker=".", ms=4, color=look.colour)
 
 
-def _notes(study: Study, found: Mapping[str, Sequence[Point]]) -> list[str]:
+def _notes(study: Study, found: Mapping[str, Sequence[Point]], shown: Mapping[str, Sequence[Point]]) -> list[str]:
     """Return what a reader must know of the figure."""
     drawn = [point for here in found.values() for point in here]
     notes = ["Memory is the least budget of the dearest task that any device trained."]
@@ -148,6 +159,8 @@ def _notes(study: Study, found: Mapping[str, Sequence[Point]]) -> list[str]:
         )
     if any(not point.operations > 0 for point in drawn):
         notes.append("A dot without a circle: its operations were not counted.")
+    if found != shown:
+        notes.append("Triangle at the foot: far below all others, with the score beside the name.")
     if any(point.y < 100 * study.learned_accuracy for point in drawn):
         notes.append(f"Below {100 * study.learned_accuracy:.1f} % nothing was learned: never on the front.")
     if study.seeds > 1:
@@ -155,7 +168,7 @@ def _notes(study: Study, found: Mapping[str, Sequence[Point]]) -> list[str]:
             "Bold, on the grey line: the Pareto front. Its methods are told apart, seed by seed, as more accurate than"
             f" all others with less memory, and from none with as much as less accurate{study.aside(' ({})')}."
         )
-    return [*notes, *chance_note(study, _lowest(study, found)), *study.notes, *_not_shown(study)]
+    return [*notes, *chance_note(study, _lowest(study, shown)), *study.notes, *_not_shown(study)]
 
 
 def _lowest(study: Study, found: Mapping[str, Sequence[Point]]) -> float:
