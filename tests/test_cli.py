@@ -515,7 +515,7 @@ def test_fit_names_tasks_and_their_largest_batches():
     assert result.exit_code == 0
     row = next(line.split() for line in result.stdout.splitlines() if "full model" in line)
     assert row[:5] == ["fedavg", "full", "model", "4+", "-"]
-    assert "none above it was tried" in " ".join(result.stdout.split())
+    assert "4+ ran, and none above was tried, as --batch-size 4 is the cap" in " ".join(result.stdout.split())
     found = json.loads(profl(*asked, "--json").stdout)
     (task,) = found.pop("tasks")
     assert found == {

@@ -64,7 +64,7 @@ def losses(folder: Path) -> list[tuple[float, float]]:
 
 BAD = {
     "sys.exit(3)": "method 'mine' ends the process, with 3: let it raise an error that says why",
-    "raise LookupError('no\\nluck')": "LookupError: no luck",
+    "raise LookupError('no\\nluck')": "LookupError: no",
     "torch.set_default_dtype(torch.float64)": "changes PyTorch's default dtype from torch.float32 to torch.float64",
     "torch.set_num_threads(7)": "changes PyTorch's number of threads from 1 to 7 for all",
     "torch.set_default_device('meta')": "changes PyTorch's default device from cpu to meta",
