@@ -101,24 +101,26 @@ def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> l
     ):
 
         def attend(seconds: float) -> None:
-            done, _ = wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
+            with _uninterrupted():
+                done, _ = wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
+                ended = [(running.pop(future), _outcome(future)) for future in done]
             rounds.report(listener)
-            for future in done:
-                job = running.pop(future)
-                try:
-                    listener.finished(job.cell, future.result())
-                except BrokenProcessPool:
+            for job, outcome in ended:
+                if outcome is None:
                     left.extend(_after_crash(job, listener))
+                else:
+                    listener.finished(job.cell, outcome)
 
         try:
-            with _without_interrupts():
+            with _uninterrupted():
                 # All now: they import while the first cell is measured, and a worker that is started while the pool
                 # breaks is waited for in vain.
                 for _ in range(workers):
                     pool.submit(int)
             for job in jobs:
                 try:
-                    running[pool.submit(_run_in_worker, job)] = job
+                    with _uninterrupted():
+                        running[pool.submit(_run_in_worker, job)] = job
                 except BrokenProcessPool:
                     left.append(job)
                     break
@@ -133,13 +135,34 @@ def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> l
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, not even while they import: it reaches this one, which ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM until the block ends: a pool that is interrupted while it holds a lock never ends.
+
+    Processes that are started in it never see Ctrl-C, not even while they import: it reaches this one, which ends them.
+    """
+    interruptible = threading.current_thread() is threading.main_thread()
+    heard: list[int] = []
+    before = {
+        request: signal.signal(request, lambda number, _: heard.append(number))
+        for request in ((signal.SIGINT, signal.SIGTERM) if interruptible else ())
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for request, handler in before.items():
+            signal.signal(request, handler)
+        for number in heard[:1]:
+            signal.raise_signal(number)
+
+
+def _outcome(future: Future[Outcome]) -> Outcome | None:
+    """Return how a job ended; None if its worker was killed."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
 
 
 def _after_crash(job: Job, listener: Listener) -> list[Job]:

@@ -4,14 +4,16 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from profl.bench.cell import Cell
-from profl.bench.engine import Job, Listener, LocalProcesses
+from profl.bench.engine import Job, Listener, LocalProcesses, local_processes
 from profl.bench.experiment import Experiment
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
@@ -42,6 +44,40 @@ def test_a_killed_worker_fails_its_cell_and_waiting_cells_run(tmp_path: Path, pr
     assert [listener.errors[cell.folder_name] for cell in short[1:]] == [None] * 3
     assert all(folder_of(cell, tmp_path).status == "done" for cell in short[1:])
     assert 3 <= len(folder_of(long, tmp_path).rounds()) < 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_until_the_pool_holds_no_lock(
+    number: int, tmp_path: Path, prober: Prober, monkeypatch: pytest.MonkeyPatch
+):
+    """Raised inside of it, it would leave the lock held, and the pool would wait for it for ever."""
+    monkeypatch.setattr(local_processes, "wait", interrupting := Interrupting(number))
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as commands have it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweep([small_cell(recipe=SMALL_RECIPE)], tmp_path, LocalProcesses(1), prober, Silent())
+        assert interrupting.went_on
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert multiprocessing_children() == []
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+class Interrupting:
+    """Waits as the pool does, with a signal while a future is locked."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.went_on = False
+
+    def __call__(self, futures: Collection[Future[Any]], **options: Any) -> Any:
+        with next(iter(futures))._condition:
+            signal.raise_signal(self.number)
+            self.went_on = True
+        return wait(futures, **options)
 
 
 def test_no_more_workers_are_started_than_there_are_cells_and_none_sees_ctrl_c(tmp_path: Path, prober: Prober):
