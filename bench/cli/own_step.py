@@ -177,7 +177,10 @@ def _operations(counted: Counted, gpu: str, prober: Prober) -> tuple[int | None,
             return None, "they are counted as a step runs, and on this GPU it is only estimated"
         return None, f"counting them failed ({in_one_line(error)})"
     if operations is None:
-        return None, "those of cuDNN's recurrent networks, other packages' kernels and CUDA graphs cannot be counted"
+        return None, (
+            "those of cuDNN's recurrent networks, products with a vector, Fourier transforms, other packages' kernels "
+            "and CUDA graphs cannot be counted"
+        )
     return operations, ""
 
 
