@@ -369,16 +369,48 @@ def card_steps(kind: str, column: str) -> str:
     }[column]
 
 
+def tasks_on_card() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "results/card/h100-tasks.csv").astype({"technique": "string"})
+
+
+def card_models(which: str, column: str) -> str:
+    table = tasks_on_card()
+    model, _, with_techniques = which.partition(", ")
+    chosen = (table["technique"] != "none") == bool(with_techniques)
+    tasks = table if which == "all" else table[chosen & (table["model"] == model.strip("`"))]
+    differences = (tasks["virtual_peak_requested_bytes"] / tasks["card_peak_requested_bytes"] - 1).abs()
+    if column.startswith("farthest "):
+        return farthest(tasks, f"peak_{column.removeprefix('farthest ')}")
+    if column.startswith("requested within "):
+        return str(differences.le(int(column.split()[2]) / 100).sum())
+    peaks = [f"peak_{name}_bytes" for name in ("requested", "allocated", "reserved")]
+    equal = pd.concat([tasks[f"card_{peak}"] == tasks[f"virtual_{peak}"] for peak in peaks], axis=1)
+    return str(len(tasks) if column == "tasks" else equal.all(axis=1).sum())
+
+
 def card_tasks(task: str, column: str) -> str:
-    table = pd.read_csv(ROOT / "results/card/h100-tasks.csv")
-    model, method, key = task.split(", ")
-    row = table[(table["model"] == model) & (table["method"] == method) & (table["task"] == key)].iloc[0]
+    table = tasks_on_card()
+    model, method, key, *way = task.split(", ")
+    same = (table[["model", "method", "task", "technique"]] == [model, method, key, *(way or ["none"])]).all(axis=1)
+    row = table[same].iloc[0]
     peak, _, shown = column.partition(", ")
     name = f"peak_{peak}_bytes" if peak != "least budget" else "least_budget_bytes"
     if shown == "MiB":
-        return mebibytes(row[f"card_{name}"])
+        return mebibytes(row[f"card_{name}"]) if pd.notna(row[f"card_{name}"]) else "?"
     difference = row[f"virtual_{name}"] / row[f"card_{name}"] - 1
     return "?" if pd.isna(difference) else percent(difference, "+.1f") if difference else "equal"
+
+
+def card_saving(model: str, column: str) -> str:
+    table = tasks_on_card()
+    what, _, where = column.partition(", ")
+    peak = f"{where or 'card'}_peak_requested_bytes"
+    dearest = table[table["model"] == model.strip("`")].groupby(["method", "technique"])[peak].max()
+    full = dearest["fedavg", "none"]
+    if what == "full model":
+        return f"{mebibytes(full)} MiB"
+    part = dearest["profl", "none"] if what == "ProFL" else dearest["fedavg", what.strip("`")]
+    return percent(1 - part / full, ".1f")
 
 
 def ablated(name: str) -> pd.Series:
@@ -527,6 +559,8 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
         recorders,
         deviations,
         card_steps,
+        card_models,
+        card_saving,
         card_tasks,
         ablations,
         claims,

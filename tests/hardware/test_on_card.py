@@ -8,6 +8,10 @@ import pandas as pd
 import pytest
 
 from profl.bench.memory import Prober
+from profl.bench.survey.measuring import measured
+from profl.bench.survey.methods import TABLE, entries
+from profl.bench.survey.table import PEAKS
+from tests.hardware import tasks_on_card
 from tests.hardware.on_card import COLUMNS, STEPS, compare
 
 CARD = Path(__file__).parents[2] / "results" / "card"
@@ -36,3 +40,33 @@ def test_the_committed_numbers_are_of_steps_that_can_be_run() -> None:
     assert found["step"].is_unique
     assert set(found["step"]) <= set(STEPS)
     assert (found.drop(columns="step") > 0).all(axis=None)
+
+
+def test_the_tasks_of_a_survey_of_card_and_virtual_gpu_are_joined(
+    prober: Prober, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, _ = entries(["allsmall"], ["resnet18"], 2, (4,), ["virtual:sm_90", "virtual:h100"], ["none"])
+    surveyed = [measured(entry, TABLE, prober) for entry in wanted if not entry.searched]
+    failed = {**surveyed[0], "failure": "out of order"} | dict.fromkeys(PEAKS)
+    TABLE.write([*surveyed[1:], failed], tmp_path / "survey.csv")
+    monkeypatch.setattr(tasks_on_card, "PHYSICAL", "virtual:sm_90")  # for want of a card
+    found = tasks_on_card.joined([tmp_path / "survey.csv"])
+    assert list(found.columns) == tasks_on_card.COLUMNS
+    assert set(found["task"]) == {entry.task.key for entry in wanted} - {failed["task"]}
+    there = {(row["task"], row["gpu"]): row["peak_requested_bytes"] for row in surveyed}
+    for row in found.to_dict("records"):
+        assert row["card_peak_requested_bytes"] == there[row["task"], "virtual:sm_90"]
+        assert row["virtual_peak_requested_bytes"] == there[row["task"], "virtual:h100"]
+    assert found["card_least_budget_bytes"].isna().all()
+
+
+def test_the_committed_tasks_are_of_that_form_and_none_stands_twice() -> None:
+    found = pd.read_csv(CARD / "h100-tasks.csv")
+    assert list(found.columns) == tasks_on_card.COLUMNS
+    assert not found.duplicated(tasks_on_card.TASK).any()
+    peaks = found.filter(like="_peak_")
+    assert (peaks > 0).all(axis=None)
+    for where in ("card", "virtual"):
+        sizes = [found[f"{where}_peak_{name}_bytes"] for name in ("requested", "allocated", "reserved")]
+        assert (sizes[0] <= sizes[1]).all()
+        assert (sizes[1] <= sizes[2]).all()
