@@ -24,7 +24,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from textwrap import indent
@@ -442,14 +442,14 @@ def ablations(name: str, column: str) -> str:
     return f"{difference.mean:+.1f}, {difference.low:+.1f} to {difference.high:+.1f}{told}"
 
 
-def claims(contender: str, column: str, split: str = "dirichlet") -> str:
-    """Return a cell of a table of the claims: the report's own words, from the table that has them."""
+def claims(run: str, contender: str, column: str) -> str:
+    """Return a cell of a table of one of the claims' runs: the report's own words, from the table that has them."""
     name = contender.strip("`")
     if column == "at equal operations, minus `profl`":
         if name in ("fedavg", "profl", "allsmall", "decomfl"):
             return ""  # these spend far more, or so little that ProFL was not tested by then
-        return f"{equal_operations(name, 'difference', split)} (at {equal_operations(name, 'budget', split)})"
-    tables = list(blocks_of(ROOT / f"results/claims/digits-{split}/report/results.md"))
+        return f"{equal_operations(name, 'difference', run)} (at {equal_operations(name, 'budget', run)})"
+    tables = list(blocks_of(ROOT / f"results/claims/{run}/report/results.md"))
     accuracies, differences, _, costs = (
         {name.removesuffix(" (ideal)"): shown for name, *shown in table_of(block)[1:]} for block in tables
     )
@@ -460,27 +460,31 @@ def claims(contender: str, column: str, split: str = "dirichlet") -> str:
     return (costs if column == "operations, bytes" else accuracies)[name][0]
 
 
-def claims_iid(contender: str, column: str) -> str:
-    """Return a cell of the same table, with the data dealt IID."""
-    return claims(contender, column, "iid")
+def picture_rates(method: str, rate: str) -> str:
+    table = pd.read_csv(ROOT / "results/claims/pictures_learning_rates.csv")
+    tried = table[(table["method"] == method.strip("`")) & (table["rate"] == float(rate))]
+    if tried.empty:
+        return ""
+    shown = f"{100 * tried['score'].mean():.1f}"
+    return f"**{shown}**" if tried["chosen"].all() else shown
 
 
 @cache
-def claims_run(split: str) -> Run:
-    return read_run(ROOT / f"results/claims/digits-{split}")
+def claims_run(name: str) -> Run:
+    return read_run(ROOT / "results/claims" / name)
 
 
 @cache
-def beside_profl(name: str, split: str) -> pd.DataFrame:
+def beside_profl(name: str, run: str) -> pd.DataFrame:
     """Return the scores of ProFL and one rival at equal operations, by method."""
-    (pair,) = studies(claims_run(split), View(methods=("profl", name)))
+    (pair,) = studies(claims_run(run), View(methods=("profl", name)))
     return budgets_frame(pair).query("budget == 'operations'").set_index("method")
 
 
-def equal_operations(contender: str, column: str, split: str = "dirichlet") -> str:
+def equal_operations(contender: str, column: str, run: str = "digits-dirichlet") -> str:
     """Return a cell of the table of ProFL and one rival at equal operations."""
     name = contender.strip("`")
-    rows = beside_profl(name, split)
+    rows = beside_profl(name, run)
     if column.startswith("budget"):
         return f"{rows['amount'].iloc[0] / 1e9:.1f}"
     if column != "difference":
@@ -551,6 +555,9 @@ def growth(what: str, column: str) -> str:
 
 
 FROM_FILES: dict[str, Callable[[str, str], str]] = {
+    "claims": partial(claims, "digits-dirichlet"),
+    "claims_iid": partial(claims, "digits-iid"),
+} | {
     function.__name__: function
     for function in (
         accuracy,
@@ -562,9 +569,8 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
         card_models,
         card_saving,
         card_tasks,
+        picture_rates,
         ablations,
-        claims,
-        claims_iid,
         growth,
         equal_operations,
         memory,
