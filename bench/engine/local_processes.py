@@ -41,7 +41,7 @@ class LocalProcesses:
 
     workers: int
 
-    def run(self, jobs: Iterable[Job], listener: Listener) -> None:
+    def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
         """Run the jobs, the first while the next are measured; see `profl.bench.engine.Engine`."""
         for name, value in WORKER_VARIABLES.items():
             os.environ.setdefault(name, value)
@@ -89,7 +89,7 @@ class _Rounds:
             listener.round(*self._told.popleft())
 
 
-def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> list[Job]:
+def _run_until_crash(jobs: Iterator[Job | None], workers: int, listener: Listener) -> list[Job]:
     """Run jobs in a pool of workers; return those that were taken and still wait when it breaks."""
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch may hang
     running: dict[Future[Outcome], Job] = {}
@@ -101,6 +101,8 @@ def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> l
     ):
 
         def attend(seconds: float) -> None:
+            if not running:
+                return
             with _uninterrupted():
                 done, _ = wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
                 ended = [(running.pop(future), _outcome(future)) for future in done]
@@ -118,12 +120,13 @@ def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> l
                 for _ in range(workers):
                     pool.submit(int)
             for job in jobs:
-                try:
-                    with _uninterrupted():
-                        running[pool.submit(_run_in_worker, job)] = job
-                except BrokenProcessPool:
-                    left.append(job)
-                    break
+                if job:
+                    try:
+                        with _uninterrupted():
+                            running[pool.submit(_run_in_worker, job)] = job
+                    except BrokenProcessPool:
+                        left.append(job)
+                        break
                 attend(0)
             while running:
                 attend(0.2)
