@@ -37,6 +37,9 @@ class Engine(Protocol):
 
         Raises
         ------
+        Exception
+            What asking for a job raises, such as `GpuUnavailable` or `OSError`: no more is begun, and cells that are
+            being run end first.
         KeyboardInterrupt
             On Ctrl-C, or from the listener, with every worker ended and finished rounds on disk.
         """

@@ -1,5 +1,6 @@
 """Workers that are killed or interrupted leave every finished round, and the cells that waited are run."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from profl.bench.cell import Cell
 from profl.bench.engine import Job, Listener, LocalProcesses, local_processes
 from profl.bench.experiment import Experiment
+from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
 from profl.bench.results.folder import folder_of
@@ -159,6 +161,40 @@ def test_rounds_are_told_while_the_next_cell_is_measured(tmp_path: Path):
     LocalProcesses(1).run(measured(), listener)
     assert listener.rounds == [(job.cell.folder_name, number) for job in (first, second) for number in (1, 2, 3)]
     assert set(listener.errors.values()) == {None}
+
+
+def test_an_error_of_measuring_waits_for_what_trains_and_nothing_else_begins(tmp_path: Path):
+    first, second = unmeasured_jobs(tmp_path, rounds=20)
+    listener = Silent()
+
+    def measured() -> Iterator[Job | None]:
+        yield from (first, second)
+        yield from until(lambda: bool(listener.rounds))
+        raise OSError(errno.ENOSPC, "No space left on device", "footprints.json")
+
+    with pytest.raises(OSError, match=r"No space left on device: 'footprints\.json'"):
+        LocalProcesses(1).run(measured(), listener)
+    assert listener.rounds == [(first.cell.folder_name, number) for number in range(1, 21)]
+    assert listener.errors == {first.cell.folder_name: None}
+    assert not CellFolder(second.path).attempted
+    assert multiprocessing_children() == []
+
+
+def test_ctrl_c_while_an_error_waits_for_what_trains_ends_it_at_once(tmp_path: Path):
+    first, _ = unmeasured_jobs(tmp_path, rounds=500)
+
+    class Impatient(Silent):
+        def round(self, cell: Cell, row: dict) -> None:
+            raise KeyboardInterrupt
+
+    def measured() -> Iterator[Job]:
+        yield first
+        raise GpuUnavailable("gone")
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalProcesses(1).run(measured(), Impatient())
+    assert multiprocessing_children() == []
+    assert len(CellFolder(first.path).rounds()) < 500
 
 
 def test_cells_that_were_not_measured_yet_survive_a_killed_worker(tmp_path: Path, prober: Prober):
