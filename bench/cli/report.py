@@ -56,7 +56,8 @@ def _read_width(context: click.Context, option: click.Parameter, value: str | No
 @click.option(
     "--highlight",
     metavar="METHOD",
-    help="Method that stands out: bold, and before its rivals.  [default: profl, where it was run]",
+    help="Method that stands out: bold, and before its rivals where no order is given.  [default: profl, where it was "
+    "run]",
 )
 @click.option(
     "--versus",
@@ -72,7 +73,7 @@ def _read_width(context: click.Context, option: click.Parameter, value: str | No
 )
 @several(
     "--method",
-    "Show only this method; equal budgets are then those of the methods shown.  [default: all]",
+    "Show only this method; in the order given, and equal budgets are those of the methods shown.  [default: all]",
     metavar="METHOD",
 )
 @several("--label", "What a method is called: METHOD=LABEL.", metavar="ASSIGNMENT")
