@@ -9,6 +9,7 @@ from typing import Any
 from profl.bench.cell import Cell
 from profl.bench.experiment import Experiment
 from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.process.pausing import Pausing, finished
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.timeline import pack
 from profl.bench.method import FullModel
@@ -81,11 +82,18 @@ def workloads(experiment: Experiment) -> dict[str, TrainingWorkload]:
 
 def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
     """Measure every task of a cell's method, and plain training of the full model, at the scale it is measured as."""
+    return finished(measuring_tasks(experiment, prober))
+
+
+def measuring_tasks(experiment: Experiment, prober: Prober) -> Pausing[Measured]:
+    """Do what `measure_tasks` does, with pauses in which nothing else is asked of the cell's GPU."""
     cell, model = experiment.cell.as_measured, experiment.measured_model
     steps = workloads(experiment)
-    full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
-    return Measured(
-        {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in steps.items()},
-        {key: operations_per_step(step.task, step.model, step.recipe, step.technique) for key, step in steps.items()},
-        _least(prober.measure(full, cell.gpu)),
-    )
+    footprints, operations = {}, {}
+    for key, step in steps.items():
+        footprints[key] = yield from prober.measuring(step, cell.gpu, timeline=True)
+    for key, step in steps.items():
+        operations[key] = operations_per_step(step.task, step.model, step.recipe, step.technique)
+        yield
+    full = yield from prober.measuring(TrainingWorkload("full", model, FullModel(model), cell.recipe), cell.gpu)
+    return Measured(footprints, operations, _least(full))

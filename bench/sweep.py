@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -17,8 +17,9 @@ from profl.bench.data.partition import partition
 from profl.bench.engine import Engine, Job, Listener, Outcome
 from profl.bench.engine.job import failure
 from profl.bench.experiment import Experiment
-from profl.bench.measuring import measure_tasks
+from profl.bench.measuring import Measured, measuring_tasks
 from profl.bench.memory.errors import GpuUnavailable
+from profl.bench.memory.process.pausing import Pausing
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import CellFolder, folder_of
 
@@ -85,37 +86,47 @@ def run_sweep(
     deal([experiment.cell for experiment in missing])
     for cell in grid:
         folder_of(cell, output).announce(cell.to_dict())
-    engine.run(_Jobs(missing, output, prober, listener), listener)
+    with closing(_Jobs(missing, output, prober, listener)) as jobs:
+        engine.run(jobs, listener)
 
 
-@dataclass(frozen=True)
-class _Jobs:
-    """What there is to run, each cell measured when it is asked for."""
+class _Jobs(Iterator[Job | None]):
+    """What there is to run, each cell measured when it is asked for; None at every pause in which it is not ready."""
 
-    missing: Sequence[Experiment]
-    output: Path
-    prober: Prober
-    listener: SweepListener
+    def __init__(self, missing: Sequence[Experiment], output: Path, prober: Prober, listener: SweepListener) -> None:
+        self._most = len(missing)
+        self._measured = _one_by_one(missing, output, prober, listener)
 
     def __length_hint__(self) -> int:
-        return len(self.missing)
+        return self._most
 
-    def __iter__(self) -> Iterator[Job]:
-        for experiment in self.missing:
-            job = _measured(experiment, folder_of(experiment.cell, self.output), self.prober, self.listener)
-            if job:
-                yield job
+    def __next__(self) -> Job | None:
+        return next(self._measured)
+
+    def close(self) -> None:
+        """End what is being measured."""
+        self._measured.close()
 
 
-def _measured(experiment: Experiment, folder: CellFolder, prober: Prober, listener: SweepListener) -> Job | None:
+def _one_by_one(
+    missing: Sequence[Experiment], output: Path, prober: Prober, listener: SweepListener
+) -> Generator[Job | None, None, None]:
+    for experiment in missing:
+        job = yield from _measured(experiment, folder_of(experiment.cell, output), prober, listener)
+        if job:
+            yield job
+
+
+def _measured(
+    experiment: Experiment, folder: CellFolder, prober: Prober, listener: SweepListener
+) -> Pausing[Job | None]:
     """Measure a cell into its folder; return the job, or None if another sweep is at the cell or measuring fails."""
     cell = experiment.cell
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         with folder.lock():
             folder.begin(cell.to_dict())
-            with contained(f"method '{cell.method}'"):
-                measured = measure_tasks(experiment, prober)
+            measured = yield from _contained(f"method '{cell.method}'", measuring_tasks(experiment, prober))
             folder.write_footprints(measured.entries(cell))
             folder.write_timelines(measured.timelines())
     except Timeout:
@@ -128,3 +139,16 @@ def _measured(experiment: Experiment, folder: CellFolder, prober: Prober, listen
         return None
     listener.measured(cell)
     return Job(experiment, folder.path, measured.least_budgets, measured.full_model_bytes)
+
+
+def _contained(who: str, work: Pausing[Measured]) -> Pausing[Measured]:
+    """Go on with the work of code that is plugged in, contained; its pauses, in which others work, are not."""
+    with closing(work):
+        while True:
+            with contained(who):
+                try:
+                    next(work)
+                except StopIteration as end:
+                    measured: Measured = end.value
+                    return measured
+            yield

@@ -89,6 +89,18 @@ def test_a_second_sweep_repeats_nothing(run: Path):
     assert {path: path.read_bytes() for path in (run / "cells").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("one_figure")
+def test_a_sweep_shows_methods_in_the_order_in_which_they_are_named(run: Path, tmp_path: Path):
+    run = shutil.copytree(run, tmp_path / "run")
+    words = ["sweep", "--config", tmp_path / "small.toml", "--output", run, "--workers", 1]
+    (tmp_path / "small.toml").write_text(SMALL)
+    for methods in (["heterofl", "fedavg"], ["fedavg", "heterofl"]):
+        result = profl(*words, *(word for method in methods for word in ("--method", method)))
+        assert result.exit_code == 0, result.output
+        for text in ((run / "report" / "results.md").read_text(), result.stdout):
+            assert re.findall(r"^(?:\| )?(fedavg|heterofl)\b", text, flags=re.MULTILINE)[:2] == methods
+
+
 def test_a_cell_of_another_recipe_without_a_round_blocks_nothing(run: Path, tmp_path: Path):
     copy = shutil.copytree(run, tmp_path / "run")
     cell = CellFolder(next((copy / "cells").iterdir())).cell()

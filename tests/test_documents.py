@@ -38,10 +38,12 @@ from click.testing import CliRunner
 import profl.bench.memory
 from profl.bench.cell import Recipe
 from profl.bench.cli import main
+from profl.bench.config import read_config
 from profl.bench.memory import Prober
 from profl.bench.method import FullModel, Task
 from profl.bench.models import ModelSpec
 from profl.bench.operations import operations_per_step
+from profl.bench.presets import preset
 from profl.bench.registry import method_class, methods
 from profl.bench.report import View
 from profl.bench.report.budgets import budgets_frame
@@ -172,6 +174,12 @@ def test_the_door_is_short_and_leads_to_every_document():
     assert len(door.splitlines()) <= 150
     for document in DOCUMENTS[1:]:
         assert f"]({document.relative_to(ROOT)})" in door
+
+
+def test_the_timeline_at_the_door_is_of_the_board_of_the_results_below():
+    door = (ROOT / "README.md").read_text(encoding="utf-8")
+    (gpu,) = re.findall(r"^profl measure .* --gpu (\S+) --plot ", door, flags=re.MULTILINE)
+    assert gpu == read_config(preset("default")).gpu
 
 
 def test_versions_agree():

@@ -75,6 +75,18 @@ def test_fit_tells_of_every_batch_and_report_and_doctor_of_every_part_if_asked(t
     assert set(drawn) == {path.stem for path in tmp_path.glob("*.png")}
 
 
+@pytest.mark.usefixtures("one_figure")
+def test_a_quiet_report_is_its_table_alone(tmp_path: Path):
+    run = Path(__file__).parents[1] / "results" / "ablations" / "warm-up"
+    words = ["report", run, "--output", tmp_path, "--format", "png"]
+    usual, quiet = profl(*words), profl(*words, "-q")
+    files, table = usual.stdout.splitlines(), quiet.stdout.splitlines()
+    assert table == files[-len(table) :]
+    assert {Path(line) for line in files[: -len(table)]} == set(tmp_path.iterdir())
+    assert any(line.startswith("profl") for line in table)
+    assert profl("report", run, run.with_name("no-shrinking"), "--output", tmp_path, "-q").output == ""
+
+
 def test_a_quiet_sweep_tells_errors_alone(tmp_path: Path):
     (tmp_path / "tiny.toml").write_text(CONFIG)
     words = ["sweep", "--config", tmp_path / "tiny.toml", "--cells", "2/2", "--workers", 1]

@@ -14,7 +14,7 @@ import click
 
 from profl.bench.cli.options import available, chosen_workloads, several, started_prober, task_options, tracked
 from profl.bench.cli.own_step import arguments, check_own, measure_own, own_step
-from profl.bench.cli.volume import quiet_option, verbose_option
+from profl.bench.cli.volume import quiet_option, verbose_option, written
 
 if TYPE_CHECKING:
     from profl.bench.memory.replay.settings import AllocatorSettings
@@ -139,9 +139,9 @@ def measure_command(
     device = results[0].footprint.environment.device_name
     print_results(f"{model} width {width}, batch {batch_size}, {how} {device}", results)
     if save:
-        click.echo(f"{len(runs)} measured {'run' if len(runs) == 1 else 'runs'} in {save}")
+        written(f"{len(runs)} measured {'run' if len(runs) == 1 else 'runs'} in {save}")
     if plot:
-        click.echo(f"{len(results)} {'timeline' if len(results) == 1 else 'timelines'} in {plot}")
+        written(f"{len(results)} {'timeline' if len(results) == 1 else 'timelines'} in {plot}")
 
 
 def _task_file(folder: Path, method: str, task: str, ending: str) -> Path:

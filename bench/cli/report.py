@@ -13,7 +13,7 @@ from profl.bench.cli.options import OneOf, several
 from profl.bench.cli.own_step import given_beside
 from profl.bench.cli.running import tell_strays
 from profl.bench.cli.stopping import if_stopped
-from profl.bench.cli.volume import progress_console, quiet_option, timed, verbose_option
+from profl.bench.cli.volume import progress_console, quiet_option, timed, verbose_option, written
 from profl.bench.errors import InputError, choose, nearest, unknown
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def _read_width(context: click.Context, option: click.Parameter, value: str | No
 @click.option(
     "--highlight",
     metavar="METHOD",
-    help="Method that stands out: bold, and before its rivals.  [default: profl, where it was run]",
+    help="Method that stands out: bold, and before its rivals where no order is given.  [default: profl, where it was "
+    "run]",
 )
 @click.option(
     "--versus",
@@ -72,7 +73,7 @@ def _read_width(context: click.Context, option: click.Parameter, value: str | No
 )
 @several(
     "--method",
-    "Show only this method; equal budgets are then those of the methods shown.  [default: all]",
+    "Show only this method; in the order given, and equal budgets are those of the methods shown.  [default: all]",
     metavar="METHOD",
 )
 @several("--label", "What a method is called: METHOD=LABEL.", metavar="ASSIGNMENT")
@@ -123,7 +124,7 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, *
                 f"{', '.join(of_one)}: for the report of one run; a comparison of several has none of it"
             )
         page = (output or runs[-1] / "report") / "comparison.html"
-        click.echo(write_comparison([read_run(run) for run in runs], page, highlight))
+        written(write_comparison([read_run(run) for run in runs], page, highlight))
         return
     results = read_run(runs[0])
     trained = [record for record in results.records if not record.cell.memory_only]
@@ -136,9 +137,9 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, *
             status.update(f"drawing {name}")
             return timed(name)
 
-        written = write_report(results, output, view, around)
-    for path in written:
-        click.echo(path)
+        paths = write_report(results, output, view, around)
+    for path in paths:
+        written(path)
     Terminal().print(closing_table(results, view))
 
 

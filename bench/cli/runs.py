@@ -25,7 +25,7 @@ class _ListIfNotTold(click.Group):
 
 @click.group(cls=_ListIfNotTold, options_metavar="", subcommand_metavar="[list] [FOLDER]... | rm RUN...")
 def runs() -> None:
-    """List the runs of sweeps: how far each is, what it took, and when; or remove some.
+    """List the runs of sweeps, the last changed first: how far each is, what it took, and when; or remove some.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def runs() -> None:
 @click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for every run.")
 def list_runs(folders: tuple[Path, ...], as_json: bool) -> None:
-    """List the runs in folders and below, by default in results/.
+    """List the runs in folders and below, by default in results/, the last changed first.
 
     Cells and rounds are those finished, of those of every grid that was run there; the time is that of the finished
     rounds, one after another, whatever ran side by side.
@@ -51,22 +51,21 @@ def list_runs(folders: tuple[Path, ...], as_json: bool) -> None:
       profl runs list /shared/studies --json
     """
     from profl.bench.results.json_files import as_json as text
-    from profl.bench.results.runs import find_runs, overview
+    from profl.bench.results.runs import find_runs, newest_first, overview
     from profl.bench.validation import printable
 
     if not folders and not Path("results").is_dir():
         click.echo("no runs: there is no folder results here", err=True)
         return
     found = dict.fromkeys(run for folder in folders or [Path("results")] for run in find_runs(folder))
-    overviews = map(overview, found)
+    told = newest_first(map(overview, found))
     if as_json:
-        for one in overviews:
+        for one in told:
             click.echo(text({**asdict(one), "path": str(one.path)}))
         return
     if not found:
         click.echo(f"no runs in {', '.join(map(str, folders)) or 'results'}", err=True)
         return
-    told = list(overviews)
     for line in (*_lines(told), *(one.damage for one in told if one.damage)):
         click.echo(printable(line))
 

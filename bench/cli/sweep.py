@@ -67,7 +67,7 @@ def sweep(
 ) -> None:
     """Run methods over memory tiers; run again to finish what is missing.
 
-    Values given here replace those of the preset or file.
+    Values given here replace those of the preset or file. Methods that are given here are shown in that order.
 
     \b
     Examples:
@@ -86,7 +86,8 @@ def sweep(
     source, name, chosen = chosen_sweep(**given)
     from profl.bench.config import experiments
     from profl.bench.memory.process.probe import Prober
-    from profl.bench.report import closing_table, write_report
+    from profl.bench.report import View, closing_table, write_report
+    from profl.bench.report.appearance import Appearance
     from profl.bench.results import read_run
     from profl.bench.results.folder import folder_of
     from profl.bench.terminal import Terminal
@@ -98,6 +99,8 @@ def sweep(
         return
     tell_untuned(chosen, source)
     run = output or Path("results") / f"run-{name}"
+    order = dict.fromkeys(one.cell.contender for one in possible) if given["method"] else ()
+    view = View(appearance=Appearance(order=tuple(order)))
     runner = chosen_engine(engine, address, workers)
     with Prober() as prober:
         progress = carry_out(possible, run, runner, prober, as_json, log_to, part)
@@ -111,9 +114,9 @@ def sweep(
         return
     with if_stopped(f"the cells are kept in {run}, their report may not be whole: 'profl report {run}' draws it"):
         results = read_run(run)
-        written = write_report(results)
+        written = write_report(results, None, view)
         if not as_json:
-            Terminal().print(closing_table(results))
+            Terminal().print(closing_table(results, view))
     progress_console().print(f"{len(written)} figures and tables in {written[0].parent}", highlight=False)
     refuse_incomplete(progress, len(possible), run)
 

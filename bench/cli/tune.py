@@ -10,7 +10,7 @@ import click
 
 from profl.bench.cli.options import chosen_sweep, instructions_option, several, sweep_options, workers_option
 from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
-from profl.bench.cli.volume import quiet_option, verbose_option
+from profl.bench.cli.volume import progress_console, quiet_option, verbose_option
 
 
 @click.command()
@@ -82,7 +82,6 @@ def tune(
             str(method),
             *("–" if isnan(score) else f"{100 * score:.1f}%{marks.get(rate, ' ')}" for rate, score in row.items()),
         )
-    console = Terminal(stderr=True)
-    console.print(shown)
-    console.print(f"every cell's score is in {folder / 'learning_rates.csv'}", highlight=False)
+    Terminal(stderr=True).print(shown)
+    progress_console().print(f"every cell's score is in {folder / 'learning_rates.csv'}", highlight=False)
     click.echo(table(choices))

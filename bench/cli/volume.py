@@ -53,6 +53,12 @@ def progress_console() -> Terminal:
     return Terminal(stderr=True, quiet=volume() == "quiet")
 
 
+def written(text: object) -> None:
+    """Say on stdout what was written where; not if the command is to be quiet."""
+    if volume() != "quiet":
+        click.echo(text)
+
+
 def detail(text: str) -> None:
     """Say on stderr what a verbose command tells, and another does not."""
     if volume() == "verbose":

@@ -27,15 +27,19 @@ class Engine(Protocol):
     job's folder. What a cell leaves on disk does not depend on the engine, as `run_job` sees to that.
     """
 
-    def run(self, jobs: Iterable[Job], listener: Listener) -> None:
+    def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
         """Run every job; tell of every round as it ends, and once for each job that its cell is finished.
 
         A job is measured when it is asked for, which takes seconds: an engine that has workers lets them run meanwhile.
-        How many there are at most is their length hint.
+        None comes, some times a second, in place of one that is not ready, for an engine to tell of the others: it asks
+        again. How many jobs there are at most is their length hint.
         A job whose worker died is over too: an `Outcome` with an error, while the others go on.
 
         Raises
         ------
+        Exception
+            What asking for a job raises, such as `GpuUnavailable` or `OSError`: no more is begun, and cells that are
+            being run end first.
         KeyboardInterrupt
             On Ctrl-C, or from the listener, with every worker ended and finished rounds on disk.
         """

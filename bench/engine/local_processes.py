@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.context import SpawnContext
@@ -31,7 +31,8 @@ class LocalProcesses:
     """Runs several jobs at a time, each in a worker process of this machine.
 
     The workers end with this process, however it ends. If one is killed, all are, as the pool of Python's standard
-    library has it: the cells that were being run fail, and those that waited are run by new workers.
+    library has it: the cells that were being run fail, and those that waited are run by new workers. If measuring
+    raises an error, as it would for every cell, those that are being run end first, and those that wait are not begun.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ class LocalProcesses:
 
     workers: int
 
-    def run(self, jobs: Iterable[Job], listener: Listener) -> None:
+    def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
         """Run the jobs, the first while the next are measured; see `profl.bench.engine.Engine`."""
         for name, value in WORKER_VARIABLES.items():
             os.environ.setdefault(name, value)
@@ -89,25 +90,38 @@ class _Rounds:
             listener.round(*self._told.popleft())
 
 
-def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> list[Job]:
-    """Run jobs in a pool of workers; return those that were taken and still wait when it breaks."""
+def _run_until_crash(jobs: Iterator[Job | None], workers: int, listener: Listener) -> list[Job]:
+    """Run jobs in a pool of workers; return those that were taken and still wait when it breaks.
+
+    Raises whatever ends the jobs, when those that were begun have ended.
+    """
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch may hang
+    waiting: deque[Job] = deque()
     running: dict[Future[Outcome], Job] = {}
-    left: list[Job] = []
+    refusals: list[Exception] = []
     # A new pipe for every pool: whoever is killed while writing leaves it locked.
     with (
         _Rounds(context) as rounds,
         ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(rounds.pipe,)) as pool,
     ):
 
+        def hand_over() -> None:
+            """Give jobs to the workers that are free: the pool's own queue would take more than are run."""
+            with _uninterrupted():
+                while waiting and len(running) < workers:
+                    running[pool.submit(_run_in_worker, waiting[0])] = waiting[0]
+                    waiting.popleft()
+
         def attend(seconds: float) -> None:
+            if not running:
+                return
             with _uninterrupted():
                 done, _ = wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
                 ended = [(running.pop(future), _outcome(future)) for future in done]
             rounds.report(listener)
             for job, outcome in ended:
                 if outcome is None:
-                    left.extend(_after_crash(job, listener))
+                    waiting.extend(_after_crash(job, listener))
                 else:
                     listener.finished(job.cell, outcome)
 
@@ -117,21 +131,34 @@ def _run_until_crash(jobs: Iterator[Job], workers: int, listener: Listener) -> l
                 # breaks is waited for in vain.
                 for _ in range(workers):
                     pool.submit(int)
-            for job in jobs:
-                try:
-                    with _uninterrupted():
-                        running[pool.submit(_run_in_worker, job)] = job
-                except BrokenProcessPool:
-                    left.append(job)
-                    break
-                attend(0)
+            with suppress(BrokenProcessPool):
+                for job in _until_refused(jobs, refusals):
+                    waiting.extend([job] if job else [])
+                    hand_over()
+                    attend(0)
+                if refusals:
+                    waiting.clear()
+                while waiting or running:
+                    hand_over()
+                    attend(0.2)
             while running:
                 attend(0.2)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.kill()
             raise
-    return left
+    if refusals:
+        raise refusals[0]
+    return list(waiting)
+
+
+def _until_refused(jobs: Iterator[Job | None], refusals: list[Exception]) -> Iterator[Job | None]:
+    """Yield jobs until none can be had any more; if that is for an error, it is put into ``refusals``."""
+    try:
+        for job in jobs:  # noqa: UP028 - the next pool goes on with them: 'yield from' would close them with this
+            yield job
+    except Exception as error:
+        refusals.append(error)
 
 
 @contextmanager

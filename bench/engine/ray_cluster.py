@@ -61,7 +61,7 @@ class RayCluster:
             raise InputError("the engine 'ray' needs the package ray: pip install 'profl[ray]'")
         _connect(address)
 
-    def run(self, jobs: Iterable[Job], listener: Listener) -> None:
+    def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
         """Run the jobs and leave the cluster; see `profl.bench.engine.Engine`.
 
         Raises
@@ -73,7 +73,7 @@ class RayCluster:
 
         running: list[_RemoteCell] = []
         try:
-            waiting = deque(_RemoteCell(job) for job in jobs)
+            waiting = deque(_RemoteCell(job) for job in jobs if job)
             for cell in waiting:
                 cell.check()
             while waiting or running:

@@ -105,7 +105,7 @@ def budgets_grid(study: Study) -> Grid:
         f"Score in percent when the budget is spent, which is the least that any run{shown} of the tier and seed"
         " spent in the whole (its mean is shown). A run is cut there, not planned anew: so is a schedule that spans it."
         " > told apart from the next, seed by seed;"
-        f" a comma: not told apart. ? unknown. {' '.join([study.certainty, *study.selection])}"
+        f" a comma: not told apart. {' '.join([study.certainty, *study.selection])}"
     )
     columns = ["budget", "methods, the highest mean first"]
     return Grid("Order of the methods at equal budgets", "tier, counted in", columns, groups, note, numbers=False)

@@ -305,8 +305,9 @@ def _accuracy_grid(accuracy: pd.DataFrame, names: Sequence[str], runs: Sequence[
             )
             for method in in_order(rows["method"], ideals_of(cells), highlight)
         ]
-    note = f"Points of difference from {names[0]}, then the accuracy of every run. ? no result; – not run."
-    return Grid(f"{SCORE_NAME.capitalize()}, by method and tier", "method", tiers, groups, note)
+    note = f"Points of difference from {names[0]}, then the accuracy of every run. – not run."
+    caption = f"{SCORE_NAME.capitalize()}, by method and tier"
+    return Grid(caption, "method", tiers, groups, note, unknown="no result")
 
 
 def _accuracy(row: Mapping[Any, Any], names: Sequence[str]) -> Entry:

@@ -22,6 +22,6 @@ def costs_grid(study: Study) -> Grid:
     rows = [GridRow(study.label(method), [entry(method, tier) for tier in study.tiers]) for method in study.methods]
     note = (
         "Floating-point operations of all devices' local training, and the bytes that they sent up and were sent down,"
-        f" in the whole run{f', mean of {study.of_seeds}' if study.seeds > 1 else ''}. ? unknown."
+        f" in the whole run{f', mean of {study.of_seeds}' if study.seeds > 1 else ''}."
     )
     return Grid("Cost of a run, by memory tier", "method", study.tiers, {"": rows}, note)

@@ -63,7 +63,7 @@ def differences_grid(study: Study) -> Grid:
     caption = f"Difference in score from {study.called(study.versus)}, in points"
     note = (
         f"At the same seed. {study.certainty} Not told apart: the interval holds zero, or there is none. Each interval"
-        " stands for itself: of twenty, one errs on average. ? unknown."
+        " stands for itself: of twenty, one errs on average."
     )
     return Grid(caption, "method", study.tier_labels, {"": rows} if rows else {}, note)
 

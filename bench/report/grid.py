@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -58,11 +58,13 @@ class Grid:
     groups
         Rows by group; the name of a group may be empty.
     note
-        A sentence below; may be empty.
+        A sentence below; may be empty. `explained` is what stands there.
     numbers
         Whether the entries are figures, to be set flush right.
     joint
         What stands between the lines of an entry that is written in one.
+    unknown
+        What ``?`` means in it.
     """
 
     caption: str
@@ -72,12 +74,19 @@ class Grid:
     note: str = ""
     numbers: bool = True
     joint: str = ", "
+    unknown: str = "unknown"
 
     @property
     def explained(self) -> str:
-        """The note, without the sign of the unknown where nothing is."""
-        told = any(entry.text == "?" for rows in self.groups.values() for row in rows for entry in row.entries)
-        return self.note if told else self.note.replace("? unknown.", "").replace("  ", " ").strip()
+        """The note, and what a ``?`` means where one stands in the table."""
+        entries = [entry for rows in self.groups.values() for row in rows for entry in row.entries]
+        shown = [*self.columns, *self.groups, *(text for entry in entries for text in (entry.text, *entry.more))]
+        return with_sign(self.note, self.unknown, shown)
+
+
+def with_sign(note: str, unknown: str, shown: Iterable[str]) -> str:
+    """Return a note on texts that are shown, with what ``?`` means behind it if one of them has the sign."""
+    return " ".join(filter(None, [note, f"? {unknown}." if any("?" in text for text in shown) else ""]))
 
 
 def by_method(study: Study, column: str, caption: str, digits: int) -> Grid:

@@ -62,8 +62,8 @@ def latex(grid: Grid, sheet: Sheet, label: str) -> Iterator[str]:
     if sheet.bare:
         yield r"\endgroup"
         return
-    if grid.note:
-        yield rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {escaped(grid.note)}}}"
+    if grid.explained:
+        yield rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {escaped(grid.explained)}}}"
     yield rf"\end{{{kind}}}"
 
 

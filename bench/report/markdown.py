@@ -61,7 +61,7 @@ def _section(study: Study) -> Iterator[str]:
         return
     for grid in (table(study) for table in RESULTS.values()):
         if grid.groups:
-            yield from (f"{grid.caption}:", "", *markdown(grid), "", grid.note, "")
+            yield from (f"{grid.caption}:", "", *markdown(grid), "", grid.explained, "")
     said = deviations(study.bare_methods)
     if said:
         yield "What differs from the published methods:"
@@ -83,7 +83,7 @@ def accuracy_grid(study: Study) -> Grid:
 
     rows = [GridRow(study.label(method), [entry(method, tier) for tier in study.tiers]) for method in study.methods]
     marks = f" {best_note(study, 'Bold:')}" if study.seeds > 1 else ""
-    note = f"In round brackets: percentage of devices that can train. {' '.join(study.notes)}{marks} ? unknown."
+    note = f"In round brackets: percentage of devices that can train. {' '.join(study.notes)}{marks}"
     return Grid(f"{SCORE_NAME.capitalize()}, by memory tier", "method", study.tiers, {"": rows}, note, joint=" ")
 
 

@@ -378,7 +378,9 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
 
     stands_out = method(view.highlight, "highlighted") or NAMESAKE
     versus = method(view.versus, "compared with")
-    _check_labels(view.appearance, names.values())
+    order = (*(everybody[name] for name in view.methods), *view.appearance.order)
+    appearance = replace(view.appearance, order=order)
+    _check_labels(appearance, names.values())
     run = _by_contender(run)
     axis = axis_named(view.axis)
     counted = [name for name, other in AXES.items() if other.spent(run.rounds).notna().any()]
@@ -404,12 +406,12 @@ def studies(run: Run, view: View = USUAL) -> Iterator[Study]:
             _chance(run_here[0]),
             ideals,
             stands_out,
-            versus or _usual_versus(cells, ideals, stands_out, view.appearance.order),
+            versus or _usual_versus(cells, ideals, stands_out, order),
             axis,
             run_here[0].measured_scale,
             run_here[0].recipe.held_out_share,
             run_here[0].recipe.rounds,
-            view.appearance,
+            appearance,
             view.sheet,
             _left_out(whole, names.values(), values),
         )

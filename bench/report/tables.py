@@ -19,7 +19,7 @@ from profl.bench.files import replacing, write_whole
 from profl.bench.report.budgets import budgets_frame, budgets_grid
 from profl.bench.report.deviations import deviations
 from profl.bench.report.differences import differences_frame, differences_grid
-from profl.bench.report.grid import Grid
+from profl.bench.report.grid import Grid, with_sign
 from profl.bench.report.held import held
 from profl.bench.report.ranking import best_methods
 from profl.bench.report.score import SCORE, SCORE_NAME
@@ -97,21 +97,29 @@ def _table(study: Study) -> Group:
     for tier in study.tiers:
         table.add_column(study.tier_label(tier), justify="right")
     best = best_methods(study)
+    shown = list(study.tier_labels)
     for method in study.methods:
         entries = [_entry(study, method, tier, method in best[tier]) for tier in study.tiers]
         table.add_row(study.label(method, between="\n"), *entries)
+        shown += [entry.plain for entry in entries]
     interval = f"; its {INTERVAL} over {study.of_seeds}" if study.seeds > 1 else ""
     key = (
         "From top to bottom: most memory reserved in any round; share of devices that can train;\n"
-        "what stayed allocated from round to round.  ? unknown.\n"
+        "what stayed allocated from round to round."
         if study.memory_only
         else f"From top to bottom: {SCORE_NAME}{interval};\n"
         "share of devices that can train; least budget of the dearest trained task.\n"
-        f"{best_note(study, '*')} ? unknown.\n"
+        f"{best_note(study, '*')}"
     )
     failed = [Text(sentence, style="yellow") for sentence in study.out_of_memory]
     missing = [Text(f"{study.completeness}\n", style="yellow")] if study.completeness else []
-    return Group(Text(study.training_setting, style="bold"), table, Text(key), *missing, *failed)
+    return Group(
+        Text(study.training_setting, style="bold"),
+        table,
+        Text(with_sign(key, "unknown", shown) + "\n"),
+        *missing,
+        *failed,
+    )
 
 
 def best_note(study: Study, mark: str) -> str:
@@ -129,7 +137,7 @@ def _comparisons(study: Study) -> list[Table | Text]:
     said = deviations(study.bare_methods)
     lines = [f"{study.called(method)}: {' '.join(sentences)}" for method, sentences in said.items()]
     listed = [Text("\n".join(["What differs from the published methods:", *lines, ""]))] if lines else []
-    shown = [(Text(grid.caption, style="bold"), _printed(grid), Text(grid.note + "\n")) for grid in grids]
+    shown = [(Text(grid.caption, style="bold"), _printed(grid), Text(grid.explained + "\n")) for grid in grids]
     return [*(part for parts in shown for part in parts), *listed]
 
 

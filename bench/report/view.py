@@ -21,9 +21,9 @@ class View:
     axis
         What curves are drawn over: a name of `profl.bench.report.axis.AXES`.
     methods
-        Those that are shown, as if no other had been run; all by default.
+        Those that are shown, in this order, as if no other had been run; all by default.
     appearance
-        What they are called, their colours and their order.
+        What they are called, their colours and, where ``methods`` does not say it, their order.
     sheet
         What figures are drawn on, and in which formats they are written.
     """

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,11 @@ def find_runs(folder: Path) -> list[Path]:
 def is_run(folder: Path) -> bool:
     """Return whether a folder holds a run: cells, be it that none is begun."""
     return bool(named_as_cells(folder))
+
+
+def newest_first(overviews: Iterable[Overview]) -> list[Overview]:
+    """Return runs by when they were last changed; those in which nothing was ever written come last."""
+    return sorted(overviews, key=lambda one: one.changed or 0.0, reverse=True)
 
 
 def overview(run: Path) -> Overview:

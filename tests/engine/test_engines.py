@@ -1,16 +1,21 @@
 """The seam: a sweep hands what it has measured to an engine, and whichever runs it, the results are the same."""
 
 import pickle
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable
 from functools import partial
+from operator import length_hint
 from pathlib import Path
 
+import pytest
 import torch
 from filelock import FileLock
 
 from profl.bench.cell import Cell
 from profl.bench.config import cells
 from profl.bench.engine import Engine, InProcess, Job, Listener, LocalProcesses, Outcome, run_job
+from profl.bench.experiment import Experiment
+from profl.bench.measuring import measure_tasks
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results.folder import folder_of
 from profl.bench.results.json_files import read_json, write_json
@@ -21,8 +26,8 @@ from tests.sweeps import CONFIG, Silent, bits, sweep
 class Backwards:
     """An engine of one's own: each job travels as to another machine, the last one first."""
 
-    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
-        for job in reversed([pickle.loads(pickle.dumps(job)) for job in jobs]):
+    def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
+        for job in reversed([pickle.loads(pickle.dumps(job)) for job in jobs if job]):
             listener.finished(job.cell, run_job(job, partial(listener.round, job.cell)))
 
 
@@ -32,8 +37,27 @@ class Handed:
     def __init__(self) -> None:
         self.jobs: list[list[Job]] = []
 
-    def run(self, jobs: Sequence[Job], listener: Listener) -> None:
-        self.jobs.append(list(jobs))
+    def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
+        self.jobs.append([job for job in jobs if job])
+
+
+class Watching:
+    """An engine that runs nothing, and looks on at every pause of a measurement; it stops at the first if it is to."""
+
+    def __init__(self, stops: bool = False) -> None:
+        self.stops = stops
+        self.printed_to: list[object] = []
+        self.jobs: list[Job] = []
+
+    def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
+        assert length_hint(jobs) == 1
+        for job in jobs:
+            if job:
+                self.jobs.append(job)
+                continue
+            self.printed_to.append(sys.stdout)
+            if self.stops:
+                raise KeyboardInterrupt
 
 
 class Orderly(Silent):
@@ -91,3 +115,19 @@ def test_threads_are_set_and_given_back(tmp_path: Path, prober: Prober):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_a_measurement_pauses_with_nothing_contained_and_one_that_is_left_in_a_pause_is_over(tmp_path: Path):
+    """What a listener prints in a pause goes where it should; no answer of what was left is taken for another's."""
+    cell = small_cell(width=3, recipe=CONFIG.recipe)
+    leaving, watching = Watching(stops=True), Watching()
+    with Prober() as prober:
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            sweep([cell], tmp_path, leaving, prober, Silent())
+        sweep([cell], tmp_path, watching, prober, Silent())  # its lock is free
+        least_budgets = measure_tasks(Experiment.of(cell), prober).least_budgets
+    assert stopped.value.__traceback__  # which would hold what was not closed
+    assert leaving.jobs == []
+    assert set(leaving.printed_to + watching.printed_to) == {sys.stdout}
+    assert [job.cell for job in watching.jobs] == [cell]
+    assert watching.jobs[0].least_budgets == least_budgets

@@ -1,10 +1,11 @@
 """Workers that are killed or interrupted leave every finished round, and the cells that waited are run."""
 
+import errno
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from profl.bench.cell import Cell
 from profl.bench.engine import Job, Listener, LocalProcesses, local_processes
 from profl.bench.experiment import Experiment
+from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.process.probe import Prober
 from profl.bench.results import CellFolder
 from profl.bench.results.folder import folder_of
@@ -111,27 +113,88 @@ def multiprocessing_children() -> list[int]:
     return [process.pid for process in multiprocessing.active_children() if process.pid]
 
 
-def test_cells_run_to_their_end_while_the_next_are_measured(tmp_path: Path):
-    """Nobody listens meanwhile, and the rounds told are more than a pipe holds."""
-    todo = [small_cell(seed=seed, recipe=replace(SMALL_RECIPE, rounds=100, evaluate_every=100)) for seed in range(2)]
+def unmeasured_jobs(output: Path, rounds: int) -> list[Job]:
+    """Return two jobs whose budgets are made up."""
     jobs = []
-    for cell in todo:
-        folder = folder_of(cell, tmp_path)
+    for seed in range(2):
+        cell = small_cell(seed=seed, recipe=replace(SMALL_RECIPE, rounds=rounds, evaluate_every=100))
+        folder = folder_of(cell, output)
         folder.begin(cell.to_dict())
         jobs.append(Job(Experiment.of(cell), folder.path, {"full model": 1}, 1))
+    return jobs
+
+
+def until(happens: Callable[[], bool]) -> Iterator[None]:
+    """Yield ten times a second until something has happened."""
+    deadline = time.monotonic() + 300
+    while not happens():
+        assert time.monotonic() < deadline
+        yield
+        time.sleep(0.1)
+
+
+def test_cells_run_to_their_end_while_the_next_are_measured(tmp_path: Path):
+    """Nobody listens meanwhile, and the rounds told are more than a pipe holds."""
+    first, second = jobs = unmeasured_jobs(tmp_path, rounds=100)
 
     def measured() -> Iterator[Job]:
-        yield jobs[0]
-        deadline = time.monotonic() + 300
-        while folder_of(todo[0], tmp_path).status != "done":
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield jobs[1]
+        yield first
+        for _ in until(lambda: CellFolder(first.path).status == "done"):
+            pass
+        yield second
 
     listener = Silent()
     LocalProcesses(1).run(measured(), listener)
-    assert listener.rounds == [(cell.folder_name, number) for cell in todo for number in range(1, 101)]
-    assert listener.errors == {cell.folder_name: None for cell in todo}
+    assert listener.rounds == [(job.cell.folder_name, number) for job in jobs for number in range(1, 101)]
+    assert listener.errors == {job.cell.folder_name: None for job in jobs}
+
+
+def test_rounds_are_told_while_the_next_cell_is_measured(tmp_path: Path):
+    first, second = unmeasured_jobs(tmp_path, rounds=3)
+    listener = Silent()
+
+    def measured() -> Iterator[Job | None]:
+        yield first
+        yield from until(lambda: first.cell.folder_name in listener.errors)
+        yield second
+
+    LocalProcesses(1).run(measured(), listener)
+    assert listener.rounds == [(job.cell.folder_name, number) for job in (first, second) for number in (1, 2, 3)]
+    assert set(listener.errors.values()) == {None}
+
+
+def test_an_error_of_measuring_waits_for_what_trains_and_nothing_else_begins(tmp_path: Path):
+    first, second = unmeasured_jobs(tmp_path, rounds=20)
+    listener = Silent()
+
+    def measured() -> Iterator[Job | None]:
+        yield from (first, second)
+        yield from until(lambda: bool(listener.rounds))
+        raise OSError(errno.ENOSPC, "No space left on device", "footprints.json")
+
+    with pytest.raises(OSError, match=r"No space left on device: 'footprints\.json'"):
+        LocalProcesses(1).run(measured(), listener)
+    assert listener.rounds == [(first.cell.folder_name, number) for number in range(1, 21)]
+    assert listener.errors == {first.cell.folder_name: None}
+    assert not CellFolder(second.path).attempted
+    assert multiprocessing_children() == []
+
+
+def test_ctrl_c_while_an_error_waits_for_what_trains_ends_it_at_once(tmp_path: Path):
+    first, _ = unmeasured_jobs(tmp_path, rounds=500)
+
+    class Impatient(Silent):
+        def round(self, cell: Cell, row: dict) -> None:
+            raise KeyboardInterrupt
+
+    def measured() -> Iterator[Job]:
+        yield first
+        raise GpuUnavailable("gone")
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalProcesses(1).run(measured(), Impatient())
+    assert multiprocessing_children() == []
+    assert len(CellFolder(first.path).rounds()) < 500
 
 
 def test_cells_that_were_not_measured_yet_survive_a_killed_worker(tmp_path: Path, prober: Prober):
@@ -145,8 +208,10 @@ def test_cells_that_were_not_measured_yet_survive_a_killed_worker(tmp_path: Path
         yield from jobs[1:]
 
     class Killing(LocalProcesses):
-        def run(self, jobs: Iterable[Job], listener: Listener) -> None:
-            super().run(measured(list(jobs)), listener)  # a generator, which does not tell how many there are
+        def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
+            super().run(
+                measured([job for job in jobs if job]), listener
+            )  # a generator, which does not tell how many there are
 
     listener = Silent()
     sweep(todo, tmp_path, Killing(2), prober, listener)

@@ -28,6 +28,7 @@ from profl.bench.presets import presets
 from profl.bench.report import write_report
 from profl.bench.report.figures import FIGURES
 from profl.bench.report.grid import Entry, Grid, GridRow
+from profl.bench.report.latex import latex
 from profl.bench.report.looks import looks
 from profl.bench.report.page import write_page
 from profl.bench.report.page.dark import in_the_dark
@@ -39,7 +40,7 @@ from profl.bench.report.page.writing import KINDS, TABLES, inline, joined
 from profl.bench.report.ranking import best_methods
 from profl.bench.report.score import SCORE
 from profl.bench.report.study import studies
-from profl.bench.report.style import mebibytes
+from profl.bench.report.style import README, mebibytes
 from profl.bench.report.tables import write_tables
 from profl.bench.results import Record, Run, peak_column, read_run
 from tests.report.browser import browser, prefer, requested, resize
@@ -613,10 +614,16 @@ def test_no_line_ends_between_a_number_and_what_it_is_of():
 
 
 def test_the_sign_of_the_unknown_is_explained_where_it_is():
-    note = "One. ? unknown. Two."
-    for text, explained in (("?", note), ("1", "One. Two.")):
-        rows = [GridRow("head", [Entry("2"), Entry(text)])]
-        assert Grid("caption", "corner", ["one", "two"], {"": rows}, note).explained == explained
+    """Wherever a table goes."""
+    for note, entry, explained in (
+        ("One.", Entry("?"), "One. ? unknown."),
+        ("", Entry("12 MiB", ("? up, 3 down",)), "? unknown."),
+        ("One.", Entry("1", ("2",)), "One."),
+        ("", Entry("1"), ""),
+    ):
+        grid = Grid("caption", "corner", ["one", "two"], {"": [GridRow("head", [Entry("2"), entry])]}, note)
+        assert grid.explained == explained
+        assert ("? unknown." in "\n".join(latex(grid, README, "tab:one"))) == ("unknown" in explained)
 
 
 def test_settings_are_told_as_people_write_them(shown: Run):

@@ -169,6 +169,18 @@ def test_settings_colour_and_order_methods(few: Run):
     assert "#123456" in {line.get_color() for line in lines}
 
 
+@pytest.mark.usefixtures("one_figure")
+def test_methods_that_are_named_are_shown_in_that_order(few: Run, tmp_path: Path):
+    named = ("heterofl", "fedavg", "profl", "depthfl")
+    view = View(methods=named, highlight="profl", appearance=Appearance(order=("depthfl", "profl")))
+    (study,) = studies(few, view)
+    assert study.methods == list(study.looks) == list(named)
+    write_report(few, tmp_path, view)
+    for name in ("results.md", "accuracy.tex"):
+        rows = re.findall(rf"^(?:\| )?({'|'.join(named)})\b", (tmp_path / name).read_text(), flags=re.MULTILINE)
+        assert rows[:4] == list(named), name
+
+
 def test_two_methods_cannot_share_a_label(run: Run):
     with pytest.raises(InputError, match="'heterofl' and 'profl' would both be called 'profl': give them two labels"):
         on(run, COLUMN, appearance=Appearance(labels={"heterofl": "profl"}))

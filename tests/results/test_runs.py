@@ -83,6 +83,18 @@ def test_runs_are_found_below_and_links_are_not_followed(tmp_path: Path):
         find_runs(tmp_path / "c")
 
 
+def test_the_last_changed_comes_first(tmp_path: Path):
+    for name, seconds in (("a", 3000), ("b", 5000), ("c", 4000)):
+        folder = begin(tmp_path / name, small_cell(), rounds=1)
+        for path in folder.path.iterdir():
+            os.utime(path, (seconds, seconds))
+    (tmp_path / "d" / "cells" / small_cell().folder_name).mkdir(parents=True)  # killed before anything was written
+    (tmp_path / "a" / "notes.md").write_text("mine")  # no part of the run
+    listed = [line.split()[-1] for line in profl(tmp_path).output.splitlines()[1:]]
+    assert listed == [str(tmp_path / name) for name in "bcad"]
+    assert [json.loads(line)["path"] for line in profl(tmp_path, "--json").output.splitlines()] == listed
+
+
 def test_without_folders_it_is_those_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert "no folder results here" in profl().stderr

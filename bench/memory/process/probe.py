@@ -21,6 +21,7 @@ from profl.bench.memory.gpu.build import build
 from profl.bench.memory.gpu.driver import Setup
 from profl.bench.memory.gpu.installation import find_installation
 from profl.bench.memory.gpu.profile import ESTIMATE, resolve
+from profl.bench.memory.process.pausing import Pausing, finished
 from profl.bench.memory.process.protocol import Answer, Estimate, Progress, Request
 from profl.bench.memory.workload import Program, Workload
 
@@ -28,6 +29,7 @@ __all__ = ["GpuUnavailable", "MeasurementFailed", "OutOfMemory", "Prober", "prob
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _GRACE_SECONDS = 5
+_PAUSE_SECONDS = 0.1
 _MAIN = ("init_main_from_name", "init_main_from_path")
 _WORKER_VARIABLES = {
     # PyTorch keeps every convolution's plan, also one that it fell back to when memory was short. Without
@@ -134,13 +136,28 @@ class Prober:
         MeasurementFailed
             If the workload raises an error, or the worker process dies.
         """
+        return finished(
+            self.measuring(workload, gpu, steps=steps, least_budget=least_budget, timeline=timeline, snapshot=snapshot)
+        )
+
+    def measuring(
+        self,
+        workload: Workload,
+        gpu: str,
+        *,
+        steps: int = 3,
+        least_budget: bool = True,
+        timeline: bool = False,
+        snapshot: Path | None = None,
+    ) -> Pausing[Footprint]:
+        """Do what `measure` does, with pauses while the worker is at it, in which nothing else is asked of this GPU."""
         if steps < 1:
             raise ValueError(f"steps is {steps}: at least 1 must be run")
         options = {"steps": steps, "least_budget": least_budget, "timeline": timeline}
         known = (workload.key, gpu, *options.values())
         if snapshot is not None or known not in self._footprints:
             arguments = {"gpu": gpu, "snapshot": snapshot and snapshot.absolute(), **options}
-            self._footprints[known] = self._ask(gpu, _request("measure", workload, arguments))
+            self._footprints[known] = yield from self._asking(gpu, _request("measure", workload, arguments))
         return self._footprints[known]
 
     def fits(self, workload: Workload, gpu: str, budget_bytes: int) -> bool:
@@ -148,20 +165,22 @@ class Prober:
 
         Raises as `measure` does, except for `OutOfMemory`.
         """
-        return self._ask(gpu, _request("fits", workload, {"budget_bytes": budget_bytes}))
+        return finished(self._asking(gpu, _request("fits", workload, {"budget_bytes": budget_bytes})))
 
     def run(self, program: Program, gpu: str, on_report: Callable[[Any], None]) -> Any:
         """Run a program where the GPU is, handing on what it reports meanwhile; return its result.
 
         Raises as `measure` does.
         """
-        return self._ask(gpu, _request("run", program, {}), on_report)
+        return finished(self._asking(gpu, _request("run", program, {}), on_report))
 
-    def _ask(self, gpu: str, request: Request, on_report: Callable[[Any], None] = lambda report: None) -> Any:
+    def _asking(
+        self, gpu: str, request: Request, on_report: Callable[[Any], None] = lambda report: None
+    ) -> Pausing[Any]:
         self.start(gpu)
         try:
-            answer = self._workers[gpu].ask(request, on_report)
-        except BaseException:  # also Ctrl-C: the answer still under way would be taken for the next one's
+            answer = yield from self._workers[gpu].ask(request, on_report)
+        except BaseException:  # also Ctrl-C, or left: the answer still under way would be taken for the next one's
             self._workers.pop(gpu).kill()
             raise
         if not answer.reusable:
@@ -196,8 +215,8 @@ class _Worker:
             self._connection.send(sys.path)
             self._connection.send(setup)
 
-    def ask(self, request: Request, on_report: Callable[[Any], None]) -> Answer:
-        """Return the worker's answer; what it reports before goes to ``on_report``.
+    def ask(self, request: Request, on_report: Callable[[Any], None]) -> Pausing[Answer]:
+        """Return the worker's answer, with pauses until it comes; what it reports before goes to ``on_report``.
 
         Raises
         ------
@@ -208,6 +227,8 @@ class _Worker:
             self._connection.send(request)
         while True:
             with self._alive():
+                while not self._connection.poll(_PAUSE_SECONDS):
+                    yield
                 answer: Answer | Progress = self._connection.recv()
             if isinstance(answer, Answer):
                 return answer

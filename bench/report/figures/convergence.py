@@ -104,8 +104,9 @@ def grid(study: Study) -> Grid:
             groups[study.label(method)] = [
                 GridRow(phase, [_entry(found[tier]) for tier in study.tiers]) for phase, found in by_step.items()
             ]
-    note = f"From the first test of the step to the last, mean of {study.of_seeds}. ? not tested."
-    return Grid("Norm of the gradient, by step", "method, step", study.tier_labels, groups, note)
+    note = f"From the first test of the step to the last, mean of {study.of_seeds}."
+    caption = "Norm of the gradient, by step"
+    return Grid(caption, "method, step", study.tier_labels, groups, note, unknown="not tested")
 
 
 def _entry(found: list[Piece]) -> Entry:

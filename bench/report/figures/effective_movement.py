@@ -170,9 +170,9 @@ def grid(study: Study) -> Grid:
                 GridRow(phase, [_entry([step for step in found[tier] if step.phase == phase]) for tier in study.tiers])
                 for phase in phases
             ]
-    note = "Rounds of the step, seed by seed; never: the rule did not hold in any of its rounds. ? no such step."
+    note = "Rounds of the step, seed by seed; never: the rule did not hold in any of its rounds."
     caption = "After how many rounds the rule would freeze, of how many the step took"
-    return Grid(caption, "method, step", study.tier_labels, groups, note)
+    return Grid(caption, "method, step", study.tier_labels, groups, note, unknown="no such step")
 
 
 def _entry(steps: list[Piece]) -> Entry:

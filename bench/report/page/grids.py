@@ -27,12 +27,12 @@ def summary(study: Study) -> Grid:
         entries = [_result(study, method, tier, method in best[tier]) for tier in study.tiers]
         rows.append(GridRow(study.label(method), entries, look.colour))
     note = (
-        f"{best_note(study, '★')} ? unknown. Best and final: of any test, and of the last one."
+        f"{best_note(study, '★')} Best and final: of any test, and of the last one."
         " Memory: least budget of the dearest trained task."
     )
     caption = f"{SCORE_NAME.capitalize()}; best and final; share of devices that can train; memory needed"
     if study.memory_only:
-        note = "The most reserved in any round, and what stayed allocated from round to round. ? unknown."
+        note = "The most reserved in any round, and what stayed allocated from round to round."
         caption = "Memory reserved, share of devices that can train, and memory held"
     return Grid(caption, "method", study.tier_labels, {"": rows}, note)
 
@@ -78,7 +78,7 @@ def matrix(study: Study, found: Mapping[str, Sequence[Sequence[int]]]) -> Grid:
     }
     sizes = sorted({len(fleet) for tier in found.values() for fleet in tier})
     of = f" of {sizes[0]}" if len(sizes) == 1 else ""
-    note = "A device can train a task if its memory is at least the task's least budget. ? unknown." + (
+    note = "A device can train a task if its memory is at least the task's least budget." + (
         " Lowest to highest over the seeds; the bar is of their mean." if study.seeds > 1 else ""
     )
     return Grid(f"How many{of} devices can train each task", "method, task", study.tier_labels, groups, note)
