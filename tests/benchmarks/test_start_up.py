@@ -43,6 +43,12 @@ def test_measuring_starts_its_process_before_it_imports_torch() -> None:
     assert ended.returncode == 40
 
 
+def test_a_resnet_is_built_without_pytorchs_compiler() -> None:
+    """It takes a second to import, and a process that only asks what there is to measure needs it for nothing else."""
+    built = "from profl.bench.models import ModelSpec; ModelSpec('resnet18', 8, 10).build()"
+    run_python(f"{built}; import sys; assert 'torch._dynamo' not in sys.modules")
+
+
 def test_commands_end_without_searching_all_that_torch_brought() -> None:
     """Python does so several times as it ends, unless everything is frozen by then."""
     last = "import atexit, gc, os; atexit.register(lambda: os._exit(40 + bool(gc.get_freeze_count())))\n"
