@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from profl.bench.cell import Cell
@@ -79,13 +82,38 @@ def workloads(experiment: Experiment) -> dict[str, TrainingWorkload]:
     }
 
 
+def measure_step(
+    step: TrainingWorkload,
+    gpu: str,
+    prober: Prober,
+    *,
+    least_budget: bool = True,
+    timeline: bool = False,
+    snapshot: Path | None = None,
+) -> tuple[Footprint, int]:
+    """Return a step's footprint and its operations, counted here while the worker process measures.
+
+    Parameters and errors are those of `Prober.measure`.
+    """
+    count = partial(operations_per_step, step.task, step.model, step.recipe, step.technique)
+
+    def count_ahead() -> None:
+        with suppress(Exception, SystemExit):  # of a step that fails, the measurement tells more: it is told first
+            count()
+
+    footprint = prober.measure(
+        step, gpu, least_budget=least_budget, timeline=timeline, snapshot=snapshot, meanwhile=count_ahead
+    )
+    return footprint, count()
+
+
 def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
     """Measure every task of a cell's method, and plain training of the full model, at the scale it is measured as."""
     cell, model = experiment.cell.as_measured, experiment.measured_model
-    steps = workloads(experiment)
+    steps = {key: measure_step(step, cell.gpu, prober, timeline=True) for key, step in workloads(experiment).items()}
     full = TrainingWorkload("full", model, FullModel(model), cell.recipe)
     return Measured(
-        {key: prober.measure(workload, cell.gpu, timeline=True) for key, workload in steps.items()},
-        {key: operations_per_step(step.task, step.model, step.recipe, step.technique) for key, step in steps.items()},
+        {key: footprint for key, (footprint, _) in steps.items()},
+        {key: operations for key, (_, operations) in steps.items()},
         _least(prober.measure(full, cell.gpu)),
     )

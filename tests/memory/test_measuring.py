@@ -140,6 +140,17 @@ def test_equal_keys_are_measured_once(prober: Prober, monkeypatch: pytest.Monkey
     assert unbudgeted(prober, Linear()) is first
 
 
+def test_while_the_other_process_measures_this_one_is_free_for_something_else(prober: Prober) -> None:
+    told: list[str] = []
+    for _ in range(2):
+        unbudgeted(prober, Linear(32, 8), meanwhile=lambda: told.append("done"))
+    assert told == ["done"]  # nothing is measured twice
+    with pytest.raises(ZeroDivisionError):
+        unbudgeted(prober, Linear(32, 16), meanwhile=lambda: 1 / 0)
+    again = unbudgeted(prober, Linear(32, 16))  # and not the answer that nobody waited for
+    assert again.parameter_bytes == 4 * (10 * 32 + 10)
+
+
 # --- budgets ---
 
 

@@ -39,6 +39,9 @@ _WORKER_VARIABLES = {
 }
 
 
+def _nothing() -> None: ...
+
+
 def probe(
     workload: Workload,
     gpu: str,
@@ -109,6 +112,7 @@ class Prober:
         least_budget: bool = True,
         timeline: bool = False,
         snapshot: Path | None = None,
+        meanwhile: Callable[[], object] = _nothing,
     ) -> Footprint:
         """Return the footprint of ``workload``, measured once for every key, GPU and options.
 
@@ -124,6 +128,8 @@ class Prober:
             Whether to keep the live bytes at every moment.
         snapshot
             Also write the allocator's log to this file, for https://pytorch.org/memory_viz.
+        meanwhile
+            Called in this process while the other measures; not where the footprint is known already.
 
         Raises
         ------
@@ -140,7 +146,7 @@ class Prober:
         known = (workload.key, gpu, *options.values())
         if snapshot is not None or known not in self._footprints:
             arguments = {"gpu": gpu, "snapshot": snapshot and snapshot.absolute(), **options}
-            self._footprints[known] = self._ask(gpu, _request("measure", workload, arguments))
+            self._footprints[known] = self._ask(gpu, _request("measure", workload, arguments), meanwhile=meanwhile)
         return self._footprints[known]
 
     def fits(self, workload: Workload, gpu: str, budget_bytes: int) -> bool:
@@ -157,10 +163,16 @@ class Prober:
         """
         return self._ask(gpu, _request("run", program, {}), on_report)
 
-    def _ask(self, gpu: str, request: Request, on_report: Callable[[Any], None] = lambda report: None) -> Any:
+    def _ask(
+        self,
+        gpu: str,
+        request: Request,
+        on_report: Callable[[Any], None] = lambda report: None,
+        meanwhile: Callable[[], object] = _nothing,
+    ) -> Any:
         self.start(gpu)
         try:
-            answer = self._workers[gpu].ask(request, on_report)
+            answer = self._workers[gpu].ask(request, on_report, meanwhile)
         except BaseException:  # also Ctrl-C: the answer still under way would be taken for the next one's
             self._workers.pop(gpu).kill()
             raise
@@ -196,8 +208,8 @@ class _Worker:
             self._connection.send(sys.path)
             self._connection.send(setup)
 
-    def ask(self, request: Request, on_report: Callable[[Any], None]) -> Answer:
-        """Return the worker's answer; what it reports before goes to ``on_report``.
+    def ask(self, request: Request, on_report: Callable[[Any], None], meanwhile: Callable[[], object]) -> Answer:
+        """Return the worker's answer; call ``meanwhile`` first, and ``on_report`` with what the worker reports before.
 
         Raises
         ------
@@ -206,6 +218,7 @@ class _Worker:
         """
         with self._alive():
             self._connection.send(request)
+        meanwhile()
         while True:
             with self._alive():
                 answer: Answer | Progress = self._connection.recv()
