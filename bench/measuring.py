@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from profl.bench.cell import Cell
@@ -80,6 +82,29 @@ def workloads(experiment: Experiment) -> dict[str, TrainingWorkload]:
     }
 
 
+def measure_step(step: TrainingWorkload, gpu: str, prober: Prober, **options: Any) -> tuple[Footprint, int]:
+    """Return a step's footprint and its operations, counted here while the worker process measures.
+
+    Options and errors are those of `Prober.measure`.
+    """
+    return finished(measuring_step(step, gpu, prober, **options))
+
+
+def measuring_step(step: TrainingWorkload, gpu: str, prober: Prober, **options: Any) -> Pausing[tuple[Footprint, int]]:
+    """Do what `measure_step` does, with pauses in which nothing else is asked of the GPU."""
+    count = partial(operations_per_step, step.task, step.model, step.recipe, step.technique)
+    with closing(prober.measuring(step, gpu, **options)) as measuring:
+        try:
+            next(measuring)
+        except StopIteration as known:
+            footprint: Footprint = known.value
+        else:
+            with suppress(Exception, SystemExit):  # of a step that fails, the measurement tells more: it is told first
+                count()
+            footprint = yield from measuring
+    return footprint, count()
+
+
 def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
     """Measure every task of a cell's method, and plain training of the full model, at the scale it is measured as."""
     return finished(measuring_tasks(experiment, prober))
@@ -88,12 +113,8 @@ def measure_tasks(experiment: Experiment, prober: Prober) -> Measured:
 def measuring_tasks(experiment: Experiment, prober: Prober) -> Pausing[Measured]:
     """Do what `measure_tasks` does, with pauses in which nothing else is asked of the cell's GPU."""
     cell, model = experiment.cell.as_measured, experiment.measured_model
-    steps = workloads(experiment)
     footprints, operations = {}, {}
-    for key, step in steps.items():
-        footprints[key] = yield from prober.measuring(step, cell.gpu, timeline=True)
-    for key, step in steps.items():
-        operations[key] = operations_per_step(step.task, step.model, step.recipe, step.technique)
-        yield
+    for key, step in workloads(experiment).items():
+        footprints[key], operations[key] = yield from measuring_step(step, cell.gpu, prober, timeline=True)
     full = yield from prober.measuring(TrainingWorkload("full", model, FullModel(model), cell.recipe), cell.gpu)
     return Measured(footprints, operations, _least(full))

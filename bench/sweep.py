@@ -83,6 +83,8 @@ def run_sweep(
         On Ctrl-C, with the workers ended and every finished round on disk.
     """
     missing = [experiment for experiment in todo if folder_of(experiment.cell, output).status != "done"]
+    for gpu in {experiment.cell.gpu for experiment in missing}:
+        prober.start(gpu)  # its process imports what it needs while examples are dealt and workers start
     deal([experiment.cell for experiment in missing])
     for cell in grid:
         folder_of(cell, output).announce(cell.to_dict())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models import VisionTransformer, mobilenet_v2, vgg11_bn, vgg16_bn
+from torchvision.models import VisionTransformer, mobilenet_v2, resnet18, resnet34, vgg11_bn, vgg16_bn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from profl.bench.aggregation import leading
@@ -97,6 +97,19 @@ def test_parameters_of_other_shapes(name, width, classes):
 def test_parameters_of_the_parts(name, width, stem, stages, head):
     model = built(name, width)
     assert (count(model.stem), [count(stage) for stage in model.stages], count(model.head)) == (stem, stages, head)
+
+
+@pytest.mark.parametrize(("name", "published"), [("resnet18", resnet18), ("resnet34", resnet34)])
+def test_resnet_is_torchvisions_but_for_the_stem(name, published):
+    with torch.device("meta"):
+        whole = published()
+        whole.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    features = nn.Sequential(
+        *(whole.conv1, whole.bn1, whole.relu, whole.layer1, whole.layer2, whole.layer3, whole.layer4)
+    )
+    assert built(name).stages[1].state_dict().keys() == whole.layer2.state_dict().keys()
+    given = assert_same_features(built(name, device="cpu"), features, torch.randn(2, 3, 32, 32))
+    assert given.shape == (2, 512, 4, 4)
 
 
 @pytest.mark.parametrize(("name", "published"), [("vgg11_bn", vgg11_bn), ("vgg16_bn", vgg16_bn)])

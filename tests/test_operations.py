@@ -9,9 +9,14 @@ from torch import Tensor, nn
 from profl.bench import operations
 from profl.bench.cell import Recipe
 from profl.bench.experiment import Experiment
+from profl.bench.measuring import measure_step
+from profl.bench.memory.errors import MeasurementFailed
+from profl.bench.memory.process.pausing import Pausing
+from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel, Task
 from profl.bench.models import ModelSpec
 from profl.bench.operations import operations_per_example, operations_per_step
+from profl.bench.training import TrainingWorkload
 from tests.conftest import small_cell
 
 RECIPE = Recipe(batch_size=4)
@@ -72,6 +77,37 @@ def test_a_step_that_reads_a_value_is_counted_where_there_are_values():
         float(torch.zeros((), device="meta"))
     plain, reading = (operations_per_step(OneConvolution((), reads), MODEL, RECIPE) for reads in (False, True))
     assert reading == plain
+
+
+def test_they_are_counted_while_the_step_is_measured(prober: Prober, monkeypatch: pytest.MonkeyPatch):
+    step = TrainingWorkload("counted meanwhile", MODEL, OneConvolution(), RECIPE)
+    asked: list[int] = []
+
+    def measuring(*arguments: object, **options: object) -> Pausing[None]:
+        yield
+        asked.extend(operations._counted.values())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prober, "measuring", measuring)
+        _, counted = measure_step(step, "virtual:sm_90", prober)
+    assert asked == [counted] == [operations_per_step(step.task, MODEL, RECIPE)]
+    footprint, again = measure_step(step, "virtual:sm_90", prober, least_budget=False)
+    assert again == counted
+    assert footprint.key == step.key
+
+
+@dataclass(frozen=True)
+class WithoutLoss(FullModel):
+    """Fails wherever it runs."""
+
+    def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        raise SystemExit("no loss")
+
+
+def test_a_step_that_fails_is_told_as_the_measurement_tells_it(prober: Prober):
+    step = TrainingWorkload("fails", MODEL, WithoutLoss(MODEL), RECIPE)
+    with pytest.raises(MeasurementFailed, match="no loss"):
+        measure_step(step, "virtual:sm_90", prober, least_budget=False)
 
 
 def test_operations_per_example_do_not_depend_on_the_batch():

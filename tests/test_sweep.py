@@ -63,6 +63,25 @@ def test_a_gpu_that_cannot_be_had_fails_the_cell_with_one_line(tmp_path: Path, p
         sweep([cell], tmp_path, InProcess(), prober, listener)
 
 
+def test_the_process_that_measures_imports_while_examples_are_dealt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+
+    class Told:
+        """A prober and an engine."""
+
+        def start(self, gpu: str) -> None:
+            told.append(gpu)
+
+        def run(self, jobs: object, listener: object) -> None:
+            told.append("run")
+
+    monkeypatch.setattr("profl.bench.sweep.deal", lambda todo: told.append(f"{len(todo)} dealt"))
+    two = [small_cell(seed=seed, gpu="virtual:t4", recipe=CONFIG.recipe) for seed in range(2)]
+    sweep(two, tmp_path, Told(), Told(), Silent())
+    sweep([], tmp_path, Told(), Told(), Silent())
+    assert told == ["virtual:t4", "2 dealt", "run", "0 dealt", "run"]
+
+
 def test_footprints_are_written_for_every_task(tmp_path: Path, prober: Prober):
     cell = small_cell("heterofl", "50%", recipe=CONFIG.recipe)
     sweep([cell], tmp_path, InProcess(), prober, Silent())

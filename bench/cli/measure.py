@@ -96,6 +96,7 @@ def measure_command(
     from profl.bench.cli.against import described, other_run
     from profl.bench.cli.measure_output import Result, print_results
     from profl.bench.errors import unknown
+    from profl.bench.measuring import measure_step
     from profl.bench.memory.comparison.against import Comparison
     from profl.bench.memory.comparison.measured_run import recorded_run
     from profl.bench.memory.comparison.run_file import check_writable, write_runs
@@ -119,11 +120,12 @@ def measure_command(
             expected = other and other(workload, description)
             folder = snapshot or (Path(scratch) if settings or with_events else None)
             shot = folder and _task_file(folder, name, key, ".pickle")
-            footprint = prober.measure(workload, gpu, timeline=bool(plot or trace or with_events), snapshot=shot)
+            timeline = bool(plot or trace or with_events)
+            footprint, operations = measure_step(workload, gpu, prober, timeline=timeline, snapshot=shot)
             run = recorded_run(footprint, shot, description) if shot and with_events else None
             replayed = _peaks_under(settings, shot) if shot else {}
             comparison = Comparison(run, expected) if run and expected else None
-            results.append(Result(workload, footprint, replayed, run, comparison))
+            results.append(Result(workload, footprint, operations, replayed, run, comparison))
             if plot:
                 footprint.plot(_task_file(plot, name, key, ".png"))
             if trace:

@@ -13,7 +13,6 @@ from rich.table import Table
 from profl.bench.cli.against import print_comparison
 from profl.bench.memory.footprint import PEAKS, Footprint
 from profl.bench.memory.workload import CATEGORIES
-from profl.bench.operations import operations_per_step
 from profl.bench.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ class Result:
     ----------
     workload
         What was measured.
+    operations
+        Floating-point operations of the step.
     replayed
         Bytes under other allocator settings, by the table's row.
     run, comparison
@@ -41,6 +42,7 @@ class Result:
 
     workload: TrainingWorkload
     footprint: Footprint
+    operations: int
     replayed: Mapping[str, int]
     run: MeasuredRun | None
     comparison: Comparison | None
@@ -61,12 +63,6 @@ class Result:
     def task(self) -> str:
         """Key of the task."""
         return self.workload.task.key
-
-    @property
-    def operations(self) -> int:
-        """Floating-point operations of the step that was measured."""
-        step = self.workload
-        return operations_per_step(step.task, step.model, step.recipe, step.technique)
 
 
 def print_results(heading: str, results: list[Result]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import chain
 from multiprocessing.context import SpawnContext
 from multiprocessing.queues import SimpleQueue
@@ -211,6 +213,8 @@ def _start_worker(pipe: _Pipe) -> None:
     global _pipe
     _pipe = pipe
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import_module("torch._dynamo")  # as every optimizer does once there is one: now, while the first cell is measured
+    gc.freeze()  # what the imports brought is searched by no collection, of which there are several as a process ends
 
 
 def _end_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""ResNets for small pictures, built from torchvision's residual blocks.
+"""ResNets for small pictures.
 
 The stem is one 3x3 convolution without max-pooling, as usual for 32x32 pictures and as in ProFL's published code.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
-from torchvision.models.resnet import BasicBlock
+from torch import Tensor, nn
 
 from profl.bench.models.spec import ModelSpec
 from profl.bench.models.staged import StagedModel, global_average_head, initialise_convolutions
@@ -30,6 +29,37 @@ def resnet18(spec: ModelSpec) -> StagedModel:
 def resnet34(spec: ModelSpec) -> StagedModel:
     """Four stages of 3, 4, 6 and 3 basic blocks (He et al., CVPR 2016)."""
     return _resnet(spec, (3, 4, 6, 3))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; its layers have the names of torchvision's.
+
+    Not torchvision's own, as that brings PyTorch's compiler: a second in every process that builds a ResNet.
+
+    Parameters
+    ----------
+    into, out
+        Channels.
+    stride
+        Of the first convolution.
+    downsample
+        Makes the shortcut of the right shape; None where it is the input.
+    """
+
+    def __init__(self, into: int, out: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(into, out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.downsample = downsample
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features (batch, out, height / stride, width / stride) for (batch, into, height, width)."""
+        added = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(features)))))
+        added += features if self.downsample is None else self.downsample(features)
+        return self.relu(added)
 
 
 def _resnet(spec: ModelSpec, depths: Sequence[int], stem_stride: int = 1) -> StagedModel:

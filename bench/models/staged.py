@@ -94,9 +94,12 @@ def bare_convolution(in_channels: int, out_channels: int, stride: int = 1) -> nn
 
 
 def initialise_convolutions(module: nn.Module) -> None:
-    """Draw the weights of every convolution by Kaiming, fan-out; its bias becomes 0."""
+    """Draw the weights of every convolution by Kaiming, fan-out; its bias becomes 0.
+
+    Not on 'meta': there is nothing to draw, and PyTorch would do so by way of its compiler, a second to import.
+    """
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d) and not part.weight.is_meta:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

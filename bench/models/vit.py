@@ -14,7 +14,6 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.convnext import LayerNorm2d
 
 from profl.bench.models.spec import ModelSpec
 from profl.bench.models.staged import StagedModel
@@ -39,6 +38,8 @@ class Transformer(StagedModel):
     """
 
     def __init__(self, stem: nn.Module, channels: int, classes: int) -> None:
+        from torchvision.models.convnext import LayerNorm2d  # takes a second, and others import what is here
+
         stages = [EncoderStage(*(EncoderLayer(channels) for _ in range(LAYERS_OF_A_STAGE))) for _ in range(STAGES)]
         head = nn.Sequential(
             LayerNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), initialised_linear(channels, classes)

@@ -12,17 +12,17 @@ from profl.bench.cell import Cell, Recipe
 from profl.bench.data import classes_of
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
+from profl.bench.measuring import measure_step
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel, LocalContext, Method, Task
 from profl.bench.models import ModelSpec
-from profl.bench.operations import operations_per_step
 from profl.bench.randomness import torch_generator
 from profl.bench.registry import create_method, method_class
 from profl.bench.survey.measuring import columns_of
 from profl.bench.survey.table import Identity, Row, Table, environment
 from profl.bench.survey.traffic import downloaded_bytes, uploaded_bytes
-from profl.bench.technique import NONE, PLAIN, Technique
+from profl.bench.technique import NONE, Technique
 from profl.bench.training import TrainingWorkload
 
 REDUCED = {
@@ -122,15 +122,14 @@ class Entry:
     def measure(self, prober: Prober) -> Row:
         """Return footprint, operations, traffic and what they mean; raises as `Prober.measure` does."""
         cell, recipe, technique = self.cell, self.cell.recipe, Technique.parse(self.cell.technique)
-        full = FullModel(self.model)
         own = TrainingWorkload(cell.method, self.model, self.task, recipe, technique)
-        whole = TrainingWorkload("full", self.model, full, recipe)
-        row, all_of_it = (
-            columns_of(prober.measure(step, cell.gpu, least_budget=self.searched)) for step in (own, whole)
+        whole = TrainingWorkload("full", self.model, FullModel(self.model), recipe)
+        (footprint, operations), (full_footprint, full_operations) = (
+            measure_step(step, cell.gpu, prober, least_budget=self.searched) for step in (own, whole)
         )
-        operations = operations_per_step(self.task, self.model, recipe, technique)
+        row, all_of_it = columns_of(footprint), columns_of(full_footprint)
         row["operations_per_step"] = operations
-        row["operations_share"] = round(operations / operations_per_step(full, self.model, recipe, PLAIN), 6)
+        row["operations_share"] = round(operations / full_operations, 6)
         row |= _traffic(cell.method, self.model, self.task.key, recipe)
         row |= {name: round(1 - row[of] / all_of_it[of], 6) for name, of in REDUCED.items() if row[of] is not None}
         if self.searched:

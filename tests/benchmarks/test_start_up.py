@@ -41,3 +41,25 @@ def test_measuring_starts_its_process_before_it_imports_torch() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", stopped + MAIN, "measure", "--method", "fedavg"], check=False)
     assert ended.returncode == 40
+
+
+def test_what_there_is_to_measure_is_known_without_pytorchs_compiler() -> None:
+    """It takes a second to import, and nothing is asked of the process that measures before."""
+    known = (
+        "import sys\n"
+        "from profl.bench.cell import Cell, Recipe\n"
+        "from profl.bench.experiment import Experiment\n"
+        "from profl.bench.registry import methods\n"
+        "for method in set(methods()) - {'slt'}:\n"  # which runs the network to know its tasks
+        "    cell = Cell(method, 'resnet18', 8, 'digits', 'unlimited', 0, 'virtual:sm_90', recipe=Recipe(20))\n"
+        "    assert Experiment.of(cell).measured_tasks\n"
+        "    assert 'torch._dynamo' not in sys.modules, method\n"
+    )
+    run_python(known)
+
+
+def test_commands_end_without_searching_all_that_torch_brought() -> None:
+    """Python does so several times as it ends, unless everything is frozen by then."""
+    last = "import atexit, gc, os; atexit.register(lambda: os._exit(40 + bool(gc.get_freeze_count())))\n"
+    ended = subprocess.run([sys.executable, "-c", last + MAIN, "list"], stdout=subprocess.DEVNULL, check=False)
+    assert ended.returncode == 41

@@ -32,7 +32,9 @@ ENGINES = {"here": InProcess, "two": lambda: LocalProcesses(2)}
 class MadeUp:
     """Measures nothing: what is killed here is what comes after measuring."""
 
-    def measure(self, workload: TrainingWorkload, gpu: str, timeline: bool = False) -> Footprint:
+    def start(self, gpu: str) -> None: ...
+
+    def measure(self, workload: TrainingWorkload, gpu: str, **options: object) -> Footprint:
         return replace(MEASURED, key=workload.key)
 
 

@@ -140,6 +140,19 @@ def test_equal_keys_are_measured_once(prober: Prober, monkeypatch: pytest.Monkey
     assert unbudgeted(prober, Linear()) is first
 
 
+def test_while_the_other_process_measures_this_one_is_free_for_something_else(prober: Prober) -> None:
+    options = {"least_budget": False}
+    assert next(prober.measuring(Linear(32, 8), GPU, **options)) is None
+    unbudgeted(prober, Linear(32, 8))
+    with pytest.raises(StopIteration):  # nothing is measured twice
+        next(prober.measuring(Linear(32, 8), GPU, **options))
+    left = prober.measuring(Linear(32, 16), GPU, **options)
+    next(left)
+    left.close()
+    again = unbudgeted(prober, Linear(64, 16))  # and not the answer that nobody waited for
+    assert again.parameter_bytes == 4 * (10 * 64 + 10)
+
+
 # --- budgets ---
 
 

@@ -1,5 +1,6 @@
 """Start of a worker process, run as a script: puts a virtual GPU in place before anything imports torch."""
 
+import gc
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -9,6 +10,7 @@ def main() -> None:
     # Ctrl-C and the like reach the whole group; the parent decides, and its death ends this process.
     for request in (signal.SIGINT, signal.SIGTERM):
         signal.signal(request, signal.SIG_IGN)
+    gc.disable()  # until all is imported: nothing of that is garbage worth the search
     connection = Connection(int(sys.argv[1]))
     try:
         sys.path[:] = connection.recv()

@@ -225,6 +225,7 @@ class _Worker:
         """
         with self._alive():
             self._connection.send(request)
+        yield  # however soon the answer comes: whoever asks may have something else to do
         while True:
             with self._alive():
                 while not self._connection.poll(_PAUSE_SECONDS):

@@ -65,6 +65,8 @@ def serve(connection: Connection, estimated: VirtualGpu | None) -> None:
         estimates: Jobs = {"measure": estimating.estimate_workload, "fits": estimating.fits, "run": estimating.run}
         answer = partial(_estimate, jobs=_given(estimates, estimated=estimated))
     import_module("torch._dynamo")  # as every optimizer does once there is one: now, while the parent may be importing
+    gc.freeze()  # and so what the imports brought is searched by no collection
+    gc.enable()
     while True:
         connection.send(answer(connection.recv()))
 
