@@ -565,6 +565,7 @@ def growth(what: str, column: str) -> str:
 FROM_FILES: dict[str, Callable[[str, str], str]] = {
     "claims": partial(claims, "digits-dirichlet"),
     "claims_iid": partial(claims, "digits-iid"),
+    "claims_pictures": partial(claims, "pictures-dirichlet"),
 } | {
     function.__name__: function
     for function in (
