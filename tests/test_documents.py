@@ -454,8 +454,8 @@ def claims(run: str, contender: str, column: str) -> str:
     """Return a cell of a table of one of the claims' runs: the report's own words, from the table that has them."""
     name = contender.strip("`")
     if column == "at equal operations, minus `profl`":
-        if name in ("fedavg", "profl", "allsmall", "decomfl"):
-            return ""  # these spend far more, or so little that ProFL was not tested by then
+        if name == "profl" or pd.isna(beside_profl(name, run).loc[name, "difference"]):
+            return ""  # one of the two was not tested by then
         return f"{equal_operations(name, 'difference', run)} (at {equal_operations(name, 'budget', run)})"
     tables = list(blocks_of(ROOT / f"results/claims/{run}/report/results.md"))
     accuracies, differences, _, costs = (

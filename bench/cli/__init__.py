@@ -5,8 +5,6 @@ A command's module imports click alone, and its function what the command needs:
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import signal
 import sys
@@ -143,8 +141,6 @@ def main() -> None:
       profl report results/default
       profl check
     """
-    # Python would end by searching all that torch brought for cycles, which takes most of a second.
-    atexit.register(gc.freeze)
 
 
 for command in (sweep, tune, runs, measure_command, show, compare, fit, survey, report, check, list_names, doctor):

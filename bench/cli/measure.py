@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Mapping
@@ -102,6 +103,7 @@ def measure_command(
     from profl.bench.memory.comparison.run_file import check_writable, write_runs
     from profl.bench.memory.gpu.profile import ESTIMATE
 
+    gc.freeze()  # Python would end by searching all that torch brought for cycles, which takes most of a second
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
     for key in task:

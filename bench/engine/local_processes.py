@@ -213,7 +213,8 @@ def _start_worker(pipe: _Pipe) -> None:
     global _pipe
     _pipe = pipe
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import_module("torch._dynamo")  # as every optimizer does once there is one: now, while the first cell is measured
+    with suppress(Exception):  # which would end the worker untold; who needs it in a job fails there, and is told
+        import_module("torch._dynamo")  # as every optimizer does once there is one: now, while the first is measured
     gc.freeze()  # what the imports brought is searched by no collection, of which there are several as a process ends
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from profl.bench.cell import Cell
 from profl.bench.engine import Engine, InProcess, LocalProcesses
 from profl.bench.memory.footprint import Footprint
+from profl.bench.memory.process.pausing import Pausing
 from profl.bench.training import TrainingWorkload
 from tests.conftest import SMALL_RECIPE, small_cell  # first: it chooses the instructions
 from tests.results.conftest import MEASURED
@@ -34,7 +35,8 @@ class MadeUp:
 
     def start(self, gpu: str) -> None: ...
 
-    def measure(self, workload: TrainingWorkload, gpu: str, **options: object) -> Footprint:
+    def measuring(self, workload: TrainingWorkload, gpu: str, **options: object) -> Pausing[Footprint]:
+        yield
         return replace(MEASURED, key=workload.key)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,9 @@ def test_while_the_other_process_measures_this_one_is_free_for_something_else(pr
         next(prober.measuring(Linear(32, 8), GPU, **options))
     left = prober.measuring(Linear(32, 16), GPU, **options)
     next(left)
+    for ask in (prober.measure, partial(prober.fits, budget_bytes=2**20)):
+        with pytest.raises(RuntimeError, match=f"{GPU} is asked for something in a pause"):
+            ask(Linear(64, 16), GPU)
     left.close()
     again = unbudgeted(prober, Linear(64, 16))  # and not the answer that nobody waited for
     assert again.parameter_bytes == 4 * (10 * 64 + 10)

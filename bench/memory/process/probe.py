@@ -65,6 +65,7 @@ class Prober:
 
     def __init__(self) -> None:
         self._workers: dict[str, _Worker] = {}
+        self._asked: set[str] = set()
         self._footprints: dict[tuple[object, ...], Footprint] = {}
 
     def __enter__(self) -> Self:
@@ -177,12 +178,20 @@ class Prober:
     def _asking(
         self, gpu: str, request: Request, on_report: Callable[[Any], None] = lambda report: None
     ) -> Pausing[Any]:
+        if gpu in self._asked:
+            raise RuntimeError(
+                f"{gpu} is asked for something in a pause of what was asked before: wait until that is done"
+            )
         self.start(gpu)
+        self._asked.add(gpu)
         try:
             answer = yield from self._workers[gpu].ask(request, on_report)
         except BaseException:  # also Ctrl-C, or left: the answer still under way would be taken for the next one's
-            self._workers.pop(gpu).kill()
+            if worker := self._workers.pop(gpu, None):  # none where all is closed already
+                worker.kill()
             raise
+        finally:
+            self._asked.discard(gpu)
         if not answer.reusable:
             self._workers.pop(gpu).close()
         if answer.error:
