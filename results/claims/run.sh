@@ -12,11 +12,11 @@ pictures=$(realpath "${PICTURES:-.}")
 cd "$(dirname "$0")/../.."
 known=
 
-# study NAME PARTITION METHODS TECHNIQUES: the last two say which configuration has them, by words of the command
+# study NAME PARTITION METHODS [TECHNIQUES]: the last two say which configuration has them, by words of the command
 study() {
     known="$known $1"
     if [ "$only" = "$1" ] || { [ -z "$only" ] && [ "$1" != "${1#digits}" ]; }; then
-        for chosen in "$3" "$4"; do
+        for chosen in "$3" ${4:+"$4"}; do
             case $1 in
                 pictures*) profl sweep $chosen --partition "$2" --output "results/claims/$1" --data "$pictures" ;;
                 *) profl sweep $chosen --partition "$2" --output "results/claims/$1" ;;
@@ -34,6 +34,8 @@ study digits-dirichlet   dirichlet:1.0 "$digits"      "$digits_techniques"
 study digits-iid         iid           "$digits"      "$digits_techniques"
 study pictures-dirichlet dirichlet:1.0 "$on_pictures" "$on_pictures_techniques"
 study pictures-iid       iid           "$on_pictures" "$on_pictures_techniques"
+study pictures-longer    dirichlet:1.0 "$on_pictures --method profl --method exclusive --rounds 360"
+study pictures-no-shrinking dirichlet:1.0 "$on_pictures --method profl --option profl.shrinking=false"
 
 case "${only:+$known }" in
     "" | *" $only "*) ;;
