@@ -209,9 +209,8 @@ def test_cells_that_were_not_measured_yet_survive_a_killed_worker(tmp_path: Path
 
     class Killing(LocalProcesses):
         def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
-            super().run(
-                measured([job for job in jobs if job]), listener
-            )  # a generator, which does not tell how many there are
+            # A generator, which does not tell how many there are.
+            super().run(measured([job for job in jobs if job]), listener)
 
     listener = Silent()
     sweep(todo, tmp_path, Killing(2), prober, listener)
