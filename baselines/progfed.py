@@ -138,7 +138,8 @@ def schedule(model: ModelSpec, rounds: int, warm_up_rounds: int | None) -> list[
     growing = rounds - (stages - 1) * warm_up_rounds
     if growing < stages:
         least = rounds - growing + stages
-        remedy = ", or set its option warm_up_rounds = 0" if warm_up_rounds and rounds >= stages else ""
+        without = "warming up out (--option progfed.warm_up_rounds=0)"
+        remedy = f", or leave {without}" if warm_up_rounds and rounds >= stages else ""
         raise InputError(f"progfed cannot train {model.name} in {rounds} rounds: give it at least {least}{remedy}")
     early = max(1, growing // (2 * stages))
     steps = []

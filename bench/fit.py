@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
@@ -274,7 +274,7 @@ def fit_table(fits: Sequence[Fit], budgets: Mapping[int, str], most: int | None)
     for text in budgets.values():
         table.add_column(text, justify="right")
     table.add_column("batch 1 needs", justify="right")
-    table.add_column("M operations\na picture", justify="right")
+    table.add_column("M operations\nan example", justify="right")
     for method, group in groupby(fits, key=lambda fit: fit.technique.label(fit.method)):
         tasks = list(group)
         for row, task in enumerate(tasks):
@@ -292,20 +292,25 @@ def _batch(largest: int | None, most: int | None) -> str:
     return f"{largest}+" if largest == (most or LARGEST_BATCH) else str(largest)
 
 
-def guarantee(most: int | None) -> str:
-    """Return what the numbers of `fit_table` promise, for readers of the table."""
+def guarantee(fits: Collection[Fit], most: int | None) -> str:
+    """Return what the numbers of `fit_table` promise, and what those of its marks mean that stand in it."""
+    batches = [batch for fit in fits for batch in fit.largest_batches.values()]
     tried = (
         f"every power of two, and {most}"
         if most
         else f"and powers of two up to the first from {BEGIN_BATCH} on that failed"
     )
-    capped = (
-        f"{most}+ ran, and none above was tried, as --batch-size {most} is the cap: give a larger one, or leave it out."
-        if most
-        else f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for a larger cap."
-    )
-    return (
+    told = [
         "The largest batch that ran ten training steps in that memory. Every larger one that was tried failed: the "
-        f"next {LOOKAHEAD}, {tried}. {capped} - means that none that was tried fits, ? is unknown. A batch smaller "
-        "than the answer may still fail."
-    )
+        f"next {LOOKAHEAD}, {tried}."
+    ]
+    if most and most in batches:
+        remedy = "give a larger one, or leave it out"
+        told.append(f"{most}+ ran, and none above was tried, as --batch-size {most} is the cap: {remedy}.")
+    if not most and LARGEST_BATCH in batches:
+        told.append(f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for a larger cap.")
+    if None in batches:
+        told.append("- means that none that was tried fits.")
+    if any(None in (fit.least_budget_bytes, fit.operations_per_example) for fit in fits):
+        told.append("? is unknown.")
+    return " ".join([*told, "A batch smaller than the answer may still fail."])

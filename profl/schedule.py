@@ -32,7 +32,8 @@ def schedule(model: ModelSpec, rounds: int, options: ProFLOptions) -> list[Step[
     growing_least = len(blocks) * of_a_block
     least = growing_least + len(shrunk) * of_a_shrunk_block
     if rounds < least:
-        remedy = ", or set its option shrinking = false" if shrunk and rounds >= growing_least else ""
+        without = "shrinking out (--option profl.shrinking=false)"
+        remedy = f", or leave {without}" if shrunk and rounds >= growing_least else ""
         raise InputError(f"profl cannot train {model.name} in {rounds} rounds: give it at least {least}{remedy}")
 
     kind = (options.frozen_batchnorm, options.stand_in)

@@ -170,14 +170,24 @@ def test_the_table_groups_tasks_and_marks_what_is_missing():
     rows = [line.split() for line in console.export_text().splitlines() if line.strip(" ─")]
     assert rows == [
         ["M", "operations"],
-        ["method", "task", "64MiB", "256MiB", "batch", "1", "needs", "a", "picture"],
+        ["method", "task", "64MiB", "256MiB", "batch", "1", "needs", "an", "example"],
         ["heterofl", "wide", "-", "12", "70", "MiB", "1,234.5"],
         ["narrow", "32", "256+", "20", "MiB", "1.0"],
         ["profl", "grow", "1", "-", "-", "?", "1.0"],
     ]
 
 
-def test_the_guarantee_names_the_limits_of_the_search():
-    assert f"the next {LOOKAHEAD}, " in guarantee(96)
-    assert "and 96. 96+ ran, and none above was tried, as --batch-size 96 is the cap: give a larger" in guarantee(96)
-    assert f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for a larger cap" in guarantee(None)
+def test_the_guarantee_names_the_limits_of_the_search_and_explains_the_marks_that_stand():
+    def told(*batches, most=None, needs=100):
+        return guarantee([Fit("m", "t", dict(enumerate(batches)), needs, 1)], most)
+
+    assert f"the next {LOOKAHEAD}, every power of two, and 96. A batch smaller" in told(95, most=96)
+    assert "and 96. 96+ ran, and none above was tried, as --batch-size 96 is the cap: give a larger" in told(
+        96, most=96
+    )
+    assert f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for a larger cap" in told(
+        1, LARGEST_BATCH
+    )
+    assert "+ ran" not in told(96, None)
+    assert [mark in told(96, None) for mark in ("- means", "? is")] == [True, False]
+    assert [mark in told(96, needs=None) for mark in ("- means", "? is")] == [False, True]

@@ -76,4 +76,4 @@ def fit(
     console = Terminal()
     console.print(f"{model} width {width}, {up_to(batch_size)} in the memory of {gpu}", highlight=False)
     console.print(fit_table(fits, budgets, batch_size))
-    console.print(guarantee(batch_size), highlight=False)
+    console.print(guarantee(fits, batch_size), highlight=False)

@@ -75,10 +75,15 @@ def print_results(heading: str, results: list[Result]) -> None:
     if any(result.replayed or not result.comparison for result in results):
         for table in _footprint_tables(results):
             console.print(table)
-    console.print("Categories are those of the requested peak and sum to it exactly. ? is unknown.", highlight=False)
+    unknown = " ? is unknown." if any(map(_may_be_unknown, results)) else ""
+    console.print(f"Categories are those of the requested peak and sum to it exactly.{unknown}", highlight=False)
     for result in results:
         for line in _remarks(result.footprint):
             console.print(f"{result.method}, {result.task}: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _may_be_unknown(result: Result) -> bool:
+    return bool(result.comparison) or None in (getattr(result.footprint, name) for name in PEAKS.values())
 
 
 def _remarks(footprint: Footprint) -> Iterator[str]:

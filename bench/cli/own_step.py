@@ -145,7 +145,7 @@ def fit_own(
     console = Terminal()
     console.print(f"{named}, {up_to(most)} in the memory of {gpu}", highlight=False, markup=False)
     console.print(fit_table([found], budgets, most))
-    console.print(guarantee(most), highlight=False)
+    console.print(guarantee([found], most), highlight=False)
     if why_unknown:
         console.print(f"Operations: ?, {why_unknown}", highlight=False, markup=False, soft_wrap=True)
     for caveat in caveats:

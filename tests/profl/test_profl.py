@@ -154,7 +154,7 @@ def test_every_budget_gives_a_full_schedule_or_names_the_least(
 
 
 def test_a_budget_too_small_for_shrinking_alone():
-    with pytest.raises(InputError, match="in 9 rounds: give it at least 10, or set its option shrinking = false"):
+    with pytest.raises(InputError, match=r"in 9 rounds: give it at least 10, or leave shrinking out .*shrinking=false"):
         ProFL(PAPER, 9, 0, ProFLOptions())
     ProFL(ModelSpec("resnet18", 1, 10), 9, 0, ProFLOptions(shrinking=False))
 
