@@ -22,6 +22,7 @@ from profl.bench.memory.workload import CATEGORIES
 from profl.bench.report import figures, write_report
 from profl.bench.report.appearance import Appearance
 from profl.bench.report.coincidence import coincident
+from profl.bench.report.far_below import lowest_shown
 from profl.bench.report.figure import ReportFigure
 from profl.bench.report.figures import FIGURES
 from profl.bench.report.figures.accuracy_by_tier import in_rows
@@ -29,7 +30,6 @@ from profl.bench.report.figures.accuracy_memory_cost import (
     LARGEST,
     Point,
     front_of,
-    lowest_shown,
     pareto_front,
     points,
     round_sizes,
@@ -348,7 +348,7 @@ def test_an_axis_of_scores_reaches_down_to_all_but_few_that_lie_far_below(scores
     assert lowest_shown(scores) == pytest.approx(lowest, nan_ok=True)
 
 
-def test_who_lies_far_below_all_others_stands_at_the_foot_with_the_score(three_seeds: Study):
+def test_who_lies_far_below_all_others_stands_at_the_end_of_the_axis_with_the_score(three_seeds: Study):
     last = three_seeds.rivals[-1]
     lost = three_seeds.cells.assign(
         **{SCORE: (0.9 + 0.05 * three_seeds.cells[SCORE]).where(three_seeds.cells["method"] != last, 0.151)}
@@ -359,6 +359,14 @@ def test_who_lies_far_below_all_others_stands_at_the_foot_with_the_score(three_s
     assert any(text.get_text() == f"{last}: 15" for panel in figure.axes for text in panel.texts)
     assert all(panel.get_ylim()[0] > 15.1 for panel in figure.axes)
     assert "Triangle at the foot: far below all others" in notes(figure)
+
+    lost_study = replace(three_seeds, cells=lost)
+    figure = draw("accuracy_by_tier", lost_study)
+    (panel,) = figure.axes
+    assert panel.get_xlim()[0] > 15.1
+    assert [list(line.get_xdata()) for line in panel.lines if line.get_marker() == "<"] == [[0.03]]
+    assert row_texts(lost_study, figure, lost_study.tiers[0])[last] == ["15.1"]
+    assert "Triangle at the left: far below all others." in notes(figure)
 
 
 def test_accuracy_memory_cost_says_whom_it_cannot_show(drawn: dict[str, Figure]):

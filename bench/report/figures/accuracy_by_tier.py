@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from profl.bench.report.chance import chance_in_view, chance_note, draw_chance
+from profl.bench.report.far_below import lowest_shown
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Grid, by_method
 from profl.bench.report.ranking import best_methods, winners
@@ -32,7 +33,9 @@ def draw(study: Study) -> Figure:
     methods, tiers = in_rows(study), study.tiers
     scores, best = study.spreads(SCORE), best_methods(study)
     known = [spread for pair, spread in scores.items() if spread.known and not study.idle(*pair)]
-    lowest = min((spread.low if spread.has_interval else spread.mean for spread in known), default=math.nan)
+    left = lowest_shown([spread.mean for spread in known])
+    shown = [spread for spread in known if spread.mean >= left]
+    lowest = min((spread.low if spread.has_interval else spread.mean for spread in shown), default=math.nan)
     sheet = study.sheet
     room = sheet.width_inches - sheet.character_inches * study.longest_label
     rows = math.ceil(len(tiers) / max(1, int(room / (PANEL * sheet.scale))))
@@ -41,7 +44,7 @@ def draw(study: Study) -> Figure:
     lines = max(head.count("\n") for head in heads) + 1
     body = 0.15 + rows * sheet.scale * (ROW * len(methods) + 0.3 + 0.15 * lines)
     title = "Test accuracy by memory tier, mean of the last five tests"
-    notes, names = _notes(study, lowest), ("test accuracy (%)", "")
+    notes, names = _notes(study, lowest, len(shown) < len(known)), ("test accuracy (%)", "")
     figure = page(body, title, study.training_setting, notes, axis_names=names, sheet=sheet)
     axes = panels(figure, len(tiers), columns)
     axes[0].set_yticks(range(len(methods)), map(study.label, methods))
@@ -49,7 +52,7 @@ def draw(study: Study) -> Figure:
     for panel, tier, head in zip(axes, tiers, heads, strict=True):
         panel.set_title(head, fontsize=9 * sheet.scale, linespacing=1.15)
         for row, method in enumerate(methods):
-            _draw_row(panel, study, row, method, tier, method in best[tier])
+            _draw_row(panel, study, row, method, tier, method in best[tier], left)
         panel.tick_params(axis="y", length=0)
         panel.grid(axis="y", visible=False)
         panel.spines["left"].set_visible(False)
@@ -87,16 +90,25 @@ def _head(study: Study, tier: str, characters: int) -> str:
     return "\n".join([*textwrap.wrap(tier, max(10, characters)), kind])
 
 
-def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best: bool) -> None:
-    """Draw a method's score in a tier and write its mean beside the panel; or say why there is none."""
+def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best: bool, left: float) -> None:
+    """Draw a method's score in a tier and write its mean beside the panel; or say why there is none.
+
+    What is below ``left`` (0 to 1) is a triangle at the axis' end.
+    """
     look, spread = study.looks[method], study.spreads(SCORE)[method, tier].times(100)
     idle = study.idle(method, tier)
     if method == study.highlight:
         panel.axhspan(row - 0.5, row + 0.5, color=BAND, lw=0, zorder=0.4)
+    inside = panel.get_yaxis_transform()
     if spread.known and not idle:
-        if spread.has_interval:  # with ends that show beside the dot, however short it is
-            panel.plot([spread.low, spread.high], [row, row], color=look.colour, lw=1.6, marker="|", ms=9, mew=1.2)
-        panel.plot(spread.mean, row, ls="", **look.dot())
+        if spread.mean < 100 * left:
+            panel.plot(0.03, row, ls="", marker="<", ms=6, color=look.colour, transform=inside, clip_on=False)
+        else:
+            if spread.has_interval:  # with ends that show beside the dot and above its rim, however short it is
+                ends = [spread.low, spread.high]
+                panel.plot(ends, [row, row], color=look.colour, lw=1.6)
+                panel.plot(ends, [row, row], ls="", marker="|", ms=9, mew=1.2, color=look.colour, zorder=2.1)
+            panel.plot(spread.mean, row, ls="", **look.dot())
         beside: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center_baseline"}
         weight = "bold" if best else "normal"
         across = ("axes fraction", "data")
@@ -110,22 +122,23 @@ def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best:
             **beside,
         )
         return
-    inside = panel.get_yaxis_transform()
     if idle:
         panel.plot(0.04, row, ls="", transform=inside, **look.dot(hollow=True))
     text = "nobody can train" if idle else "no result yet"
     panel.text(0.09, row, text, transform=inside, va="center_baseline", color=GREY)
 
 
-def _notes(study: Study, lowest: float) -> list[str]:
-    """Return what a reader must know of the figure; ``lowest`` is the lowest end of an interval."""
+def _notes(study: Study, lowest: float, any_far_below: bool) -> list[str]:
+    """Return what a reader must know of the figure; ``lowest`` is the lowest end of an interval that is drawn."""
     order = f"Rows: by the mean{f' at {study.tiers[0]}' if len(study.tiers) > 1 else ''}."
     means = "the highest of a panel and what is not told apart from it"
     bold = f"Bold numbers: {means}{study.aside(' ({})')}."
     rows = [*[order] * (not study.appearance.order), *[bold] * (study.seeds > 1 and len(study.rivals) > 1)]
     hollow = "Hollow: no device could train, so there is no accuracy but the untrained model's."
     anybody_idle = any(study.idle(method, tier) for method in study.methods for tier in study.tiers)
-    return [*[" ".join(rows)] * bool(rows), *[hollow] * anybody_idle, *chance_note(study, lowest), *study.notes]
+    triangle = "Triangle at the left: far below all others."
+    marks = [*[hollow] * anybody_idle, *[triangle] * any_far_below]
+    return [*[" ".join(rows)] * bool(rows), *marks, *chance_note(study, lowest), *study.notes]
 
 
 def grid(study: Study) -> Grid:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from profl.bench.report.axis import AXES
 from profl.bench.report.chance import chance_in_view, chance_note, draw_chance
 from profl.bench.report.differences import paired
+from profl.bench.report.far_below import lowest_shown
 from profl.bench.report.figure import ReportFigure, has_accuracy
 from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.labels import Label, label_ends
@@ -27,9 +28,6 @@ LARGEST = 24.0
 
 PANEL, PANEL_NARROW = 2.25, 1.5
 """Inches that a panel has at least, with its heading; and on a narrow sheet, where all stand one below another."""
-
-FAR, MANY = 2.0, 4
-"""Scores that lie this many times the span of at least so many others below those stand at the foot of the axis."""
 
 SHORT_NAME, FEW = 18, 10
 """Characters of a name, and a number of methods, up to which two panels fit side by side."""
@@ -125,15 +123,6 @@ def draw(study: Study) -> Figure:
             ends.append(Label(point.x, height, name, look.ink, "bold" if point in front else "normal"))
         label_ends(panel, ends, high + 0.02 * (high - low))
     return figure
-
-
-def lowest_shown(scores: Sequence[float]) -> float:
-    """Return the lowest score that gets a place on the axis: of all, unless few lie far below many others."""
-    rising = sorted(set(scores))
-    for place in range(len(rising) - MANY, 0, -1):
-        if rising[place] - rising[place - 1] > FAR * (rising[-1] - rising[place]):
-            return rising[place]
-    return min(scores, default=math.nan)
 
 
 def _draw_points(panel: Axes, study: Study, tier: str, here: Sequence[Point], dearest: float) -> None:

@@ -86,7 +86,8 @@ def draw(study: Study) -> Figure:
     for place, (line, text) in enumerate(zip(lines, axes.get_yticklabels(), strict=True)):
         text.set_fontweight("bold" if line.name and not line.entry else "normal")
         if line.said:
-            axes.text(0, place, line.said, va="center_baseline", color=GREY)
+            above_dashes = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            axes.text(0, place, line.said, va="center_baseline", color=GREY, bbox=above_dashes)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
