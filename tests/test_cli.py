@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, metadata
@@ -307,6 +308,25 @@ def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
     result = profl("sweep")
     assert result.exit_code == 130
     assert result.output == "stopped\n"
+
+
+@pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("ending_seconds", "said"), [(0.0, ""), (0.5, "stopping: ending what runs\n")])
+def test_a_command_says_that_it_heard_to_stop_where_ending_takes_long(
+    request_to_end: signal.Signals, ending_seconds: float, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    def presets() -> None:
+        try:
+            signal.raise_signal(request_to_end)
+        finally:
+            time.sleep(ending_seconds)
+
+    monkeypatch.setattr("profl.bench.presets.presets", presets)
+    monkeypatch.setattr("profl.bench.cli.PATIENCE_SECONDS", 0.1)
+    before = signal.getsignal(request_to_end)
+    result = profl("sweep")
+    assert (result.exit_code, result.output) == (130, f"{said}stopped\n")
+    assert signal.getsignal(request_to_end) == before
 
 
 SWEEP = ["sweep", "--config", "{config}", "--output", "{run}", "--workers", 1]

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from textwrap import indent
+from types import FrameType
 from typing import Any
 
 import click
@@ -32,6 +34,9 @@ from profl.bench.cli.sweep import sweep
 from profl.bench.cli.tune import tune
 from profl.bench.errors import InputError, in_one_line
 
+PATIENCE_SECONDS = 1.0
+"""How long a command that is stopped may take before it says that it heard."""
+
 
 class Friendly(click.Group):
     """A group whose commands end Ctrl-C, bad input, and files that cannot be read or written, with one line."""
@@ -43,7 +48,7 @@ class Friendly(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _ended_in_one_line():
             _print_any_text()
-            with _terminated_like_ctrl_c():
+            with _stoppable():
                 return super().invoke(ctx)
 
 
@@ -104,17 +109,31 @@ def _print_any_text() -> None:
 
 
 @contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end the workers and keep what is finished, as Ctrl-C does."""
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM end the workers and keep what is finished, as Ctrl-C does; say so where that takes a while."""
+    notices: list[threading.Timer] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        notice = threading.Timer(PATIENCE_SECONDS, click.echo, ["stopping: ending what runs"], {"err": True})
+        notice.daemon = True
+        notice.start()
+        notices.append(notice)
+        raise KeyboardInterrupt
+
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as of a job in the background
+    requests = [signal.SIGTERM] if ignored else [signal.SIGINT, signal.SIGTERM]
     try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = {request: signal.signal(request, stop) for request in requests}
     except ValueError:  # not in the main thread, which alone hears signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for request, handler in before.items():
+            signal.signal(request, handler)
+        for notice in notices:
+            notice.cancel()
 
 
 EPILOG = f"""\b
