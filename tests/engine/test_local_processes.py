@@ -55,7 +55,8 @@ def test_an_interrupt_waits_until_the_pool_holds_no_lock(
     """Raised inside of it, it would leave the lock held, and the pool would wait for it for ever."""
     monkeypatch.setattr(local_processes, "wait", interrupting := Interrupting(number))
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as commands have it
+    for each in before:  # as commands have it, also where a job in the background ignores one
+        signal.signal(each, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             sweep([small_cell(recipe=SMALL_RECIPE)], tmp_path, LocalProcesses(1), prober, Silent())
