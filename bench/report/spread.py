@@ -34,6 +34,11 @@ class Spread(NamedTuple):
         return math.isfinite(self.low)
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """From where to where it reaches: the ends of the interval, the mean twice without one."""
+        return (self.low, self.high) if self.has_interval else (self.mean, self.mean)
+
+    @property
     def told_apart(self) -> bool:
         """Of a difference: whether its interval leaves out zero."""
         return self.has_interval and not self.low <= 0 <= self.high

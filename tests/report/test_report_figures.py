@@ -40,6 +40,7 @@ from profl.bench.report.looks import in_order, looks
 from profl.bench.report.ranking import best_methods
 from profl.bench.report.schedule import Step, schedule
 from profl.bench.report.score import SCORE
+from profl.bench.report.spread import UNKNOWN, Spread
 from profl.bench.report.study import Study, studies
 from profl.bench.report.style import PALE, WIDTHS, Sheet, mebibytes, page
 from profl.bench.results import Run, peak_column, read_run
@@ -332,41 +333,47 @@ def test_the_pareto_front_holds_what_is_told_apart_from_all_that_is_cheaper():
     assert pareto_front([], better) == []
 
 
+def sure(mean: float) -> Spread:
+    return Spread(mean, mean - 0.01, mean + 0.01)
+
+
 @pytest.mark.parametrize(
     ("scores", "lowest"),
     [
         ([], math.nan),
-        ([23.0], 23),
-        ([23.0, 91, 93, 95], 23),  # three are too few to press together
-        ([23.0, 91, 92, 93, 95], 91),
-        ([22.0, 23, 91, 92, 93, 95], 91),
-        ([88.0, 91, 92, 93, 95], 88),
-        ([88.0, 95, 95, 95, 95], 88),
+        ([UNKNOWN], math.nan),
+        ([sure(0.23)], 0.23),
+        ([sure(0.23), *map(sure, (0.93, 0.95))], 0.23),  # one of three is not few
+        ([sure(0.23), *map(sure, (0.91, 0.92, 0.95))], 0.91),
+        ([UNKNOWN, sure(0.95), sure(0.23), sure(0.92), sure(0.91)], 0.91),
+        ([*map(sure, (0.22, 0.23)), *map(sure, (0.91, 0.92, 0.93, 0.95))], 0.22),  # two of six are not few
+        ([*map(sure, (0.22, 0.23)), *map(sure, (0.9, 0.91, 0.92, 0.93, 0.94, 0.95))], 0.9),
+        ([sure(0.88), *map(sure, (0.95, 0.95, 0.95, 0.95))], 0.88),  # an axis has room for seven points
+        ([sure(0.23), *map(sure, (0.6, 0.7, 0.8, 0.95))], 0.23),  # the others are as far apart
+        ([Spread(0.23, 0, 0.91), *map(sure, (0.91, 0.92, 0.95))], 0.23),  # it may be one of them
+        ([sure(0.23), Spread(0.91, 0.1, 1), *map(sure, (0.92, 0.95))], 0.23),
+        ([Spread(mean, math.nan, math.nan) for mean in (0.23, 0.91, 0.92, 0.95)], 0.91),  # of one seed
     ],
 )
-def test_an_axis_of_scores_reaches_down_to_all_but_few_that_lie_far_below(scores: list[float], lowest: float):
+def test_an_axis_of_scores_reaches_down_to_all_but_few_that_lie_far_below(scores: list[Spread], lowest: float):
     assert lowest_shown(scores) == pytest.approx(lowest, nan_ok=True)
 
 
 def test_who_lies_far_below_all_others_stands_at_the_end_of_the_axis_with_the_score(three_seeds: Study):
     last = three_seeds.rivals[-1]
-    lost = three_seeds.cells.assign(
-        **{SCORE: (0.9 + 0.05 * three_seeds.cells[SCORE]).where(three_seeds.cells["method"] != last, 0.151)}
-    )
-    scores = [point.y for tier in three_seeds.tiers for point in points(replace(three_seeds, cells=lost), tier)]
-    assert lowest_shown(scores) > 15.1
-    figure = draw("accuracy_memory_cost", replace(three_seeds, cells=lost))
+    scores = (0.9 + 0.05 * three_seeds.cells[SCORE]).where(three_seeds.cells["method"] != last, 0.151)
+    lost = replace(three_seeds, cells=three_seeds.cells.assign(**{SCORE: scores}))
+    figure = draw("accuracy_memory_cost", lost)
     assert any(text.get_text() == f"{last}: 15" for panel in figure.axes for text in panel.texts)
     assert all(panel.get_ylim()[0] > 15.1 for panel in figure.axes)
     assert "Triangle at the foot: far below all others" in notes(figure)
 
-    lost_study = replace(three_seeds, cells=lost)
-    figure = draw("accuracy_by_tier", lost_study)
+    figure = draw("accuracy_by_tier", lost)
     (panel,) = figure.axes
     assert panel.get_xlim()[0] > 15.1
-    assert [list(line.get_xdata()) for line in panel.lines if line.get_marker() == "<"] == [[0.03]]
-    assert row_texts(lost_study, figure, lost_study.tiers[0])[last] == ["15.1"]
-    assert "Triangle at the left: far below all others." in notes(figure)
+    assert set(row_texts(lost, figure, lost.tiers[0])[last]) == {"15.1", "\N{LEFTWARDS ARROW}"}
+    assert sum(text.get_text() == "\N{LEFTWARDS ARROW}" for text in panel.texts) == 1
+    assert "\N{LEFTWARDS ARROW}: far below all others." in notes(figure)
 
 
 def test_accuracy_memory_cost_says_whom_it_cannot_show(drawn: dict[str, Figure]):

@@ -33,9 +33,9 @@ def draw(study: Study) -> Figure:
     methods, tiers = in_rows(study), study.tiers
     scores, best = study.spreads(SCORE), best_methods(study)
     known = [spread for pair, spread in scores.items() if spread.known and not study.idle(*pair)]
-    left = lowest_shown([spread.mean for spread in known])
+    left = lowest_shown(known)
     shown = [spread for spread in known if spread.mean >= left]
-    lowest = min((spread.low if spread.has_interval else spread.mean for spread in shown), default=math.nan)
+    lowest = min((spread.ends[0] for spread in shown), default=math.nan)
     sheet = study.sheet
     room = sheet.width_inches - sheet.character_inches * study.longest_label
     rows = math.ceil(len(tiers) / max(1, int(room / (PANEL * sheet.scale))))
@@ -93,7 +93,7 @@ def _head(study: Study, tier: str, characters: int) -> str:
 def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best: bool, left: float) -> None:
     """Draw a method's score in a tier and write its mean beside the panel; or say why there is none.
 
-    What is below ``left`` (0 to 1) is a triangle at the axis' end.
+    What is below ``left`` (0 to 1) is an arrow at the axis' end.
     """
     look, spread = study.looks[method], study.spreads(SCORE)[method, tier].times(100)
     idle = study.idle(method, tier)
@@ -102,7 +102,7 @@ def _draw_row(panel: Axes, study: Study, row: int, method: str, tier: str, best:
     inside = panel.get_yaxis_transform()
     if spread.known and not idle:
         if spread.mean < 100 * left:
-            panel.plot(0.03, row, ls="", marker="<", ms=6, color=look.colour, transform=inside, clip_on=False)
+            panel.text(0, row, "\N{LEFTWARDS ARROW}", transform=inside, va="center_baseline", color=look.ink)
         else:
             if spread.has_interval:  # with ends that show beside the dot and above its rim, however short it is
                 ends = [spread.low, spread.high]
@@ -136,8 +136,8 @@ def _notes(study: Study, lowest: float, any_far_below: bool) -> list[str]:
     rows = [*[order] * (not study.appearance.order), *[bold] * (study.seeds > 1 and len(study.rivals) > 1)]
     hollow = "Hollow: no device could train, so there is no accuracy but the untrained model's."
     anybody_idle = any(study.idle(method, tier) for method in study.methods for tier in study.tiers)
-    triangle = "Triangle at the left: far below all others."
-    marks = [*[hollow] * anybody_idle, *[triangle] * any_far_below]
+    arrow = "\N{LEFTWARDS ARROW}: far below all others."
+    marks = [*[hollow] * anybody_idle, *[arrow] * any_far_below]
     return [*[" ".join(rows)] * bool(rows), *marks, *chance_note(study, lowest), *study.notes]
 
 

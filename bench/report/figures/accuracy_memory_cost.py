@@ -75,7 +75,8 @@ def draw(study: Study) -> Figure:
     """Draw the score against the memory needed, its cost as the marker's area: a panel per tier, with its front."""
     tiers, found = study.tiers, {tier: points(study, tier) for tier in study.tiers}
     drawn = [point for here in found.values() for point in here]
-    foot = lowest_shown([point.y for point in drawn])
+    scores = study.spreads(SCORE)
+    foot = 100 * lowest_shown(scores[point.method, tier] for tier, here in found.items() for point in here)
     shown = {tier: [point for point in here if point.y >= foot] for tier, here in found.items()}
     sheet = study.sheet
     columns = 2 if len(study.methods) <= FEW and study.longest_label <= SHORT_NAME and not sheet.narrow else 1
@@ -164,7 +165,7 @@ def _lowest(study: Study, found: Mapping[str, Sequence[Point]]) -> float:
     """Return down to where the points and their intervals reach, 0 to 1; NaN without points."""
     scores = study.spreads(SCORE)
     spreads = [scores[point.method, tier] for tier, here in found.items() for point in here]
-    return min((spread.low if spread.has_interval else spread.mean for spread in spreads), default=math.nan)
+    return min((spread.ends[0] for spread in spreads), default=math.nan)
 
 
 def _memory_span(needed: Sequence[float]) -> tuple[float, float]:
