@@ -251,6 +251,8 @@ def _what_is_wrong(built: object) -> str:
         return f"{_described(optimizers)} as optimizer, which is one of torch.optim's or a list of them"
     if not callable(step):
         return f"{_described(step)} as step, which is a function without arguments"
+    if inspect.isgeneratorfunction(step) or inspect.iscoroutinefunction(step):
+        return "a generator or coroutine as step, which would run nothing when it is called"
     return "" if _takes_nothing(step) else "a step that lacks arguments, which is called without any"
 
 

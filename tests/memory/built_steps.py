@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -127,6 +127,13 @@ def forward_only(device: torch.device) -> Built:
     return module, optimizer, inputs, lambda: module(inputs["pictures"][0])
 
 
+def _yielding() -> Iterator[None]:
+    yield
+
+
+async def _awaiting() -> None: ...
+
+
 def returning(device: torch.device, what: str) -> Any:
     """Return what is no training step, in one of many ways."""
     module, optimizer, inputs, step = chain(device)
@@ -140,6 +147,8 @@ def returning(device: torch.device, what: str) -> Any:
         "a name": (module, "sgd", inputs, step),
         "no optimizer": (module, None, inputs, step),
         "a step that ran": (module, optimizer, inputs, step()),
+        "a step that yields": (module, optimizer, inputs, _yielding),
+        "a step to await": (module, optimizer, inputs, _awaiting),
         "a step of one batch": (module, optimizer, inputs, lambda batch: step()),
     }
     return ways[what]

@@ -73,6 +73,18 @@ def test_a_step_that_stays_on_the_cpu_is_told(prober: Prober) -> None:
     )
 
 
+def idle(device: object) -> built_steps.Built:
+    """Builds what others train, and trains nothing."""
+    return (*linear(device)[:3], lambda: None)
+
+
+def test_a_step_that_does_nothing_is_told(prober: Prober) -> None:
+    footprint = measured(prober, BuiltStep(idle))
+    assert footprint.peak_requested_bytes > 0
+    assert footprint.caveats == ("no step asked the GPU for memory: does it train, and there?",)
+    assert measured(prober, BuiltStep(linear)).caveats == ()
+
+
 def test_a_step_may_end_after_forward(prober: Prober) -> None:
     footprint = measured(prober, BuiltStep(built_steps.forward_only), timeline=True)
     assert footprint.timeline is not None
@@ -98,6 +110,8 @@ def test_keys_name_function_and_arguments() -> None:
         ("a name", "an object of type str as optimizer, which is one of torch.optim's or a list of them"),
         ("no optimizer", "None as optimizer"),
         ("a step that ran", "None as step, which is a function without arguments"),
+        ("a step that yields", "a generator or coroutine as step, which would run nothing when it is called"),
+        ("a step to await", "a generator or coroutine as step, which would run nothing when it is called"),
         ("a step of one batch", "a step that lacks arguments, which is called without any"),
     ],
 )

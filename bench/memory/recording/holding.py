@@ -1,4 +1,4 @@
-"""Say what a training step holds on to: more with every step, or when all that was built has been given up."""
+"""Say what a training step holds on to: more with every step, when all that was built has been given up, or nothing."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def growth(history: History) -> Iterator[str]:
         before, after = (_parts(life for life in history.lives if life.spans(moment)) for moment in ends[-2:])
         size = added[-1] if len(set(added)) == 1 else round(sum(added) / len(added))
         yield f"grows from step to step, by {size} bytes a step: {_named(after - before)}"
+
+
+def idleness(history: History) -> Iterator[str]:
+    """Yield a sentence if something was built, and no step asked for any memory."""
+    built = next((phase.moment for phase in history.phases if phase.name == "between"), None)
+    if built is not None and history.lives and all(life.birth <= built for life in history.lives):
+        yield "no step asked the GPU for memory: does it train, and there?"
 
 
 def what_stays(history: History, addresses: Collection[int]) -> str:

@@ -22,7 +22,7 @@ from profl.bench.memory.recording.allocator_log import AllocatorLog, CudaLog, li
 from profl.bench.memory.recording.budget import least_budget_bytes
 from profl.bench.memory.recording.event_log import History
 from profl.bench.memory.recording.foresight import Trial, foreseen_least_budget_bytes
-from profl.bench.memory.recording.holding import growth, what_stays
+from profl.bench.memory.recording.holding import growth, idleness, what_stays
 from profl.bench.memory.recording.recorder import Recorder
 from profl.bench.memory.replay.settings import AllocatorSettings
 from profl.bench.memory.timeline import Timeline
@@ -112,6 +112,7 @@ def read_footprint(recorder: Recorder, log: AllocatorLog, key: str, gpu: str, *,
     uuid = str(torch.cuda.get_device_properties(log.device).uuid)
     history, stats = recorder.history, log.stats
     activation_bytes = history.live_bytes[:, CATEGORIES.index("activations")]
+    nothing = () if stats["requested_bytes.all.peak"] else (NOTHING,)
     stages = attribution.stages(history, recorder.stage_parameter_bytes)
     return Footprint(
         key=key,
@@ -130,7 +131,7 @@ def read_footprint(recorder: Recorder, log: AllocatorLog, key: str, gpu: str, *,
         attribution=attribution.portions(history),
         stages=stages,
         peak_position=attribution.peak_position(history),
-        caveats=(*log.caveats, *growth(history), *(() if stats["requested_bytes.all.peak"] else (NOTHING,))),
+        caveats=(*log.caveats, *growth(history), *nothing, *idleness(history)),
     )
 
 
