@@ -14,7 +14,7 @@ from rich.table import Table
 from profl.bench.errors import InputError
 from profl.bench.fleet import format_bytes, parse_bytes
 from profl.bench.memory.api import BuiltStep
-from profl.bench.memory.errors import OutOfMemory
+from profl.bench.memory.errors import MeasurementFailed, OutOfMemory, UnusableStep
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Workload
@@ -206,7 +206,13 @@ def fit_batches(
     def largest(budget_bytes: int) -> int | None:
         def fits(batch: int) -> bool:
             step = at(batch)
-            found = prober.fits(step, gpu, budget_bytes)
+            try:
+                found = prober.fits(step, gpu, budget_bytes)
+            except UnusableStep:
+                raise
+            except MeasurementFailed as error:
+                where = f"with a batch of {batch} (--batch-size caps what is tried)"
+                raise MeasurementFailed(f"{where}, {error}") from error
             tell(step.key, budget_bytes, found)
             return found
 

@@ -23,7 +23,7 @@ from profl.bench.fit import (
     read_budgets,
 )
 from profl.bench.measuring import workloads
-from profl.bench.memory.errors import GpuUnavailable, OutOfMemory
+from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed, OutOfMemory
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
 from profl.bench.training import TrainingWorkload
@@ -129,6 +129,22 @@ def test_a_task_for_which_the_whole_gpu_is_too_small_is_an_answer(monkeypatch: p
     assert found == Fit("fedavg", "full model", {MIB: None}, None, found.operations_per_example)
     assert found.operations_per_example > 0
     assert found.to_dict()["fits"] == [{"budget_bytes": MIB, "largest_batch": None}]
+
+
+def test_a_batch_that_fails_for_another_reason_than_memory_is_named(monkeypatch: pytest.MonkeyPatch):
+    def odd(prober: Prober, step: TrainingWorkload, gpu: str, budget_bytes: int) -> bool:
+        if step.recipe.batch_size > 100:
+            raise MeasurementFailed("the step could not be measured")
+        return True
+
+    def too_small(*_: object) -> Footprint:
+        raise OutOfMemory("too small")
+
+    monkeypatch.setattr(Prober, "measure", too_small)
+    monkeypatch.setattr(Prober, "fits", odd)
+    with pytest.raises(MeasurementFailed, match=r"^with a batch of 256 \(--batch-size caps .*\), the step could not"):
+        fit_task(workload("fedavg", "full model", 4), None, GPU, [MIB], Prober())
+    assert fit_task(workload("fedavg", "full model", 4), 64, GPU, [MIB], Prober()).largest_batches == {MIB: 64}
 
 
 def test_budgets_keep_their_order_and_spelling_and_come_once():

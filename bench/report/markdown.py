@@ -61,7 +61,7 @@ def _section(study: Study) -> Iterator[str]:
         return
     for grid in (table(study) for table in RESULTS.values()):
         if grid.groups:
-            yield from (f"{grid.caption}:", "", *markdown(grid), "", grid.explained, "")
+            yield from (f"{_escaped(grid.caption)}:", "", *markdown(grid), "", grid.explained, "")
     said = deviations(study.bare_methods)
     if said:
         yield "What differs from the published methods:"
