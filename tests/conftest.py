@@ -7,6 +7,7 @@ from profl.bench.instructions import AVX2, choose
 choose(AVX2)  # before torch is imported: what is trained here is then what the command trains, on every machine
 
 # ruff: noqa: E402
+import gc
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,13 @@ SMALL_RECIPE = Recipe(
 @pytest.fixture(autouse=True, scope="session")
 def _one_torch_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_frozen() -> Iterator[None]:
+    """Let garbage be found again that was there as a command spared its imports."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -311,7 +311,7 @@ def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("ending_seconds", "said"), [(0.0, ""), (0.5, "stopping: ending what runs\n")])
+@pytest.mark.parametrize(("ending_seconds", "said"), [(0.0, ""), (0.5, "stopping ...\n")])
 def test_a_command_says_that_it_heard_to_stop_where_ending_takes_long(
     request_to_end: signal.Signals, ending_seconds: float, said: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -114,7 +114,7 @@ def _stoppable() -> Iterator[None]:
     notices: list[threading.Timer] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        notice = threading.Timer(PATIENCE_SECONDS, click.echo, ["stopping: ending what runs"], {"err": True})
+        notice = threading.Timer(PATIENCE_SECONDS, click.echo, ["stopping ..."], {"err": True})
         notice.daemon = True
         notice.start()
         notices.append(notice)

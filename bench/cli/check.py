@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from profl.bench.cli.exit_codes import Ended, ExitCode
+from profl.bench.cli.imports import spare_imports
 from profl.bench.cli.options import named, tracked
 from profl.bench.cli.volume import quiet_option, verbose_option
 from profl.bench.errors import InputError
@@ -55,6 +56,7 @@ def check(
     from profl.bench.reference import Sweep, read_reference, reference_files, write_reference
     from profl.bench.regression import ENVIRONMENT, compare, github_annotation, measure_all, verdict, write_junit
 
+    spare_imports()
     chosen = preset is not None or config is not None
     if (chosen and not update) or (preset and config) or (gpu and not chosen):
         raise click.UsageError("--update takes one of --preset and --config, and with either --gpu; a check takes none")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from profl.bench.cli.imports import spare_imports
 from profl.bench.cli.options import available, chosen_workloads, several, started_prober, task_options, tracked
 from profl.bench.cli.own_step import arguments, check_own, measure_own, own_step
 from profl.bench.cli.volume import quiet_option, verbose_option, written
@@ -103,7 +103,7 @@ def measure_command(
     from profl.bench.memory.comparison.run_file import check_writable, write_runs
     from profl.bench.memory.gpu.profile import ESTIMATE
 
-    gc.freeze()  # Python would end by searching all that torch brought for cycles, which takes most of a second
+    spare_imports()
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, option, technique, rounds, batch_size, data=data, **shape)
     for key in task:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from profl.bench.cli.imports import spare_imports
 from profl.bench.cli.options import several, tracked
 from profl.bench.cli.volume import detail
 
@@ -91,6 +92,7 @@ def measure_own(
     from profl.bench.memory.summary import mebibytes
     from profl.bench.operations import Counted
 
+    spare_imports()
     named = NamedBuild.parse(build, own_arguments(argument))
     file = f"{Path(named.module).stem}-{named.function}"
     with Prober() as prober, TemporaryDirectory() as scratch:
@@ -111,7 +113,7 @@ def measure_own(
     click.echo(footprint)
     if why_unknown:
         click.echo(f"? operations in a step: {why_unknown}")
-    if operations:
+    if operations is not None:
         number = f"{operations / 1e9:,.2f} G" if operations >= 1e8 else f"{operations:,}"
         click.echo(f"{number} operations in a step: convolutions, matrix products and attention")
     for name, reserved_bytes in replayed.items():

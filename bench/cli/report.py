@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from profl.bench.cli.imports import spare_imports
 from profl.bench.cli.options import OneOf, several
 from profl.bench.cli.own_step import given_beside
 from profl.bench.cli.running import tell_strays
@@ -116,6 +117,7 @@ def report(runs: tuple[Path, ...], output: Path | None, highlight: str | None, *
     from profl.bench.results import read_run
     from profl.bench.terminal import Terminal
 
+    spare_imports()
     for run in runs:
         tell_strays(run)
     if len(runs) > 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from profl.bench.cli.exit_codes import ExitCode
+from profl.bench.cli.imports import spare_imports
 from profl.bench.cli.options import available, named, several
 from profl.bench.cli.stopping import if_stopped
 from profl.bench.cli.volume import detail, progress_console, quiet_option, verbose_option
@@ -79,6 +80,7 @@ def models(
     from profl.bench.survey.models import GPUS, MODELS, TABLE, USUAL_PRECISIONS, entries, errors
     from profl.bench.terminal import Terminal
 
+    spare_imports()
     gpus = [available(name) for name in gpu or GPUS]
     wanted = entries(model or MODELS, gpus, precision or USUAL_PRECISIONS, batch_size, image_size)
     table = _measured(wanted, TABLE, output, workers, row_name)
@@ -191,6 +193,7 @@ def methods(
     from profl.bench.survey.summary import write_markdown
     from profl.bench.terminal import Terminal
 
+    spare_imports()
     measured = None
     if not draw_only:
         names, networks = method or sorted(installed()), model or tuple(PUBLISHED_WIDTHS)

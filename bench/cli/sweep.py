@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from profl.bench.cli.imports import spare_imports
 from profl.bench.cli.options import (
     OneOf,
     cells_option,
@@ -92,6 +93,7 @@ def sweep(
     from profl.bench.results.folder import folder_of
     from profl.bench.terminal import Terminal
 
+    spare_imports()
     possible, part = experiments(chosen), cells or WHOLE
     if dry_run:
         with if_stopped("nothing was trained, and nothing of a dry run is kept: run the same command to begin again"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from profl.bench.cli.imports import spare_imports
 from profl.bench.cli.options import chosen_sweep, instructions_option, several, sweep_options, workers_option
 from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
 from profl.bench.cli.volume import progress_console, quiet_option, verbose_option
@@ -63,6 +64,7 @@ def tune(
     from profl.bench.terminal import Terminal
     from profl.bench.tuning import at_each_rate, choose, finished, rates_around, scores, table
 
+    spare_imports()
     folder = output or Path("results") / f"tune-{name}"
     sweeps = at_each_rate(config, learning_rate or rates_around(config.recipe.learning_rate), held_out_share)
     possible = {rate: experiments(sweep) for rate, sweep in sweeps.items()}
