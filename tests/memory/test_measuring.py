@@ -193,6 +193,8 @@ def test_a_dying_worker_is_replaced(prober: Prober) -> None:
             "cannot be loaded",
             r"ModuleNotFoundError: No module named 'elsewhere'\): define it in a module that can",
         ),
+        ("exits", r"called sys.exit\(3\), which a measurement cannot: let it raise an error"),
+        ("exits as it is loaded", r"called sys.exit\('loaded'\), which"),
         ("does not tell", "stopped telling its observer in the phase 'forward'"),
         ("is larger than the GPU", "needs more than the 85029158912 bytes of virtual sm_90"),
     ],

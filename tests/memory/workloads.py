@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -154,6 +155,8 @@ class Faulty(_Keyed):
         object.__setattr__(self, "fault", state["fault"])
         if self.fault == "cannot be loaded":
             raise ModuleNotFoundError("No module named 'elsewhere'")
+        if self.fault == "exits as it is loaded":
+            sys.exit("loaded")
 
     def prepare(self, device: torch.device) -> Prepared:
         match self.fault:
@@ -162,6 +165,8 @@ class Faulty(_Keyed):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "raises":
                 raise ZeroDivisionError("of my own making")
+            case "exits":
+                sys.exit(3)
             case "keeps a tensor":
                 _kept.append(torch.zeros(1000, device=device))
             case "is larger than the GPU":

@@ -97,6 +97,8 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
         workload = pickle.loads(request.workload)
     except MeasurementFailed as error:  # of a script that measures as it is imported
         return None, error
+    except SystemExit as end:
+        return None, _exited("what is measured", end)
     except Exception as error:
         return None, MeasurementFailed(
             f"the worker process cannot load the workload ({type(error).__name__}: {in_one_line(error)}): "
@@ -111,6 +113,8 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
         return jobs[request.job](workload, **request.arguments), None
     except (MeasurementFailed, GpuUnavailable) as error:
         return None, error
+    except SystemExit as end:
+        return None, _exited(workload.key, end)
     except torch.OutOfMemoryError as error:
         gpu = torch.cuda.get_device_properties(0)
         return None, OutOfMemory(
@@ -129,6 +133,10 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
             return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")
         before = "".join(f"before that it {told}\n" for told in unmodelled())
         return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}{before}")
+
+
+def _exited(what: str, end: SystemExit) -> MeasurementFailed:
+    return MeasurementFailed(f"{what} called sys.exit({end.code!r}), which a measurement cannot: let it raise an error")
 
 
 def _has_compiled() -> bool:
