@@ -566,6 +566,7 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
     "claims": partial(claims, "digits-dirichlet"),
     "claims_iid": partial(claims, "digits-iid"),
     "claims_pictures": partial(claims, "pictures-dirichlet"),
+    "claims_pictures_iid": partial(claims, "pictures-iid"),
 } | {
     function.__name__: function
     for function in (
