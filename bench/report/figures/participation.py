@@ -24,7 +24,8 @@ def draw(study: Study) -> Figure:
     """Draw the share of devices that can train anything, as a coloured table of tiers and methods."""
     shares = study.spreads("participation_share")
     tiers, methods = study.tiers, study.methods
-    notes = ["Mean over the rounds of the share of devices that an offered task fits. ?: no result."]
+    unknown = any(not shares[method, tier].known for method in methods for tier in tiers)
+    notes = [f"Mean over the rounds of the share of devices that an offered task fits.{' ?: no result.' * unknown}"]
     title = "Share of devices that can take part (%)"
     sheet = study.sheet
     by_row = len(methods) > FEW or sheet.narrow

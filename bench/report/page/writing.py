@@ -39,6 +39,8 @@ TABLES = {
     "footprints": "one row per method and task: peaks, bytes at the peak by category (at_peak_*), least budget",
     "differences": "one row per tier and method: difference in score from one method, seed by seed, with interval",
     "budgets": "one row per tier, budget and method: score at equal rounds, operations and bytes, and its difference",
+    "accuracy": "the score of every method by tier, for a paper",
+    "costs": "operations and bytes of every method by tier, for a paper",
     "results": "the tables of results as they can be put into a document",
 }
 """The tables to download, without their format, and what they hold."""
