@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
@@ -15,6 +16,7 @@ from profl.bench.errors import InputError
 from profl.bench.fleet import format_bytes, parse_bytes
 from profl.bench.memory.api import BuiltStep
 from profl.bench.memory.errors import MeasurementFailed, OutOfMemory, UnusableStep
+from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.gpu.profile import resolve
 from profl.bench.memory.process.probe import Prober
 from profl.bench.memory.workload import Workload
@@ -201,6 +203,8 @@ def fit_batches(
     ------
     GpuUnavailable, MeasurementFailed
         As `Prober.measure`, but `OutOfMemory` is an answer: None.
+    UnusableStep
+        If a batch of one asks nothing of the GPU.
     """
 
     def largest(budget_bytes: int) -> int | None:
@@ -219,10 +223,17 @@ def fit_batches(
         return largest_batch(fits, most)
 
     try:
-        least_budget_bytes = prober.measure(at(1), gpu).least_budget_bytes
+        least_budget_bytes = _asking(prober.measure(at(1), gpu)).least_budget_bytes
     except OutOfMemory:
         least_budget_bytes = None
     return {budget: largest(budget) for budget in budgets}, least_budget_bytes
+
+
+def _asking(footprint: Footprint) -> Footprint:
+    """Refuse a step that leaves the GPU alone: every batch would fit, until the CPU's memory is full."""
+    if not footprint.peak_requested_bytes:
+        raise UnusableStep(f"{footprint.key}: {'; '.join(footprint.caveats)}")
+    return footprint
 
 
 def fit(
@@ -264,6 +275,8 @@ def fit(
     """
     (budget_bytes,) = read_budgets([f"{budget} B" if isinstance(budget, int) else budget], gpu)
     with Prober() as prober:
+        with suppress(OutOfMemory):
+            _asking(prober.measure(step_at(build, 1), gpu, least_budget=False))
         return largest_batch(lambda batch: prober.fits(step_at(build, batch), gpu, budget_bytes), most)
 
 
@@ -306,10 +319,9 @@ def guarantee(fits: Collection[Fit], most: int | None) -> str:
         if most
         else f"and powers of two up to the first from {BEGIN_BATCH} on that failed"
     )
-    told = [
-        "The largest batch that ran ten training steps in that memory. Every larger one that was tried failed: the "
-        f"next {LOOKAHEAD}, {tried}."
-    ]
+    told = ["The largest batch that ran ten training steps in that memory."]
+    if any(batch != (most or LARGEST_BATCH) for batch in batches):
+        told.append(f"Every larger one that was tried failed: the next {LOOKAHEAD}, {tried}.")
     if most and most in batches:
         remedy = "give a larger one, or leave it out"
         told.append(f"{most}+ ran, and none above was tried, as --batch-size {most} is the cap: {remedy}.")

@@ -161,7 +161,7 @@ class SweepProgress:
         if self._best is None:
             return counts
         score, cell = self._best
-        return f"{counts}; highest score so far {cell.contender} at {cell.tier}, {score:.1%}"
+        return f"{counts}; highest score of these {cell.contender} at {cell.tier}, {score:.1%}"
 
     def _tell(self, text: str) -> None:
         """Write a line where no bar shows that the sweep is alive, now and then; always if that was asked for."""

@@ -198,12 +198,10 @@ def test_the_guarantee_names_the_limits_of_the_search_and_explains_the_marks_tha
         return guarantee([Fit("m", "t", dict(enumerate(batches)), needs, 1)], most)
 
     assert f"the next {LOOKAHEAD}, every power of two, and 96. A batch smaller" in told(95, most=96)
-    assert "and 96. 96+ ran, and none above was tried, as --batch-size 96 is the cap: give a larger" in told(
-        96, most=96
-    )
-    assert f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for a larger cap" in told(
-        1, LARGEST_BATCH
-    )
+    capped = "96+ ran, and none above was tried, as --batch-size 96 is the cap: give a larger"
+    assert f"and 96. {capped}" in told(5, 96, most=96)
+    assert told(96, 96, most=96).startswith(f"The largest batch that ran ten training steps in that memory. {capped}")
+    assert f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for" in told(1, LARGEST_BATCH)
     assert "+ ran" not in told(96, None)
     assert [mark in told(96, None) for mark in ("- means", "? is")] == [True, False]
     assert [mark in told(96, needs=None) for mark in ("- means", "? is")] == [False, True]

@@ -10,12 +10,14 @@ from click.testing import CliRunner
 from profl import fit
 from profl.bench.cli import main
 from profl.bench.cli.exit_codes import ExitCode, code_of
+from profl.bench.cli.own_step import own_arguments
 from profl.bench.errors import InputError
 from profl.bench.fit import step_at
 from profl.bench.memory.api import BuiltStep
 from profl.bench.memory.errors import MeasurementFailed, UnusableStep
 from profl.bench.memory.named import NamedBuild, _imported
 from profl.bench.memory.process.probe import Prober
+from profl.bench.memory.recording.measurement import NOTHING
 from profl.bench.operations import Counted
 
 pytestmark = pytest.mark.usefixtures("commands_are_warm")
@@ -243,12 +245,38 @@ def build(device):
 
 def test_a_step_that_leaves_the_gpu_alone_is_told_without_advice(script: Path):
     script.write_text(script.read_text().replace("(device, ", "(elsewhere, device='cpu', "))
-    for words in (["measure"], ["fit", "--budget", "1MiB", "--batch-size", "2"]):
-        status, printed = profl(*words, f"{script}:build", "--gpu", GPU, "-v")
-        assert status == 0
-        assert "nothing was asked of the GPU: build modules and examples on the device that is given" in printed
-        assert "most of it is" not in printed
-        assert "my_step.py:build" in printed.splitlines()[0]  # as -v tells it
+    status, printed = profl("measure", f"{script}:build", "--gpu", GPU, "-v")
+    assert status == 0
+    assert NOTHING in printed
+    assert "most of it is" not in printed
+    assert "my_step.py:build" in printed.splitlines()[0]  # as -v tells it
+    status, printed = profl("fit", f"{script}:build", "--gpu", GPU, "--budget", "1MiB")  # any batch would fit
+    assert status == 1
+    assert printed.splitlines() == [f"Error: {script}:build(batch_size=1): {NOTHING}"]
+
+
+def test_python_is_told_of_a_step_that_leaves_the_gpu_alone():
+    with pytest.raises(UnusableStep, match=NOTHING):
+        fit(elsewhere, "1MiB", GPU)
+
+
+def elsewhere(device: torch.device, batch_size: int) -> object:
+    module, inputs = torch.nn.Linear(8, 8), torch.zeros(batch_size, 8)
+    return module, [], inputs, lambda: module(inputs).sum().backward()
+
+
+def test_values_are_written_as_in_python_or_toml():
+    told = ("wide=True", "deep=false", "seed=None", "kind=none", "size=3", "rate=1e-2", "name=False1")
+    assert own_arguments(told) == {
+        **{"wide": True, "deep": False, "seed": None, "kind": None},
+        **{"size": 3, "rate": 0.01, "name": "False1"},
+    }
+
+
+def test_the_batch_that_is_looked_for_is_not_given(script: Path):
+    status, printed = profl("fit", f"{script}:build", "--budget", "1MiB", "--argument", "batch_size=7")
+    assert status == 1
+    assert "argument 'batch_size' is what is looked for: leave it out, or give a cap by --batch-size" in printed
 
 
 def test_options_of_tasks_are_refused_beside_a_step(script: Path):

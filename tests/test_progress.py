@@ -46,8 +46,8 @@ def test_a_terminal_shows_what_is_running_done_and_failed_and_the_best_that_obey
         ("round", NARROW, {"round": 1}),
     ]
     last = shown(True, *events)
-    assert "1 running, 2 done, 0 failed; highest score so far heterofl at 80%, 50.0%" in last
-    assert "highest score so far fedavg" not in last
+    assert "1 running, 2 done, 0 failed; highest score of these heterofl at 80%, 50.0%" in last
+    assert "highest score of these fedavg" not in last
     assert "1 running, 1 done, 1 failed" in shown(True, *events[2:], ("finished", IDEAL, Outcome(error="it broke")))
 
 

@@ -162,7 +162,10 @@ sweep_options = _with(
         techniques,
         click.option("--rounds", type=COUNT, help="Round budget of every run."),
         knobs,
-        click.option("--partition", help="Who holds which data: iid, dirichlet:ALPHA or shards:N."),
+        click.option(
+            "--partition",
+            help="Who holds which data: iid, dirichlet:ALPHA, shards:N or natural (of users).",
+        ),
         click.option("--batch-size", type=COUNT, help="Largest local batch."),
         click.option("--gpu", help="Where memory is measured: cuda, virtual:NAME or estimate:NAME.", **named("gpus")),
         click.option("--data", type=click.Path(), help="Folder of the dataset: imagefolder, cifar10, ..."),

@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 own_step = click.argument("build", required=False, metavar="[FILE.py:FUNCTION]")
 """Argument for the function that builds the step; none: the tasks of methods."""
 
-arguments = several("--argument", "Of your FUNCTION, behind the device: NAME=VALUE.", metavar="ASSIGNMENT")
+arguments = several(
+    "--argument",
+    "Of your FUNCTION, behind the device: NAME=VALUE, a number, true, false, none or else a text.",
+    metavar="ASSIGNMENT",
+)
 """Option for what that function is given."""
+
+CONSTANTS = {"True": True, "False": False, "None": None, "none": None}
+"""What a value may be beside TOML's: as texts, all but an empty one are true."""
 
 
 def given_beside(flags: Iterable[str]) -> list[str]:
@@ -54,7 +61,7 @@ def check_own(build: str | None, argument: tuple[str, ...], of_tasks: Iterable[s
 
 
 def own_arguments(argument: tuple[str, ...]) -> dict[str, Any]:
-    """Read assignments such as ``layers=12``; values are TOML's, bare words are texts.
+    """Read assignments such as ``layers=12``; values are TOML's or `CONSTANTS`, other bare words are texts.
 
     Raises
     ------
@@ -71,7 +78,7 @@ def own_arguments(argument: tuple[str, ...]) -> dict[str, Any]:
             raise InputError(f"argument '{text}' is no assignment: write NAME=VALUE, as in layers=12")
         if name in values:
             raise InputError(f"argument '{name}' is given twice: give one value")
-        values[name] = read_value(value)
+        values[name] = CONSTANTS[value] if value in CONSTANTS else read_value(value)
     return values
 
 
@@ -124,6 +131,7 @@ def fit_own(
     build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, str], most: int | None, as_json: bool
 ) -> None:
     """Find the largest batch of a step of the user's in every budget, and print it."""
+    from profl.bench.errors import InputError
     from profl.bench.fit import Fit, fit_batches, fit_table, guarantee, step_at
     from profl.bench.memory.errors import OutOfMemory
     from profl.bench.memory.named import NamedBuild
@@ -131,7 +139,10 @@ def fit_own(
     from profl.bench.operations import Counted
     from profl.bench.terminal import Terminal
 
-    named = NamedBuild.parse(build, own_arguments(argument))
+    given = own_arguments(argument)
+    if "batch_size" in given:
+        raise InputError("argument 'batch_size' is what is looked for: leave it out, or give a cap by --batch-size")
+    named = NamedBuild.parse(build, given)
     with Prober() as prober:
         batches, least = fit_batches(lambda batch: step_at(named, batch), most, gpu, budgets, prober, tell_batch)
         largest = max(filter(None, batches.values()), default=1)
