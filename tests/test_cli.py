@@ -303,6 +303,22 @@ def test_two_recipes_in_one_run_are_refused_and_nothing_is_run(run: Path):
     assert sorted((run / "cells").iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["report", "results/default", "--output"], ["sweep", "--preset", "smoke", "--output"]],
+    ids=lambda words: words[0],
+)
+def test_a_file_where_a_folder_is_needed_is_named(words: list[str], tmp_path: Path):
+    (file := tmp_path / "here").write_text("a file")
+    result = profl(*words, file)
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        rf"Error: {re.escape(str(file))}\S*: it is a file or lies in one, where a folder is needed: name another",
+        result.output.splitlines()[-1],
+    )
+    assert file.read_text() == "a file"
+
+
 def test_ctrl_c_at_any_moment_ends_with_130(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("profl.bench.presets.presets", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     result = profl("sweep")

@@ -86,6 +86,8 @@ def _in_one_line(error: Exception) -> str | None:
             return printable(describe(error))
         case InputError() | GpuUnavailable() | MeasurementFailed():
             return printable(in_one_line(error))
+        case FileExistsError() | NotADirectoryError():
+            return printable(f"{_place(error)}: it is a file or lies in one, where a folder is needed: name another")
         case OSError():
             return printable(f"{_place(error)}: {error.strerror or error}")
     return None

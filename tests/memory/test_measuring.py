@@ -188,7 +188,7 @@ def test_a_dying_worker_is_replaced(prober: Prober) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("raises", "ZeroDivisionError: of my own making"),
+        ("raises", r"at memory/workloads.py:\d+ prepare:\n(.|\n)*ZeroDivisionError: of my own making"),
         (
             "cannot be loaded",
             r"ModuleNotFoundError: No module named 'elsewhere'\): define it in a module that can",

@@ -20,6 +20,7 @@ from profl.bench.memory.gpu.profile import VirtualGpu
 from profl.bench.memory.gpu.unmodelled import blame, unmodelled
 from profl.bench.memory.process.protocol import Answer, Progress, Request
 from profl.bench.memory.recording import measurement
+from profl.bench.memory.snapshot.stack import Stack
 
 _SECOND_GPU = "asks for a second GPU, and a measurement has one: use device 0 alone"
 _SECOND_PROCESS = "uses the GPU in a process of its own, and a measurement is one process: use it in this one alone"
@@ -132,7 +133,14 @@ def _attempt(request: Request, jobs: Jobs) -> tuple[object, Exception | None]:
         if blamed := blame(error):
             return None, MeasurementFailed(f"{workload.key} cannot be measured on a virtual GPU: {blamed}")
         before = "".join(f"before that it {told}\n" for told in unmodelled())
-        return None, MeasurementFailed(f"{workload.key} could not be measured:\n{traceback.format_exc()}{before}")
+        failed = f"{workload.key} could not be measured, at {_place(error)}:"
+        return None, MeasurementFailed(f"{failed}\n{traceback.format_exc()}{before}")
+
+
+def _place(error: Exception) -> str | None:
+    """Return where the program was as the error was raised, perhaps in a library that it had called."""
+    entries = reversed(traceback.extract_tb(error.__traceback__))
+    return Stack([{"name": entry.name, "filename": entry.filename, "line": entry.lineno} for entry in entries]).place
 
 
 def _exited(what: str, end: SystemExit) -> MeasurementFailed:
