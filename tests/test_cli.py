@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, metadata
 from itertools import permutations
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -346,6 +347,29 @@ def test_a_command_says_that_it_heard_to_stop_where_ending_takes_long(
     finally:
         signal.signal(request_to_end, before)
     assert (result.exit_code, result.output) == (130, f"{said}stopped\n")
+
+
+def test_ctrl_c_is_not_lost_where_python_ignores_what_is_raised(monkeypatch: pytest.MonkeyPatch):
+    class Interrupted(set[object]):
+        def discard(self, item: object) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    class Referent: ...
+
+    def presets() -> None:
+        dies, weak = Referent(), WeakSet[Referent]()
+        weak.add(dies)
+        weak.data = Interrupted(weak.data)
+        del dies
+        time.sleep(10)
+
+    monkeypatch.setattr("profl.bench.presets.presets", presets)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = profl("sweep")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (result.exit_code, result.output) == (130, "stopped\n")
 
 
 SWEEP = ["sweep", "--config", "{config}", "--output", "{run}", "--workers", 1]
