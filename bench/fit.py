@@ -319,14 +319,13 @@ def guarantee(fits: Collection[Fit], most: int | None) -> str:
         if most
         else f"and powers of two up to the first from {BEGIN_BATCH} on that failed"
     )
+    cap = most or LARGEST_BATCH
     told = ["The largest batch that ran ten training steps in that memory."]
-    if any(batch != (most or LARGEST_BATCH) for batch in batches):
+    if any(batch != cap for batch in batches):
         told.append(f"Every larger one that was tried failed: the next {LOOKAHEAD}, {tried}.")
-    if most and most in batches:
-        remedy = "give a larger one, or leave it out"
-        told.append(f"{most}+ ran, and none above was tried, as --batch-size {most} is the cap: {remedy}.")
-    if not most and LARGEST_BATCH in batches:
-        told.append(f"{LARGEST_BATCH}+ ran, and none above was tried: give --batch-size for a larger cap.")
+    if cap in batches:
+        given = f", as --batch-size {most} is the cap: give a larger one, or leave it out."
+        told.append(f"{cap}+ ran, and none above was tried{given if most else ': give --batch-size for a larger cap.'}")
     if None in batches:
         told.append("- means that none that was tried fits.")
     if any(None in (fit.least_budget_bytes, fit.operations_per_example) for fit in fits):

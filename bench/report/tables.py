@@ -108,8 +108,7 @@ def _table(study: Study) -> Group:
         "what stayed allocated from round to round."
         if study.memory_only
         else f"From top to bottom: {SCORE_NAME}{interval};\n"
-        "share of devices that can train; least budget of the dearest trained task.\n"
-        f"{best_note(study, '*')}"
+        "share of devices that can train; least budget of the dearest trained task.\n" + best_note(study, "*")
     )
     failed = [Text(sentence, style="yellow") for sentence in study.out_of_memory]
     missing = [Text(f"{study.completeness}\n", style="yellow")] if study.completeness else []

@@ -28,8 +28,8 @@ def growth(history: History) -> Iterator[str]:
 
 def idleness(history: History) -> Iterator[str]:
     """Yield a sentence if something was built, and no step asked for any memory."""
-    built = next((phase.moment for phase in history.phases if phase.name == "between"), None)
-    if built is not None and history.lives and all(life.birth <= built for life in history.lives):
+    pauses = _pauses(history)
+    if pauses and history.lives and all(life.birth <= pauses[0] for life in history.lives):
         yield "no step asked the GPU for memory: does it train, and there?"
 
 
@@ -50,7 +50,12 @@ def what_stays(history: History, addresses: Collection[int]) -> str:
 
 def _step_ends(history: History) -> list[int]:
     """Return the moment after each step."""
-    return [phase.moment for phase in history.phases if phase.name == "between"][1:]
+    return _pauses(history)[1:]
+
+
+def _pauses(history: History) -> list[int]:
+    """Return the moment when all was built, and that after each step."""
+    return [phase.moment for phase in history.phases if phase.name == "between"]
 
 
 def _parts(lives: Iterable[Life]) -> Counter[str]:

@@ -20,6 +20,7 @@ from profl.bench.report.grid import Entry, Grid, GridRow
 from profl.bench.report.labels import Label, label_ends
 from profl.bench.report.ranking import winners
 from profl.bench.report.score import SCORE, SCORE_NAME
+from profl.bench.report.spread import Spread
 from profl.bench.report.study import Study
 from profl.bench.report.style import GREY, PALE, Legend, Sheet, mebibytes, page, panels, say_empty, settle
 
@@ -75,8 +76,7 @@ def draw(study: Study) -> Figure:
     """Draw the score against the memory needed, its cost as the marker's area: a panel per tier, with its front."""
     tiers, found = study.tiers, {tier: points(study, tier) for tier in study.tiers}
     drawn = [point for here in found.values() for point in here]
-    scores = study.spreads(SCORE)
-    foot = 100 * lowest_shown(scores[point.method, tier] for tier, here in found.items() for point in here)
+    foot = 100 * lowest_shown(_spreads(study, found))
     shown = {tier: [point for point in here if point.y >= foot] for tier, here in found.items()}
     sheet = study.sheet
     columns = 2 if len(study.methods) <= FEW and study.longest_label <= SHORT_NAME and not sheet.narrow else 1
@@ -163,9 +163,13 @@ def _notes(study: Study, found: Mapping[str, Sequence[Point]], shown: Mapping[st
 
 def _lowest(study: Study, found: Mapping[str, Sequence[Point]]) -> float:
     """Return down to where the points and their intervals reach, 0 to 1; NaN without points."""
+    return min((spread.ends[0] for spread in _spreads(study, found)), default=math.nan)
+
+
+def _spreads(study: Study, found: Mapping[str, Sequence[Point]]) -> list[Spread]:
+    """Return the scores of the points with their intervals, 0 to 1."""
     scores = study.spreads(SCORE)
-    spreads = [scores[point.method, tier] for tier, here in found.items() for point in here]
-    return min((spread.ends[0] for spread in spreads), default=math.nan)
+    return [scores[point.method, tier] for tier, here in found.items() for point in here]
 
 
 def _memory_span(needed: Sequence[float]) -> tuple[float, float]:
