@@ -534,10 +534,23 @@ def memory(contender: str, column: str) -> str:
     return in_study(rows.iloc[0 if which == "dearest" else -1], quantity)
 
 
+def combined(contender: str, technique: str) -> str:
+    """Return a cell of the table of methods with techniques: what the dearest task saves; a dash where it is refused."""
+    method, model = contender.split(", ")
+    rows = study(model, method.strip("`") + ("" if technique == "none" else f" with {technique}"))
+    return "-" if rows.empty else in_study(rows.iloc[0], "saved")
+
+
+def participants(where: str, column: str) -> str:
+    """Return a cell of the table of who takes part: how many of the published fleet hold the dearest task."""
+    model, board = where.split(", ")
+    own = {"full model": "fedavg", "ProFL's dearest": "profl"}
+    rows = study(model, own.get(column, f"fedavg {column}"), f"virtual:{board.strip('`')}")
+    return f"{rows['eligible_devices'].min():.0f}"
+
+
 def saving(model: str, column: str) -> str:
-    """Return a cell of the table of what ProFL saves, by model; nothing if it is not measured yet."""
-    if " with " in column and study(model, f"fedavg{column[column.index(' with ') :]}").empty:
-        return ""
+    """Return a cell of the table of what ProFL saves, by model."""
     if column == "full model":
         return in_study(study(model, "fedavg").iloc[0], "peak")
     if " with " in column:
@@ -583,7 +596,9 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
         ablations,
         growth,
         equal_operations,
+        combined,
         memory,
+        participants,
         saving,
     )
 }

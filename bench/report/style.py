@@ -191,7 +191,7 @@ def page(
     """
     across, up = axis_names
     width, scale = sheet.width_inches, sheet.scale
-    lines = [] if sheet.bare else _wrapped(notes, 128 * sheet.room)
+    lines = [] if sheet.bare else _wrapped(notes, 126 * sheet.room)
     titles, subtitles = (
         ([], []) if sheet.bare else (_wrapped([title], 80 * sheet.room), _wrapped([subtitle], 150 * sheet.room - 12))
     )

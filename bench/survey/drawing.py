@@ -99,7 +99,7 @@ def _spans(setting: Setting, column: str, title: str, axis: str, notes: Sequence
         Line2D([], [], color="black", ls="", marker="o", ms=5, mfc=face, label=f"{name} task")
         for name, face in (("dearest", "black"), ("cheapest", "white"))
     ]
-    legend = Legend([*_kind_handles(setting), *ends], 8)
+    legend = Legend([*_kind_handles(setting), *ends], 4)
     figure = page(height, title, where, notes, legend, axis_names=(axis, ""))
     axes_of = panels(figure, len(setting.models), _PANELS_ACROSS)
     for axes, model in zip(axes_of, setting.models, strict=True):

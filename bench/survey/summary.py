@@ -129,7 +129,7 @@ def _grid(setting: Setting, caption: str, column: str, factor: float, digits: in
         span = setting.span(contender, model, column)
         if span is None or pd.isna(span.dearest):
             return Entry("")
-        ends = [f"{value * factor:.{digits}f}" for value in span]
+        ends = [f"{value * factor:z.{digits}f}" for value in span]
         return Entry(" to ".join(dict.fromkeys(ends)))
 
     rows = [GridRow(name, [entry(name, model) for model in setting.models]) for name in setting.contenders]

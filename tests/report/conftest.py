@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 
 from profl.bench.cell import Cell, Recipe
 from profl.bench.fleet import UNLIMITED
@@ -182,6 +184,17 @@ def write_cell(
                 "mean_device_budget_bytes": math.nan if tier == UNLIMITED else TIERS[tier] * FULL,
             }
         )
+
+
+def beyond_the_sheet(figure: Figure) -> Iterator[Artist]:
+    """Yield the parts of a figure that are not all on it: axes with all that is written beside them, legends, texts."""
+    sheet, hair = figure.bbox, 0.01 * figure.dpi
+    for part in [*figure.axes, *figure.legends, *(text for text in figure.texts if text.get_text())]:
+        box = part.get_tightbbox()
+        assert box is not None
+        across = sheet.x0 - hair <= box.x0 <= box.x1 <= sheet.x1 + hair
+        if not across or not sheet.y0 - hair <= box.y0 <= box.y1 <= sheet.y1 + hair:
+            yield part
 
 
 @pytest.fixture(autouse=True, scope="session")

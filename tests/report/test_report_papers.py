@@ -22,7 +22,7 @@ from profl.bench.report.markdown import accuracy_grid, markdown
 from profl.bench.report.study import Study, studies
 from profl.bench.report.style import NARROWEST, WIDTHS, Sheet, house_style, save
 from profl.bench.results import Run, read_run
-from tests.report.conftest import METHODS, write_cell
+from tests.report.conftest import METHODS, beyond_the_sheet, write_cell
 from tests.report.small_studies import study_of
 from tests.report.test_report_names import NAMES
 
@@ -67,13 +67,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_every_figure_fits_its_sheet_and_can_be_read_in_print(few: Run, width: float, bare: bool):
     for name, figure in drawn(on(few, Sheet(width, bare))).items():
         assert figure.get_figwidth() == width
-        sheet, hair = figure.bbox, 0.01 * figure.dpi
-        parts = [*figure.axes, *figure.legends, *(text for text in figure.texts if text.get_text())]
-        for part in parts:  # axes with all that is written in and beside them
-            box = part.get_tightbbox()
-            assert box is not None
-            assert sheet.x0 - hair <= box.x0 <= box.x1 <= sheet.x1 + hair, (name, part)
-            assert sheet.y0 - hair <= box.y0 <= box.y1 <= sheet.y1 + hair, (name, part)
+        assert not list(beyond_the_sheet(figure)), name
         assert all(text.get_fontsize() >= 6 for text in figure.findobj(Text))
 
 

@@ -21,8 +21,9 @@ from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel
 from profl.bench.models import ModelSpec
 from profl.bench.operations import operations_per_step
+from profl.bench.report.style import house_style, settle
 from profl.bench.survey import measuring
-from profl.bench.survey.drawing import draw
+from profl.bench.survey.drawing import draw, operations, participation, reduction
 from profl.bench.survey.measuring import measured, missing
 from profl.bench.survey.methods import (
     BATCH_SIZES,
@@ -38,7 +39,9 @@ from profl.bench.survey.summary import settings
 from profl.bench.survey.table import PEAKS
 from profl.bench.survey.traffic import uploaded_bytes
 from tests.conftest import small_cell
+from tests.report.conftest import beyond_the_sheet
 
+STUDY = Path(__file__).parents[2] / "results/paper-memory/methods.csv"
 JETSON = "virtual:jetson-orin"
 SMALL = ("--model", "resnet18", "--width", "4", "--batch-size", "4", "--gpu", JETSON, "--technique", "none")
 CHOSEN = ("--method", "fedavg", "--method", "profl", *SMALL)
@@ -183,6 +186,15 @@ def test_figures_are_drawn_of_two_gpus_with_and_without_participation(path: Path
         "operations-resnet18-t4-4.png",
         "participation-t4-4.png",
     }
+
+
+def test_figures_of_all_methods_are_all_on_their_sheets():
+    with house_style():
+        for setting in settings(TABLE.frame(TABLE.read(STUDY))):
+            drawn = [reduction(setting), *(operations(setting, model) for model in setting.models)]
+            for figure in [*drawn, *([participation(setting)] if setting.batch_size == SEARCHED_BATCH_SIZE else [])]:
+                settle(figure)
+                assert not list(beyond_the_sheet(figure)), setting.name
 
 
 @pytest.mark.parametrize(
