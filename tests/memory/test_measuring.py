@@ -135,6 +135,15 @@ def test_a_used_worker_measures_what_a_fresh_one_does(prober: Prober) -> None:
     assert unbudgeted(prober, ResNet18(), WITH_WORKSPACES) == used
 
 
+def test_what_a_worker_met_first_changes_nothing() -> None:
+    """One that has only known plans for little memory is asked for those of plenty, and one the other way round."""
+    fresh = probe(Convolution(), WITH_WORKSPACES)
+    assert fresh.least_budget_bytes is not None
+    with Prober() as own:
+        assert own.fits(Convolution(), WITH_WORKSPACES, fresh.least_budget_bytes)
+        assert own.measure(Convolution(), WITH_WORKSPACES) == fresh
+
+
 def test_equal_keys_are_measured_once(prober: Prober, monkeypatch: pytest.MonkeyPatch) -> None:
     first = unbudgeted(prober, Linear())
     monkeypatch.setattr(_Worker, "ask", lambda *_: pytest.fail("measured again"))

@@ -12,7 +12,7 @@
  *   cublas.c           handles and descriptors
  *   cudnn_handle.c     handles, older descriptors, batch normalisation
  *   cudnn_plans.c      convolution plans, asked of the real cuDNN
- *   known_plans.c      which of them were built before
+ *   known_answers.c    what it has answered before
  *   cudnn_recurrent.c  recurrent layers: sizes by formula
  *   unmodelled.c       what cannot be played, told and refused, and who asked for it
  *   nvml.c             a library of its own: the management library
