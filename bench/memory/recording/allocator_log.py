@@ -71,8 +71,8 @@ class CudaLog:
         unmodelled()  # of earlier measurements
 
     def moment(self) -> int:
-        stats = torch.cuda.memory_stats(self.device)
-        return len(self._allocated_before) + int(stats["active.all.allocated"] + stats["active.all.freed"])
+        blocks = torch.cuda.memory_stats_as_nested_dict(self.device)["active"]["all"]
+        return len(self._allocated_before) + int(blocks["allocated"] + blocks["freed"])
 
     def address(self, tensor: Tensor) -> int | None:
         try:

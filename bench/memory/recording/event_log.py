@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from profl.bench.memory.workload import CATEGORIES
 
 LogEntry = Mapping[str, Any]
+_Stack = tuple[int, ...]
+_Told = tuple[str | None, str | None]
 
 STEP = "(step)"
 """Module of what belongs to no module: the loss, the optimizer, the batch, a library's lasting workspace."""
@@ -184,6 +186,7 @@ def _lives(
     lives: list[Life] = []
     living: dict[int, Life] = {}
     coming_claims, coming_graphs = list(reversed(claims)), list(reversed(graphs))
+    told: dict[_Stack, _Told] = {}
     phase = -1
     for moment in range(len(events) + 1):
         while coming_claims and coming_claims[-1].moment == moment:
@@ -196,7 +199,8 @@ def _lives(
             break
         event = events[moment]
         if event["action"] == "alloc":
-            category = _known_category(event) or phases[phase].category
+            known_category, operator = _told_by_stack(event.get("frames", ()), told)
+            category = known_category or phases[phase].category
             origin = _origin(event)
             life = Life(
                 event["size"],
@@ -204,7 +208,7 @@ def _lives(
                 phase,
                 origin,
                 origin,
-                _operator(event),
+                operator,
                 birth=moment + 1,
                 address=event["addr"],
             )
@@ -231,12 +235,20 @@ def _keep(graph: Graph, living: Mapping[int, Life]) -> None:
             life.category, life.in_graph = "activations", True
 
 
-def _known_category(event: LogEntry) -> str | None:
+def _told_by_stack(frames: Sequence[LogEntry], told: dict[_Stack, _Told]) -> _Told:
+    """Return what `_known_category` and `_operator` do: PyTorch makes one frame of all that are equal."""
+    stack = tuple(map(id, frames))
+    if stack not in told:
+        told[stack] = _known_category(frames), _operator(frames)
+    return told[stack]
+
+
+def _known_category(frames: Sequence[LogEntry]) -> str | None:
     """Return what a block is whatever the phase: scratch memory, if no tensor owns it, or a bucket of gradients.
 
     Where PyTorch cannot unwind the stack nobody knows: None.
     """
-    allocators = {_allocator(frame["name"]) for frame in event.get("frames", ())}
+    allocators = {_allocator(frame["name"]) for frame in frames}
     if _BUCKET_MEMORY in allocators:
         return "buffers"
     if "::" in allocators and _TENSOR_MEMORY not in allocators:
@@ -263,10 +275,10 @@ def _origin(event: LogEntry) -> str | None:
     return notes[-1].removeprefix(GRAPH_NODE) if notes else running
 
 
-def _operator(event: LogEntry) -> str | None:
+def _operator(frames: Sequence[LogEntry]) -> str | None:
     """Return the outermost operator, up to the first line of Python or node of the graph."""
     operator = None
-    for frame in event.get("frames", ()):
+    for frame in frames:
         if frame.get("filename", "").endswith(".py"):
             break
         node, called = _function(frame["name"])

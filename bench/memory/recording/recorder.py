@@ -245,9 +245,8 @@ class _Watched:
         self.trail = trail
 
     def parameters(self) -> Iterator[tuple[Tensor, str]]:
-        yield from self.parameters_of(self._module)
-        for optimizer in self._optimizers:
-            yield from self.stepped(optimizer)
+        stepped = (tensor for optimizer in self._optimizers for tensor in _parameters_of(optimizer))
+        return self._owned(dict.fromkeys((*self._module.parameters(), *stepped)))
 
     def gradients(self) -> Iterator[tuple[Tensor | None, str]]:
         return ((parameter.grad, owner) for parameter, owner in self.parameters())
@@ -267,8 +266,7 @@ class _Watched:
             yield from ((buffer, self.trail.path(child)) for buffer in child.buffers(recurse=False))
 
     def stepped(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, str]]:
-        for group in optimizer.param_groups:
-            yield from self._owned(group["params"])
+        return self._owned(_parameters_of(optimizer))
 
     def gradients_of(self, optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor | None, str]]:
         return ((parameter.grad, owner) for parameter, owner in self.stepped(optimizer))
@@ -281,3 +279,7 @@ class _Watched:
 
     def _owned(self, parameters: Iterable[Tensor]) -> Iterator[tuple[Tensor, str]]:
         return ((parameter, self.trail.owner(parameter)) for parameter in parameters)
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
