@@ -535,7 +535,7 @@ def memory(contender: str, column: str) -> str:
 
 
 def combined(contender: str, technique: str) -> str:
-    """Return a cell of the table of methods with techniques: what the dearest task saves; a dash where it is refused."""
+    """Return a cell of the table of methods with techniques: what the dearest task saves; dash: refused."""
     method, model = contender.split(", ")
     rows = study(model, method.strip("`") + ("" if technique == "none" else f" with {technique}"))
     return "-" if rows.empty else in_study(rows.iloc[0], "saved")
