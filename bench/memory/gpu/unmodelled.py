@@ -39,8 +39,9 @@ def unmodelled() -> tuple[str, ...]:
 
     - **Reads**: numbers copied to the host are all zero, so a branch that depends on them (``.item()`` in an ``if``) is
       wrong, and whatever it allocates. A loss that is only logged is harmless, which cannot be known here. Not told:
-      ``torch.amp.GradScaler`` reads whether a gradient overflowed and finds that none did, as in every usual step; and
-      a process group sends numbers from the host, at which nobody looks.
+      ``torch.amp.GradScaler`` reads whether a gradient overflowed and finds that none did, as in every usual step; a
+      process group sends numbers from the host, at which nobody looks; and ``torch.compile`` keeps aside what kernels
+      overwrite of which it tries configurations.
     - **Sizes that are read** (``nonzero``, a mask as index, ``unique``, ...) are refused, and so is the loop that reads
       more than `MOST_READS` times.
     - **Times**: nothing takes any. A choice by time, which ``torch.backends.cudnn.benchmark`` makes, is another.
@@ -121,6 +122,11 @@ _REMEDIES = {
 }
 
 
+_DECIDING_NOTHING = ("GradScaler._maybe_opt_step", "CachingAutotuner.copy_args_to_cpu_if_needed")
+"""Who reads numbers of which nothing depends here: whether gradients overflow, and what a kernel overwrites, kept aside
+while torch.compile tries its configurations."""
+
+
 class _Place(NamedTuple):
     path: str
     line: int
@@ -153,7 +159,7 @@ def _hear(deed: bytes, callers: bytes) -> int:
     frame: FrameType | None = sys._getframe().f_back
     is_shown = False
     while frame and _in_library(frame):
-        if frame.f_code.co_qualname.startswith("GradScaler._maybe_opt_step"):
+        if frame.f_code.co_qualname.startswith(_DECIDING_NOTHING):
             return _PLAY
         is_shown |= frame.f_globals["__name__"] == "torch._tensor_str"  # chooses among the few numbers that it prints
         frame = frame.f_back
@@ -251,7 +257,7 @@ def _operators() -> Mapping[str, _Operator]:
 
 
 def _in_library(frame: FrameType) -> bool:
-    return _is_library(frame.f_globals.get("__name__", ""))
+    return _is_library(frame.f_globals.get("__name__", "")) or "/torch/_functorch/" in frame.f_code.co_filename
 
 
 @cache

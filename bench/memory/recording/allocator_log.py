@@ -12,6 +12,12 @@ from torch import Tensor
 from profl.bench.memory.gpu.unmodelled import unmodelled
 from profl.bench.memory.recording.event_log import STEP, LogEntry, changes
 
+TUNED = (
+    "tries configurations of compiled kernels, and what that takes is counted: PyTorch keeps the choice on disk, so "
+    "measure again for a step that has it"
+)
+_TUNES = "benchmark_all_configs"  # of torch._inductor.runtime.triton_heuristics
+
 
 class AllocatorLog(Protocol):
     """Everything that is allocated and released on ``device`` from `begin` to `end`.
@@ -86,11 +92,18 @@ class CudaLog:
         torch._C._cuda_clearCublasWorkspaces()
         self._end = self.moment()
         self.snapshot = torch.cuda.memory._snapshot(self.device)
-        self.caveats = unmodelled()
+        self.caveats = (*unmodelled(), *([TUNED] if self._tunes() else []))
 
     def close(self) -> None:
         torch.cuda.memory._set_memory_metadata("")
         torch.cuda.memory._record_memory_history(None)
+
+    def _tunes(self) -> bool:
+        """Whether kernels were tried: only where PyTorch's compiler is imported is there anything to look for."""
+        if "torch._inductor.runtime.triton_heuristics" not in sys.modules:
+            return False
+        events = self.snapshot["device_traces"][self.device.index]
+        return any(frame["name"] == _TUNES for event in events for frame in event.get("frames", ()))
 
     @property
     def events(self) -> Sequence[LogEntry]:
