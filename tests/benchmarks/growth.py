@@ -1,7 +1,7 @@
 """How time and memory grow with a sweep's sizes: ``python -m tests.benchmarks.growth OUTPUT``.
 
-Every point is measured in a process of its own, so that its peak memory is its own. It takes half an hour. Run again,
-it measures what the table lacks. Nothing here is a test: seconds are those of the machine, slopes are the code's.
+Every point is measured in a process of its own, so that its peak memory is its own. It takes three quarters of an hour. Run
+again, it measures what the table lacks. Nothing here is a test: seconds are those of the machine, slopes are the code's.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ def rounds(size: int) -> Point:
 
 AXES: dict[str, tuple[Callable[[int], Point], list[int], str]] = {
     "devices": (devices, [10, 100, 1000, 10_000, 100_000, 1_000_000], "devices, 10 of which train a round"),
-    "participants": (participants, [10, 100, 1000, 5000], "devices that train a round"),
+    "participants": (participants, [10, 100, 1000, 10_000], "devices that train a round"),
     "width": (width, [2, 4, 8, 16, 32, 64], "channels of ResNet18"),
     "seeds": (seeds, [1, 2, 4, 7], "seeds of a report, 31 cells each"),
-    "rounds": (rounds, [30, 100, 1000, 3000], "rounds of a cell"),
+    "rounds": (rounds, [30, 100, 1000, 10_000], "rounds of a cell"),
 }
 
 
