@@ -1,7 +1,8 @@
 """How time and memory grow with a sweep's sizes: ``python -m tests.benchmarks.growth OUTPUT``.
 
-Every point is measured in a process of its own, so that its peak memory is its own. It takes three quarters of an hour. Run
-again, it measures what the table lacks. Nothing here is a test: seconds are those of the machine, slopes are the code's.
+Every point is measured in a process of its own, so that its peak memory is its own. It takes three quarters of an hour.
+Run again, it measures what the table lacks. Nothing here is a test: seconds are those of the machine, slopes are the
+code's.
 """
 
 from __future__ import annotations
