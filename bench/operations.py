@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 from unittest.mock import patch
 
@@ -62,9 +63,22 @@ def operations_per_example(task: Task, model: ModelSpec, recipe: Recipe, techniq
 
 def _count(workload: TrainingWorkload, device: torch.device) -> int:
     prepared = workload.prepare(device)
-    with FlopCounterMode(display=False) as counter:
+    with _counter() as counter:
         prepared.step(Unobserved())
     return int(counter.get_total_flops()) // workload.steps_per_segment
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
+
+
+def _convolution_backward(
+    grad_output: Sequence[int], inputs: Sequence[int], weight: Sequence[int], *more: Any, out_shape: object = None
+) -> int:
+    """Each gradient takes what forward does. PyTorch's own formula counts that of a weight as if it had no groups."""
+    *_, transposed, _output_padding, _groups, (input_wanted, weight_wanted, _) = more
+    positions = prod((inputs if transposed else grad_output)[2:])
+    return 2 * inputs[0] * positions * prod(weight) * (input_wanted + weight_wanted)
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Counted:
         prepared = self.step.prepare(device)
         compiles = "torch._dynamo" in sys.modules
         eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
-        with eager, _Unseen() as unseen, FlopCounterMode(display=False) as counter:
+        with eager, _Unseen() as unseen, _counter() as counter:
             prepared.step(Unobserved())
         return None if unseen.any else int(counter.get_total_flops())
 

@@ -72,6 +72,20 @@ def test_a_convolution_and_a_linear_layer_are_counted_as_by_hand(frozen: tuple[s
     assert operations_per_step(OneConvolution(frozen), MODEL, RECIPE) == 4 * expected
 
 
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_every_pass_through_a_convolution_costs_the_same_whatever_its_groups(kind: type[nn.Module], groups: int):
+    module = kind(8, 16, 3, stride=2, padding=1, groups=groups, bias=False)
+    inputs = torch.randn(2, 8, 10, 10, requires_grad=True)
+    with operations._counter() as counter:
+        outputs = module(inputs)
+        forward = counter.get_total_flops()
+        outputs.sum().backward()
+    positions = 10 * 10 if kind is nn.ConvTranspose2d else 5 * 5
+    assert forward == 2 * 2 * positions * 8 * 16 * 9 / groups
+    assert counter.get_total_flops() == 3 * forward
+
+
 def test_a_step_that_reads_a_value_is_counted_where_there_are_values():
     with pytest.raises(RuntimeError, match="meta"):
         float(torch.zeros((), device="meta"))
