@@ -228,6 +228,8 @@ static size_t element_bytes(cudnnBackendAttributeType_t type) {
 static cudnnStatus_t note(struct description *one, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                           int64_t count, const void *values) {
     size_t bytes = (size_t)count * element_bytes(type);
+    for (int64_t i = 0; type == CUDNN_TYPE_BACKEND_DESCRIPTOR && i < count; i++)
+        if (!((struct description *const *)values)[i]) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
     struct said *said = realloc(one->said, (one->said_count + 1) * sizeof *said);
     if (said) one->said = said;
     void *copy = malloc(bytes + 1);
@@ -238,7 +240,8 @@ static cudnnStatus_t note(struct description *one, cudnnBackendAttributeName_t n
     memcpy(copy, values, bytes);
     said += one->said_count++;
     *said = (struct said){name, type, count, copy};
-    one->content = mixed(mixed(one->content, &name, sizeof name), &count, sizeof count);
+    const int64_t said_of[] = {name, type, count};
+    one->content = mixed(one->content, said_of, sizeof said_of);
     if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR) {
         for (int64_t i = 0; i < count; i++) {
             struct description *named = ((struct description **)copy)[i];
@@ -273,7 +276,7 @@ static cudnnStatus_t ask_real(struct description *one, cudnnBackendAttributeName
 
 static cudnnStatus_t ask(struct description *one, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                          int64_t room, int64_t *count, void *values) {
-    const int64_t question[] = {GET, name, type, room, values != NULL};
+    const int64_t question[] = {GET, one->finalized, name, type, room, values != NULL};
     struct answer *answer = answer_to(mixed(one->content, question, sizeof question));
     if (!answer) return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
     int are_descriptors = type == CUDNN_TYPE_BACKEND_DESCRIPTOR;
@@ -292,7 +295,7 @@ static cudnnStatus_t ask(struct description *one, cudnnBackendAttributeName_t na
 }
 
 static cudnnStatus_t finalize(struct description *one) {
-    const int64_t question[] = {FINALIZE};
+    const int64_t question[] = {FINALIZE, one->finalized};
     struct answer *answer = answer_to(mixed(one->content, question, sizeof question));
     if (!answer) return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
     if (!answer->known || one->real) {
@@ -300,7 +303,7 @@ static cudnnStatus_t finalize(struct description *one) {
         if (!answer->status) answer->status = real.finalize(one->real);
         answer->known = 1;
     }
-    one->finalized = !answer->status;
+    if (!answer->status) one->finalized = 1;
     return answer->status;
 }
 
