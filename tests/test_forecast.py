@@ -4,20 +4,24 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from profl.bench.cell import Cell
 from profl.bench.cli.sweep_output import in_words
 from profl.bench.config import experiments, override, read_config
+from profl.bench.data import load_dataset
 from profl.bench.engine import InProcess
 from profl.bench.experiment import Experiment
-from profl.bench.forecast import forecasts, operations_per_second
+from profl.bench.forecast import forecast, forecasts, operations_per_second
+from profl.bench.measuring import Measured
 from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel
 from profl.bench.operations import operations_per_example
 from profl.bench.presets import preset, presets
-from profl.bench.results.folder import folder_of
+from profl.bench.results.folder import CellFolder, cell_folders, folder_of
+from profl.bench.results.record import read_record
 from profl.bench.sweep import run_sweep
 from tests.conftest import SMALL_RECIPE, small_cell
 from tests.sweeps import Silent
@@ -43,6 +47,27 @@ def test_a_forecast_is_what_the_run_takes(method: str, tmp_path: Path, prober: P
         assert rows[-1]["eligible_devices"] == told.eligible_devices["grow 4"]
     else:
         assert {row["eligible_devices"] for row in rows} == {max(told.eligible_devices.values())}
+
+
+COMMITTED = [
+    folder
+    for folder in cell_folders(Path(__file__).parents[1] / "results/claims/digits-iid")
+    if folder.path.name.endswith(f"seed0-{folder.path.name[-8:]}") and not folder.path.name.startswith("profl-")
+]
+"""Runs of every method but ProFL, the steps of which end when training says so."""
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.path.name)
+def test_committed_runs_took_what_is_told_today(folder: CellFolder):
+    """So that a change of how operations and bytes are counted does not leave the committed figures behind."""
+    record = read_record(folder)
+    least = {entry["task"]: entry["least_budget_bytes"] for entry in record.footprints}
+    measured = Mock(Measured, least_budgets=least, full_model_bytes=record.summary["full_model_least_budget_bytes"])
+    told = forecast(Experiment.of(record.cell), load_dataset(record.cell.dataset), measured)
+    assert told.operations == record.summary["operations"] == sum(row["operations"] for row in record.rounds)
+    assert told.downloaded_bytes == record.summary["downloaded_bytes"]
+    if not math.isnan(told.uploaded_bytes):  # what some methods send depends on values
+        assert told.uploaded_bytes == record.summary["uploaded_bytes"]
 
 
 def test_operations_a_second_are_those_of_whole_steps():
