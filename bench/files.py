@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
-        with naming(path):
+        with naming(path, partial):
             yield partial
             _to_disk(partial)
             os.replace(partial, path)
@@ -29,12 +29,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error in the block say which file is to be written, where it does not itself: as on a full disk."""
+def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Let an error in the block say which file is to be written, where it does not itself: as on a full disk.
+
+    Nor does it where it names ``partial``, of which nobody but `replacing` knows.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename in (None, str(partial), partial):
             error.filename = str(path)
         raise
 

@@ -187,6 +187,7 @@ def methods(
       profl survey methods --method profl --model vit --technique none --technique checkpoint --output mine.csv
     """
     from profl.bench.cli.survey_output import print_line, task_name
+    from profl.bench.errors import InputError
     from profl.bench.registry import methods as installed
     from profl.bench.survey.drawing import draw
     from profl.bench.survey.methods import BATCH_SIZES, GPUS, PUBLISHED_WIDTHS, TABLE, entries
@@ -202,6 +203,8 @@ def methods(
         for reason in refused:
             print_line(progress_console(), f"left out: {reason}")
         measured = _measured(wanted, TABLE, output, workers, task_name)
+    elif not output.exists():
+        raise InputError(f"there is no {output} to draw: measure first, without --draw-only")
     everything = TABLE.frame(TABLE.read(output))
     figures = draw(everything, output.parent)
     write_markdown(everything, output.parent / "results.md")

@@ -81,6 +81,10 @@ def survey(todo: Sequence[Entry], table: Table, path: Path, workers: int, on_row
         If a GPU cannot be had.
     """
     rows = {table.identity_of(row): row for row in table.read(path)}
+    if todo:
+        table.write(
+            rows.values(), path
+        )  # so that a place where nothing can be written is told before anything is measured
     one_at_a_time, stopped = threading.Lock(), threading.Event()
 
     def measure_on_one_gpu(mine: Sequence[Entry]) -> None:

@@ -193,7 +193,16 @@ def entries(
         model.skeleton()  # a wrong name or width is an error; that a method cannot train a model is none
         for method in methods:
             method_class(method)
-            cell = Cell(method, name, model.width, DATASET, FLEET, SEED, gpus[0], recipe=RECIPE)
+            cell = Cell(
+                method=method,
+                model=name,
+                width=model.width,
+                dataset=DATASET,
+                tier=FLEET,
+                seed=SEED,
+                gpu=gpus[0],
+                recipe=RECIPE,
+            )
             try:
                 tasks = Experiment.of(cell).tasks
             except InputError as error:

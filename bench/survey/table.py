@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import csv
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from profl.bench.errors import InputError, in_one_line
-from profl.bench.files import replacing
+from profl.bench.files import read_bounded, replacing
+from profl.bench.results.checksum import FIELD, sealed, unsealed
 
 ENVIRONMENT = ("torch", "torchvision", "cudnn", "allocator_settings")
 """Columns that say in which environment a row was measured: with what is measured, all that decides the bytes of a
@@ -28,6 +31,9 @@ PEAKS = (
 )
 """Columns that hold bytes, as `profl.bench.memory.footprint.Footprint` defines them."""
 
+_MOST_BYTES = 2**26
+"""Of a file: a hundred times the memory study."""
+
 Row = dict[str, Any]
 """A row by column; a column that is left out is empty."""
 
@@ -41,7 +47,8 @@ class Table:
 
     In their order: what was measured, `ENVIRONMENT`, ``device``, `PEAKS`, what else was found out, and ``seconds``,
     ``caveats`` and ``failure``. ``seconds`` is how long the measurement took, the search for the least budget and the
-    start of a process included. ``failure`` is why there are no bytes. What is unknown, or not there, is empty.
+    start of a process included. ``failure`` is why there are no bytes. What is unknown, or not there, is empty. On disk
+    every row ends with a checksum, which a table of an earlier version lacks.
 
     Parameters
     ----------
@@ -85,28 +92,66 @@ class Table:
         Raises
         ------
         InputError
-            If the file holds another table.
+            If the file holds another table, or one of its rows is damaged.
         """
         if not path.exists():
             return []
         try:
-            table = pd.read_csv(path, dtype=self.columns)
-        except (ValueError, TypeError, OverflowError) as error:  # no CSV, or numbers that its columns do not hold
+            text = read_bounded(path, _MOST_BYTES).decode()
+            lines = list(_numbered(text))
+            dtypes = {**self.columns, FIELD: "string"}
+            table = pd.read_csv(StringIO(text), dtype=dtypes)
+        except (csv.Error, ValueError, TypeError, OverflowError) as error:  # no CSV, or numbers that no column holds
             why = in_one_line(error)
             raise InputError(f"{path} is no table of {self.about} ({why}): name another file, or delete it") from None
-        if list(table.columns) != list(self.columns):
+        if list(table.columns.drop(FIELD, errors="ignore")) != list(self.columns):
             raise InputError(f"{path} has other columns than a table of {self.about}: name another file, or delete it")
-        known = table.astype(object).where(table.notna(), None)
-        return [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+        known = table[list(self.columns)].astype(object).where(table.notna(), None)
+        rows = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+        self._check(rows, lines, path)
+        return rows
+
+    def _check(self, rows: Iterable[Row], lines: Iterable[tuple[int, Row]], path: Path) -> None:
+        """Refuse rows that are not what was written."""
+        seen: dict[Identity, int] = {}
+        for row, (number, cells) in zip(rows, lines, strict=True):
+            first = seen.setdefault(self.identity_of(row), number)
+            try:
+                unsealed(cells, self.about)
+                if first != number:
+                    raise ValueError(f"it has what line {first} has")
+                if row["failure"] is None and not all(self._is_size(row, name) for name in PEAKS):
+                    raise ValueError("it lacks bytes")
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, line {number} is damaged ({error}): delete the line to measure it again"
+                ) from None
+
+    @staticmethod
+    def _is_size(row: Row, name: str) -> bool:
+        return name == "least_budget_bytes" if row[name] is None else row[name] >= 0
 
     def write(self, rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         """Write the rows atomically, in an order of their own: equal rows make equal files."""
-        with replacing(path) as partial:
-            self.frame(rows).sort_values(list(self.identity)).to_csv(partial, index=False)
+        text = self.frame(rows).sort_values(list(self.identity)).to_csv(index=False)
+        with replacing(path) as partial, open(partial, "w", newline="") as file:
+            written = csv.DictWriter(file, [*self.columns, FIELD], lineterminator="\n")
+            written.writeheader()
+            written.writerows(sealed(cells, self.about) for _, cells in _numbered(text))
 
     def frame(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         """Return the rows as a frame with all of the columns."""
         return pd.DataFrame(list(rows), columns=list(self.columns)).astype(self.columns)
+
+
+def _numbered(text: str) -> Iterator[tuple[int, Row]]:
+    """Yield the lines of a CSV file below its header, as they are written, by their numbers."""
+    lines = csv.reader(StringIO(text), strict=True)
+    header = next(lines, [])
+    for cells in lines:
+        if len(cells) != len(header):
+            raise ValueError(f"line {lines.line_num} has {len(cells)} of {len(header)} columns")
+        yield lines.line_num, dict(zip(header, cells, strict=True))
 
 
 def environment() -> tuple[str, ...]:

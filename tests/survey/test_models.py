@@ -42,7 +42,7 @@ def test_the_default_covers_many_models_gpus_and_precisions():
 
 def test_every_entry_is_a_row_with_its_inputs_environment_and_bytes(table: Path):
     rows = pd.read_csv(table)
-    assert list(rows.columns) == list(TABLE.columns)
+    assert list(rows.columns) == [*TABLE.columns, "checksum"]
     assert list(rows["precision"]) == ["float16", "float32"]
     assert (rows["image_size"] == 64).all()
     assert rows[list(TABLE.identity)].notna().all(axis=None)
@@ -143,6 +143,50 @@ def test_an_unknown_gpu_is_named_before_anything_is_measured(tmp_path: Path):
     with pytest.raises(GpuUnavailable, match="virtual:t5"):
         profl("models", "--gpu", "virtual:h100", "--gpu", "virtual:t5", "--output", tmp_path / "models.csv")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_row_that_is_not_what_was_written_is_refused(table: Path, tmp_path: Path):
+    """Whatever one row lost, got or changed, it is not taken for a measurement: cut off at any place, too."""
+    header, one, other = table.read_text().splitlines()
+    path = tmp_path / "models.csv"
+    damaged = [other[:end] for end in range(1, len(other))]
+    damaged += [other.replace(digit, str(9 - int(digit)), 1) for digit in sorted({*other} & {*"0123456789"})]
+    damaged += [
+        other + other,
+        f"{one}\n{other}",
+        other.replace("squeezenet1_1", "alexnet"),
+        other.replace(",,", ",-1,", 1),
+    ]
+    for line in damaged:
+        path.write_text(f"{header}\n{one}\n{line}\n")
+        with pytest.raises(InputError, match=r"models\.csv"):
+            TABLE.read(path)
+
+
+@pytest.mark.parametrize(("damage", "named"), [("nan", "line 3 is damaged"), ("-5", "line 3 is damaged")])
+def test_a_table_of_an_earlier_version_is_read_and_its_rows_looked_at(
+    table: Path, damage: str, named: str, tmp_path: Path
+):
+    path = tmp_path / "models.csv"
+    rows = pd.read_csv(table, dtype=str).drop(columns="checksum")
+    rows.to_csv(path, index=False)
+    assert TABLE.read(path) == TABLE.read(table)
+    TABLE.write(TABLE.read(path), path)
+    assert path.read_bytes() == table.read_bytes()
+    rows.loc[1, "peak_requested_bytes"] = damage
+    rows.to_csv(path, index=False)
+    with pytest.raises(InputError, match=named):
+        TABLE.read(path)
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "models.csv", Path("/proc/models.csv"), Path("/dev/full")):
+        with pytest.raises((InputError, OSError)) as error:
+            profl("models", *SMALL, "--output", path)
+        told = getattr(error.value, "filename", None) or str(error.value)
+        assert str(path) in told or str(path.parent) == told
+        assert "partial" not in told
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "model\n" + "\x00" * 9])
