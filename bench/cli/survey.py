@@ -174,8 +174,8 @@ def methods(
 
     A row has the peaks, the operations and the traffic of a task, what it saves against plain training of the full
     model, and how many of the published fleet's devices (100..900 MB) hold it. Least budgets are searched for at batch
-    64, of plain training and of FedAvg with techniques. By default techniques are those of FedAvg everywhere and those
-    of all methods on ResNet18 and VGG11 at batch 64 on the Jetson Orin. Every row is written as soon as it is there:
+    64. By default techniques are those of FedAvg everywhere and those of all methods on ResNet18 and VGG11 at batch 64
+    on the Jetson Orin; figures and Markdown show those of FedAvg. Every row is written as soon as it is there:
     stop at any time, and the same command measures what is missing. What fails is a row with the reason. In the end
     figures (PNG, SVG) and tables (Markdown) are drawn from the whole table.
 
@@ -191,7 +191,7 @@ def methods(
     from profl.bench.registry import methods as installed
     from profl.bench.survey.drawing import draw
     from profl.bench.survey.methods import BATCH_SIZES, GPUS, PUBLISHED_WIDTHS, TABLE, entries
-    from profl.bench.survey.summary import write_markdown
+    from profl.bench.survey.summary import left_in_table, write_markdown
     from profl.bench.terminal import Terminal
 
     spare_imports()
@@ -209,6 +209,10 @@ def methods(
     figures = draw(everything, output.parent)
     write_markdown(everything, output.parent / "results.md")
     print_line(Terminal(), f"{len(figures)} figures and results.md in {output.parent}")
+    if alone := int(left_in_table(everything).sum()):
+        print_line(
+            Terminal(), f"in no figure, but in {output}: {alone} rows of methods with techniques, but the reference"
+        )
     if measured is not None:
         _end(measured, output, task_name)
 

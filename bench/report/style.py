@@ -258,9 +258,9 @@ class PowersOfTen(LogFormatterSciNotation):
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def say_empty(axes: Axes) -> None:
-    """Say that there is nothing to show yet, instead of an axis of made-up numbers."""
-    axes.text(0.5, 0.5, "no result yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
+def say_empty(axes: Axes, why: str = "no result yet") -> None:
+    """Say that there is nothing to show, and why, instead of an axis of made-up numbers."""
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_yticks([])
 
 

@@ -142,9 +142,10 @@ def operations(setting: Setting, model: str) -> Figure:
         named.setdefault(point, point.name)
     notes = [
         "Operations: of a step on a full batch; 100 % are those of plain training of the full model. On the grey line,"
-        " bold: no task with as many operations needs less memory; each method is named once there. Named besides: the"
-        " reference's techniques (diamonds), and the dearest task of methods whose dearest is not plain full training."
-        " How much a step teaches is not in this figure."
+        " bold: no task with a backward pass and at least as many operations, those beyond 100 % not counted, needs"
+        " less memory; each method is named once there. Named besides: the reference's techniques (diamonds), and the"
+        " dearest task of methods whose dearest is not plain full training. Dots of equal tasks cover each other. How"
+        " much a step teaches is not in this figure."
     ]
     where = f"width {rows['width'].iloc[0]}, {setting.gpu}, batch {setting.batch_size}: every task of every method"
     title, legend = f"Memory against operations of a local step, {model}", Legend(_kind_handles(setting), 8)
@@ -157,7 +158,7 @@ def operations(setting: Setting, model: str) -> Figure:
     settle(figure)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     corners = [corner for one, other in pairwise(front) for corner in ((one.x, one.y), (other.x, one.y))]
-    corners += [(front[-1].x, front[-1].y)]
+    corners += [(point.x, point.y) for point in front[-1:]]
     axes.plot([x for x, _ in corners], [y for _, y in corners], color=PALE, lw=2.5, zorder=1)
     labels = [
         Label(point.x, point.y, text, point.colour, "bold" if point in front else "normal")
@@ -177,8 +178,12 @@ class _Point(NamedTuple):
     y: float
 
     @property
+    def kind(self) -> str:
+        return kind_of(self.name.split(" ")[0])
+
+    @property
     def colour(self) -> str:
-        return _colour(self.name)
+        return KIND_COLOURS.get(self.kind, PALE)
 
 
 def _points(rows: pd.DataFrame) -> list[_Point]:
@@ -192,10 +197,14 @@ def _points(rows: pd.DataFrame) -> list[_Point]:
 
 
 def _front(points: Sequence[_Point]) -> list[_Point]:
-    """Return those for which none other needs less memory with as many operations, most operations first."""
+    """Return those for which none other needs less memory with at least as many operations, most operations first.
+
+    What is computed beyond plain full training is computed twice, and counts for nothing. Without what has no backward
+    pass: it needs least of all and learns least, and would leave the others in its shadow.
+    """
     front: list[_Point] = []
-    for point in sorted(points, key=lambda point: (-point.x, point.y, point.name)):
-        if not front or point.y < front[-1].y:
+    for point in sorted(points, key=lambda point: (-min(point.x, 100), point.y, point.name)):
+        if point.kind != "forward only" and (not front or point.y < front[-1].y):
             front.append(point)
     return front
 

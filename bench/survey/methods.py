@@ -163,8 +163,8 @@ def entries(
 ) -> tuple[list[Entry], list[str]]:
     """Return what is to be measured, and why some of what was asked for is not possible.
 
-    Plain training comes first, techniques after it, and then once more what least budgets are searched for, so that
-    peaks are there in minutes: plain training at one batch size and, with techniques, what ignores memory.
+    Plain training comes first, techniques after it, and then once more what least budgets are searched for, which is
+    everything at one batch size: so peaks are there in minutes.
 
     Parameters
     ----------
@@ -228,13 +228,8 @@ def entries(
         raise InputError(refused[0] if refused else "there is nothing to measure: choose at least one of everything")
     # What takes longest comes last: a forward-only step may draw as many numbers as the model has, over and over.
     found.sort(key=lambda entry: ([*map(str, ways)].index(entry.cell.technique), entry.task.forward_only))
-    found += [replace(entry, searched=True) for entry in found if _is_searched(entry.cell)]
+    found += [replace(entry, searched=True) for entry in found if entry.cell.recipe.batch_size == SEARCHED_BATCH_SIZE]
     return found, list(dict.fromkeys(refused))
-
-
-def _is_searched(cell: Cell) -> bool:
-    plain = cell.technique == NONE or method_class(cell.method).ignores_memory
-    return plain and cell.recipe.batch_size == SEARCHED_BATCH_SIZE
 
 
 def _in_study(method: str, model: str, batch_size: int, gpu: str, technique: str) -> bool:

@@ -93,8 +93,7 @@ def settings(table: pd.DataFrame) -> Iterator[Setting]:
 
     Techniques of other methods than the reference stay in the table alone.
     """
-    shown = table[table["failure"].isna()]
-    shown = shown[(shown["technique"] == NONE) | shown["method"].map(_is_reference).astype(bool)]
+    shown = table[table["failure"].isna() & ~left_in_table(table)]
     names = [
         Technique.parse(technique).label(method)
         for method, technique in zip(shown["method"], shown["technique"], strict=True)
@@ -103,9 +102,16 @@ def settings(table: pd.DataFrame) -> Iterator[Setting]:
         yield Setting(str(gpu), int(batch_size), rows)
 
 
+def left_in_table(table: pd.DataFrame) -> pd.Series[bool]:
+    """Say of every row whether it is of another method than the reference with a technique: drawn nowhere."""
+    return (table["technique"] != NONE) & ~table["method"].map(_is_reference).astype(bool)
+
+
 def write_markdown(table: pd.DataFrame, path: Path) -> None:
-    """Write the tables of every GPU and batch size."""
+    """Write the tables of every GPU and batch size, and what is not in them."""
     lines = [line for setting in settings(table) for grid in _grids(setting) for line in _lines(grid)]
+    if alone := int(left_in_table(table).sum()):
+        lines += [f"In the CSV file alone: {alone} rows of other methods than the reference with techniques.", ""]
     write_whole(path, "\n".join(lines))
 
 

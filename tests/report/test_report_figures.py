@@ -681,6 +681,16 @@ def test_the_table_of_movement_counts_the_rounds_of_the_step(study: Study):
     assert said.endswith("Not counted, as no movement is known of them: 5 of profl (grow 1/4).")
 
 
+def test_a_run_too_short_for_the_rule_says_so(study: Study):
+    unknown = [dict.fromkeys(found, math.nan) for found in study.rounds["diagnostics"]]
+    short = replace(study, rounds=study.rounds.assign(diagnostics=unknown))
+    assert "no step of as many rounds as the rule takes" in texts(draw("effective_movement", short))
+    assert (
+        NAMED["effective_movement"].sentence(short)
+        == "No step has had as many rounds as the freezing rule takes to speak."
+    )
+
+
 def test_figures_of_what_was_not_recorded_are_left_out(study: Study):
     silent = study.rounds.assign(gradient_norm=math.nan, diagnostics=[{} for _ in study.rounds.index])
     names = {figure.name for figure in figures.figures_of(replace(study, rounds=silent))}

@@ -99,7 +99,7 @@ def draw(study: Study) -> Figure:
                         end = values.iloc[[int(step.frozen_after) - 1]]
                         panel.plot(end, color=colour, **freezing)
             if not found:
-                say_empty(panel)
+                say_empty(panel, "no step of as many rounds as the rule takes")
     for panel in axes[:, 1]:
         panel.axhline(0, color=GREY, lw=0.8, zorder=0.9)
     axes[0, 0].set_xlim(0, 1.02 * max(1, study.cells["rounds"].max()))
@@ -140,6 +140,8 @@ def sentence(study: Study) -> str:
             frozen = sum(math.isfinite(step.frozen_after) for step in steps)
             named.append(f"{study.called(method)} in {frozen} of {len(steps)}")
             apart += _unruled(study, method)
+    if not named:
+        return "No step has had as many rounds as the freezing rule takes to speak."
     of_all = "over all tiers and seeds" if study.seeds > 1 else "over all tiers"
     told = f"Steps that the freezing rule would end by itself: {', '.join(named)} ({of_all})."
     return f"{told} Not counted, as no movement is known of them: {', '.join(apart)}." if apart else told
