@@ -77,8 +77,13 @@ static int real_is_ready(void) {
     return real.ready;
 }
 
+/* What cuDNN said of the failure that this thread was last answered with, where that is kept. */
+static _Thread_local const char *kept_error;
+
 void cudnnGetLastErrorString(char *message, size_t bytes) {
-    if (real.ready)
+    if (kept_error)
+        snprintf(message, bytes, "%s", kept_error), kept_error = NULL;
+    else if (real.ready)
         real.last_error(message, bytes);
     else
         snprintf(message, bytes, "%s", open_error);
@@ -274,6 +279,24 @@ static cudnnStatus_t ask_real(struct description *one, cudnnBackendAttributeName
     return status;
 }
 
+/* Whether the same would be answered at any time: not where memory was out, say. */
+static int is_for_good(cudnnStatus_t status) {
+    int kind = CUDNN_STATUS_CATEGORY(status);
+    return kind == CUDNN_STATUS_SUCCESS || kind == CUDNN_STATUS_CATEGORY(CUDNN_STATUS_BAD_PARAM) ||
+           kind == CUDNN_STATUS_CATEGORY(CUDNN_STATUS_NOT_SUPPORTED);
+}
+
+static void keep_error(struct answer *answer) {
+    char message[256] = "";
+    real.last_error(message, sizeof message);
+    keep_values(answer, message, strlen(message) + 1);
+}
+
+static cudnnStatus_t told(const struct answer *answer) {
+    if (answer->known && answer->status) kept_error = answer->values;
+    return answer->status;
+}
+
 static cudnnStatus_t ask(struct description *one, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
                          int64_t room, int64_t *count, void *values) {
     const int64_t question[] = {GET, one->finalized, name, type, room, values != NULL};
@@ -281,17 +304,22 @@ static cudnnStatus_t ask(struct description *one, cudnnBackendAttributeName_t na
     if (!answer) return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
     int are_descriptors = type == CUDNN_TYPE_BACKEND_DESCRIPTOR;
     if (!answer->known) {
-        answer->count = 0;
+        answer->count = -1;
         answer->status = ask_real(one, name, type, room, &answer->count, values);
-        int64_t written = !answer->status && values ? answer->count < room ? answer->count : room : 0;
-        keep_values(answer, values, are_descriptors ? 0 : (size_t)written * element_bytes(type));
+        if (!is_for_good(answer->status)) return answer->status;
+        if (answer->status) {
+            keep_error(answer);
+        } else if (answer->count >= 0) { /* else it is not known how much of `values` was written */
+            int64_t written = values ? answer->count < room ? answer->count : room : 0;
+            keep_values(answer, values, are_descriptors ? 0 : (size_t)written * element_bytes(type));
+        }
     } else if (!answer->status && values) {
         memcpy(values, answer->values, answer->bytes);
         for (int64_t rank = 0; are_descriptors && rank < answer->count && rank < room; rank++)
             follow(((struct description **)values)[rank], one, name, room, rank, NULL);
     }
-    if (count) *count = answer->count;
-    return answer->status;
+    if (count && !answer->status && answer->count >= 0) *count = answer->count;
+    return told(answer);
 }
 
 static cudnnStatus_t finalize(struct description *one) {
@@ -301,10 +329,14 @@ static cudnnStatus_t finalize(struct description *one) {
     if (!answer->known || one->real) {
         answer->status = make_real(one);
         if (!answer->status) answer->status = real.finalize(one->real);
-        answer->known = 1;
+        if (!is_for_good(answer->status)) return answer->status;
+        if (answer->status)
+            keep_error(answer);
+        else
+            answer->known = 1;
     }
     if (!answer->status) one->finalized = 1;
-    return answer->status;
+    return told(answer);
 }
 
 /* --- what PyTorch calls --------------------------------------------------------------------------------------- */

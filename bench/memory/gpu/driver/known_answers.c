@@ -29,6 +29,7 @@ struct answer *answer_to(uint64_t key) {
 }
 
 void keep_values(struct answer *answer, const void *values, size_t bytes) {
+    free(answer->values);
     answer->values = malloc(bytes + 1);
     if (!answer->values) return;
     memcpy(answer->values, values ? values : "", bytes);

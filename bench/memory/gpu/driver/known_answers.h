@@ -16,7 +16,7 @@ struct answer {
     cudnnStatus_t status;
     int64_t count;
     size_t bytes;
-    void *values;
+    void *values; /* or what was said of the failure */
 };
 
 /* The hash of nothing, and one that `count` bytes more are mixed into. */
