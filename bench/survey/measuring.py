@@ -14,7 +14,7 @@ from profl.bench.errors import in_one_line
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.footprint import Footprint
 from profl.bench.memory.process.probe import Prober
-from profl.bench.survey.table import PEAKS, Identity, Row, Table
+from profl.bench.survey.table import PEAKS, Identity, Row, SharedTable, Table
 
 
 class Entry(Protocol):
@@ -67,7 +67,7 @@ def survey(todo: Sequence[Entry], table: Table, path: Path, workers: int, on_row
     Parameters
     ----------
     path
-        Where the table lies; rows of other entries in it stay.
+        Where the table lies; rows of other entries in it stay, and those that another process adds meanwhile.
     workers
         GPUs that are measured at a time, each by a warm process of its own.
     on_row
@@ -80,11 +80,9 @@ def survey(todo: Sequence[Entry], table: Table, path: Path, workers: int, on_row
     GpuUnavailable
         If a GPU cannot be had.
     """
-    rows = {table.identity_of(row): row for row in table.read(path)}
+    rows = SharedTable(table, path)
     if todo:
-        table.write(
-            rows.values(), path
-        )  # so that a place where nothing can be written is told before anything is measured
+        rows.add()  # a place where nothing can be written is told before anything is measured
     one_at_a_time, stopped = threading.Lock(), threading.Event()
 
     def measure_on_one_gpu(mine: Sequence[Entry]) -> None:
@@ -94,8 +92,7 @@ def survey(todo: Sequence[Entry], table: Table, path: Path, workers: int, on_row
                     return
                 row = measured(entry, table, prober)
                 with one_at_a_time:
-                    rows[entry.identity] = row
-                    table.write(rows.values(), path)
+                    rows.add(row)
                     on_row(row)
 
     by_gpu = [list(mine) for _, mine in groupby(sorted(todo, key=lambda entry: entry.gpu), lambda entry: entry.gpu)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -14,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from profl.bench.errors import InputError, in_one_line
-from profl.bench.files import read_bounded, replacing
+from profl.bench.files import naming, read_bounded, replacing
 from profl.bench.results.checksum import FIELD, sealed, unsealed
 
 ENVIRONMENT = ("torch", "torchvision", "cudnn", "allocator_settings")
@@ -142,6 +145,53 @@ class Table:
     def frame(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         """Return the rows as a frame with all of the columns."""
         return pd.DataFrame(list(rows), columns=list(self.columns)).astype(self.columns)
+
+
+class SharedTable:
+    """A table on disk to which several processes may add rows at once.
+
+    Raises
+    ------
+    InputError
+        If the file holds another table, or one of its rows is damaged.
+    """
+
+    def __init__(self, table: Table, path: Path) -> None:
+        self._table, self._path = table, path
+        self._rows: dict[Identity, Row] = {}
+        self._known: object = None
+        self._catch_up()
+
+    def add(self, *rows: Row) -> None:
+        """Write the rows to the file, each in place of one of its identity; raises as the constructor does."""
+        with _alone_in(self._path.parent):
+            self._catch_up()
+            self._rows |= {self._table.identity_of(row): row for row in rows}
+            self._table.write(self._rows.values(), self._path)
+            self._known = self._file()
+
+    def _catch_up(self) -> None:
+        """Read the file if it is not the one that was read or written last, which only another process replaces."""
+        if self._path.exists() and self._file() != self._known:
+            self._rows = {self._table.identity_of(row): row for row in self._table.read(self._path)}
+            self._known = self._file()
+
+    def _file(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let nobody else who asks for it work in the folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with naming(folder):
+            fcntl.flock(held, fcntl.LOCK_EX)  # given back as the folder is closed
+        yield
+    finally:
+        os.close(held)
 
 
 def _numbered(text: str) -> Iterator[tuple[int, Row]]:

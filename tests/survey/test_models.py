@@ -15,7 +15,7 @@ from profl.bench.memory.process.probe import Prober
 from profl.bench.survey.classifier import Classifier, known_models
 from profl.bench.survey.measuring import measured, missing
 from profl.bench.survey.models import GPUS, MODELS, TABLE, Entry, entries, errors
-from profl.bench.survey.table import PEAKS
+from profl.bench.survey.table import PEAKS, SharedTable
 
 SMALL = ("--model", "squeezenet1_1", "--gpu", "virtual:t4", "--batch-size", "2", "--image-size", "64")
 
@@ -177,6 +177,20 @@ def test_a_table_of_an_earlier_version_is_read_and_its_rows_looked_at(
     rows.to_csv(path, index=False)
     with pytest.raises(InputError, match=named):
         TABLE.read(path)
+
+
+def test_two_processes_may_add_to_one_table(table: Path, tmp_path: Path):
+    """Neither loses what the other measures meanwhile."""
+    path, (first, second) = tmp_path / "new" / "models.csv", TABLE.read(table)
+    one, other = SharedTable(TABLE, path), SharedTable(TABLE, path)
+    one.add()
+    other.add(second)
+    one.add(first)
+    other.add(second | {"seconds": 1.5})
+    assert TABLE.read(path) == [first, second | {"seconds": 1.5}]
+    path.unlink()
+    one.add(first)
+    assert TABLE.read(path) == [first, second]
 
 
 def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path):
