@@ -77,12 +77,12 @@ static int real_is_ready(void) {
     return real.ready;
 }
 
-/* What cuDNN said of the failure that this thread was last answered with, where that is kept. */
-static _Thread_local const char *kept_error;
+/* What cuDNN said of the failure that this thread's last call was answered with, where that was kept; else empty. */
+static _Thread_local char kept_error[256];
 
 void cudnnGetLastErrorString(char *message, size_t bytes) {
-    if (kept_error)
-        snprintf(message, bytes, "%s", kept_error), kept_error = NULL;
+    if (*kept_error)
+        snprintf(message, bytes, "%s", kept_error), *kept_error = 0;
     else if (real.ready)
         real.last_error(message, bytes);
     else
@@ -252,6 +252,7 @@ static cudnnStatus_t note(struct description *one, cudnnBackendAttributeName_t n
             struct description *named = ((struct description **)copy)[i];
             named->references++;
             one->content = mixed(one->content, &named->content, sizeof named->content);
+            one->content = mixed(one->content, &named->finalized, sizeof named->finalized);
         }
     } else {
         one->content = mixed(one->content, copy, bytes);
@@ -287,13 +288,13 @@ static int is_for_good(cudnnStatus_t status) {
 }
 
 static void keep_error(struct answer *answer) {
-    char message[256] = "";
+    char message[sizeof kept_error] = "";
     real.last_error(message, sizeof message);
     keep_values(answer, message, strlen(message) + 1);
 }
 
 static cudnnStatus_t told(const struct answer *answer) {
-    if (answer->known && answer->status) kept_error = answer->values;
+    if (answer->known && answer->status) snprintf(kept_error, sizeof kept_error, "%s", (char *)answer->values);
     return answer->status;
 }
 
@@ -306,7 +307,7 @@ static cudnnStatus_t ask(struct description *one, cudnnBackendAttributeName_t na
     if (!answer->known) {
         answer->count = -1;
         answer->status = ask_real(one, name, type, room, &answer->count, values);
-        if (!is_for_good(answer->status)) return answer->status;
+        if (!is_for_good(answer->status)) return answer->status; /* and is asked again */
         if (answer->status) {
             keep_error(answer);
         } else if (answer->count >= 0) { /* else it is not known how much of `values` was written */
@@ -327,10 +328,11 @@ static cudnnStatus_t finalize(struct description *one) {
     struct answer *answer = answer_to(mixed(one->content, question, sizeof question));
     if (!answer) return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
     if (!answer->known || one->real) {
-        answer->status = make_real(one);
-        if (!answer->status) answer->status = real.finalize(one->real);
-        if (!is_for_good(answer->status)) return answer->status;
-        if (answer->status)
+        cudnnStatus_t status = make_real(one);
+        if (!status) status = real.finalize(one->real);
+        if (!is_for_good(status)) return status; /* and what is known stays */
+        answer->status = status;
+        if (status)
             keep_error(answer);
         else
             answer->known = 1;
@@ -345,6 +347,7 @@ static cudnnStatus_t finalize(struct description *one) {
 static int is_executed(const struct description *one) { return one->type == CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR; }
 
 cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t *descriptor) {
+    *kept_error = 0;
     if (!real_is_ready()) return CUDNN_STATUS_NOT_INITIALIZED;
     struct description *one = calloc(1, sizeof *one);
     if (!one) return CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
@@ -364,6 +367,7 @@ cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor)
 
 cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                                        cudnnBackendAttributeType_t type, int64_t count, const void *values) {
+    *kept_error = 0;
     /* The description of the device takes the place of the handle, which is not a real one. */
     if (type == CUDNN_TYPE_HANDLE || is_executed(descriptor)) return CUDNN_STATUS_SUCCESS;
     pthread_mutex_lock(&lock);
@@ -373,6 +377,7 @@ cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudn
 }
 
 cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
+    *kept_error = 0;
     if (is_executed(descriptor)) return CUDNN_STATUS_SUCCESS;
     pthread_mutex_lock(&lock);
     cudnnStatus_t status = finalize(descriptor);
@@ -382,6 +387,7 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
 
 cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                                        cudnnBackendAttributeType_t type, int64_t room, int64_t *count, void *values) {
+    *kept_error = 0;
     pthread_mutex_lock(&lock);
     cudnnStatus_t status = ask(descriptor, name, type, room, count, values);
     pthread_mutex_unlock(&lock);
