@@ -27,7 +27,10 @@ class HeteroFL(Method):
 
     kind = "width"
     shrinks = "channels, the leading ones"
-    source = "Diao, Ding and Tarokh, ICLR 2021 (arXiv 2010.01264); diaoenmao/HeteroFL-Computation-and-..."
+    source = (
+        "Diao, Ding and Tarokh, ICLR 2021 (arXiv 2010.01264);"
+        " diaoenmao/HeteroFL-Computation-and-Communication-Efficient-Federated-Learning"
+    )
     keeps_batchnorm_statistics = False
 
     deviations = (

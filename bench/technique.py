@@ -181,7 +181,8 @@ class MicroBatch(Way):
     @classmethod
     def read(cls, setting: str) -> Way:
         if not (setting.isascii() and setting.isdigit() and 1 < int(setting) <= 10**6):
-            raise InputError(f"technique 'micro-batch:{setting}' needs a number of parts from 2 on: micro-batch:4, say")
+            written = ":".join(filter(None, ("micro-batch", setting)))
+            raise InputError(f"technique '{written}' needs a number of parts from 2 on: micro-batch:4, say")
         return cls(int(setting))
 
     def __str__(self) -> str:

@@ -100,7 +100,7 @@ def test_a_technique_has_one_spelling_whatever_the_order(text: str, written: str
         ("", "unknown technique ''"),
         ("checkpoint+none", "unknown technique 'none'"),
         ("checkpoint:2", "'checkpoint' takes no setting, so not '2'"),
-        ("micro-batch", "'micro-batch:' needs a number of parts from 2 on: micro-batch:4"),
+        ("micro-batch", "'micro-batch' needs a number of parts from 2 on: micro-batch:4"),
         ("micro-batch:1", "'micro-batch:1' needs a number of parts from 2 on"),
         ("micro-batch:²", "needs a number of parts"),
         ("autocast:int8", "'autocast:int8' needs one of bfloat16, float16"),

@@ -52,7 +52,11 @@ def read_run(path: Path) -> Run:
     """
     records = [record for folder in cell_folders(path) if (record := read_record(folder))]
     if not records:
-        raise InputError(f"{path} holds no results: expected {path}/cells/*, as 'profl sweep --output' writes")
+        runs = [str(folder.parent) for folder in sorted(path.glob("*/cells")) if folder.is_dir()]
+        where = (
+            f"choose one of {', '.join(runs)}" if runs else f"expected {path}/cells/*, as 'profl sweep --output' writes"
+        )
+        raise InputError(f"{path} holds no results: {where}")
     check_one_recipe(path, [record.cell for record in records])
     cells: list[dict[str, Any]] = []
     rounds: list[dict[str, Any]] = []

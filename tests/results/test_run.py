@@ -135,5 +135,9 @@ def test_a_footprint_of_several_cells_appears_once(folder: CellFolder, tmp_path:
 
 
 def test_a_folder_without_cells_is_no_run(tmp_path: Path):
-    with pytest.raises(InputError, match="holds no results"):
+    with pytest.raises(InputError, match="holds no results: expected"):
+        read_run(tmp_path)
+    (tmp_path / "one" / "cells").mkdir(parents=True)
+    (tmp_path / "two" / "cells").mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"holds no results: choose one of {tmp_path}/one, {tmp_path}/two"):
         read_run(tmp_path)
