@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
     at once, as each has a path of its own: the last one's file stays. An error leaves nothing behind, a kill a file
     that ends in ``.partial``.
     """
+    path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name[:200]}.{secrets.token_hex(4)}.partial")
     try:
@@ -40,6 +42,13 @@ def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
         if error.filename in (None, str(partial), partial):
             error.filename = str(path)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a file that is to be written later; raise `OSError` if nothing can be written there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def read_bounded(path: Path, most: int) -> bytes:

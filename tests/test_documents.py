@@ -546,7 +546,8 @@ def participants(where: str, column: str) -> str:
     """Return a cell of the table of who takes part: how many of the published fleet hold the dearest task."""
     model, board = where.split(", ")
     own = {"full model": "fedavg", "ProFL's dearest": "profl"}
-    return who_holds(study(model, own.get(column, f"fedavg {column}"), f"virtual:{board.strip('`')}"))
+    contender = own.get(column, column.replace("FedAvg", "fedavg"))
+    return who_holds(study(model, contender, f"virtual:{board.strip('`')}"))
 
 
 def participants_with_techniques(contender: str, technique: str) -> str:

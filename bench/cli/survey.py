@@ -105,7 +105,7 @@ def _measured(
     from profl.bench.survey.measuring import missing
     from profl.bench.survey.measuring import survey as measure_all
 
-    todo = missing(wanted, table, output)
+    todo, failed = missing(wanted, table, output), {}
     aside = progress_console()
     aside.print(f"{len(wanted)} measurements, {len(wanted) - len(todo)} of them in {output} already", highlight=False)
     kept = f"what is measured is kept in {output}: run the same command to go on"
@@ -114,6 +114,8 @@ def _measured(
 
         def told(row: Row) -> None:
             bars.advance(bar)
+            if "failure" in row:
+                failed[table.identity_of(row)] = row
             result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
             print_line(aside, f"{name_of(row)}: {result}")
             if "failure" not in row:
@@ -121,7 +123,8 @@ def _measured(
 
         measure_all(todo, table, output, workers, told)
     asked = {entry.identity for entry in wanted}
-    return table.frame(row for row in table.read(output) if table.identity_of(row) in asked)
+    known = {table.identity_of(row): row for row in table.read(output)}
+    return table.frame(row for identity, row in (known | failed).items() if identity in asked)
 
 
 def _end(table: pd.DataFrame, output: Path, name_of: Callable[[Any], str]) -> None:
@@ -175,7 +178,7 @@ def methods(
     A row has the peaks, the operations and the traffic of a task, what it saves against plain training of the full
     model, and how many of the published fleet's devices (100..900 MB) hold it. Least budgets are searched for at batch
     64. By default techniques are those of FedAvg everywhere and those of all methods on ResNet18 and VGG11 at batch 64
-    on the Jetson Orin; figures and Markdown show those of FedAvg. Every row is written as soon as it is there:
+    on the Jetson Orin. Every row is written as soon as it is there:
     stop at any time, and the same command measures what is missing. What fails is a row with the reason. In the end
     figures (PNG, SVG) and tables (Markdown) are drawn from the whole table.
 
@@ -190,29 +193,32 @@ def methods(
     from profl.bench.errors import InputError
     from profl.bench.registry import methods as installed
     from profl.bench.survey.drawing import draw
-    from profl.bench.survey.methods import BATCH_SIZES, GPUS, PUBLISHED_WIDTHS, TABLE, entries
-    from profl.bench.survey.summary import left_in_table, write_markdown
+    from profl.bench.survey.methods import BATCH_SIZES, GPUS, PUBLISHED_WIDTHS, SEARCHED_BATCH_SIZE, TABLE, entries
+    from profl.bench.survey.summary import write_markdown
     from profl.bench.terminal import Terminal
 
     spare_imports()
     measured = None
+    given = {"--method": method, "--model": model, "--width": width, "--batch-size": batch_size, "--gpu": gpu}
+    given["--technique"] = technique
     if not draw_only:
         names, networks = method or sorted(installed()), model or tuple(PUBLISHED_WIDTHS)
         gpus = [available(name) for name in gpu or GPUS]
         wanted, refused = entries(names, networks, width, batch_size or BATCH_SIZES, gpus, technique)
         for reason in refused:
             print_line(progress_console(), f"left out: {reason}")
+        if not any(entry.searched for entry in wanted):
+            why = f"they are searched for in batches of {SEARCHED_BATCH_SIZE}"
+            print_line(progress_console(), f"left out: least budgets and who can take part, as {why}")
         measured = _measured(wanted, TABLE, output, workers, task_name)
+    elif chosen := [name for name, value in given.items() if value]:
+        raise InputError(f"--draw-only draws the whole table: leave out {' and '.join(chosen)}")
     elif not output.exists():
         raise InputError(f"there is no {output} to draw: measure first, without --draw-only")
     everything = TABLE.frame(TABLE.read(output))
     figures = draw(everything, output.parent)
     write_markdown(everything, output.parent / "results.md")
     print_line(Terminal(), f"{len(figures)} figures and results.md in {output.parent}")
-    if alone := int(left_in_table(everything).sum()):
-        print_line(
-            Terminal(), f"in no figure, but in {output}: {alone} rows of methods with techniques, but the reference"
-        )
     if measured is not None:
         _end(measured, output, task_name)
 
@@ -241,7 +247,7 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
     """
     from profl.bench.cli.survey_output import print_line, recorders_table
     from profl.bench.errors import unknown
-    from profl.bench.files import naming
+    from profl.bench.files import check_writable, replacing
     from profl.bench.survey.recorders import SUBJECTS, compare
     from profl.bench.terminal import Terminal
 
@@ -256,10 +262,10 @@ def recorders(subject: tuple[str, ...], output: Path) -> None:
         if seconds is not None:
             detail(f"{recorder}, {subject}: {seconds:.2f} s")
 
+    check_writable(output)
     table = compare(chosen, told)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with naming(output):
-        table.to_csv(output, index=False)
+    with replacing(output) as partial:
+        table.to_csv(partial, index=False)
     for title, part in table.groupby("subject", sort=False):
         console.print(recorders_table(str(title), part))
     for _, row in table[table["failure"].notna()].iterrows():

@@ -64,8 +64,8 @@ class Classifier:
         if self.precision not in PRECISIONS:
             unknown("precision", self.precision, PRECISIONS)
         for what, size in (("batch size", self.batch_size), ("image size", self.image_size)):
-            if size < 1:
-                raise InputError(f"{what} {size} cannot be trained: give at least 1")
+            if not 1 <= size <= 10**6:
+                raise InputError(f"{what} {size} cannot be trained: give 1 to 1,000,000")
 
     @property
     def key(self) -> str:

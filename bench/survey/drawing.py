@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,7 @@ from profl.bench.technique import NONE
 PUBLISHED_REDUCTION = 0.574
 """By how much ProFL lowers the peak at most, says its paper; of which model is not known."""
 
+REFERENCE = KINDS[0]
 KIND_COLOURS = dict(zip(KINDS, (GREY, "#E69F00", "#0072B2", "#D55E00", "#56B4E9", "#009E73"), strict=True))
 _ALIKE = 0.005
 """As a share of plain full training: so near, a task is called the same."""
@@ -57,11 +59,13 @@ def draw(table: pd.DataFrame, folder: Path) -> list[Path]:
             if setting.batch_size != min(other.batch_size for other in found if other.gpu == setting.gpu):
                 continue
             drawn = {"reduction": reduction(setting)}
-            drawn |= {f"operations-{model}": operations(setting, model) for model in setting.models}
+            if not setting.techniques:
+                drawn |= {f"operations-{model}": operations(setting, model) for model in setting.models}
             if setting.rows["eligible_devices"].notna().any():
                 drawn["participation"] = participation(setting)
             for name, figure in drawn.items():
-                written += save(figure, folder, f"{name}-{setting.name}")
+                # What stands in a table need not be a name of this package's.
+                written += save(figure, folder, re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{name}-{setting.name}"))
     return [path for path in written if path.suffix == ".png"]
 
 
@@ -70,6 +74,7 @@ def reduction(setting: Setting) -> Figure:
     notes = [
         "Peak requested bytes against plain training of the full model in batches of the same size. Dashed: the"
         f" {100 * PUBLISHED_REDUCTION:.1f} % that ProFL's paper says it saves at most. Left of 0: more is needed."
+        " Blank: refused by the method or the technique, or not measured."
     ]
     figure = _spans(
         setting, "peak_requested_reduction", "How much memory a local step saves", "saved at the peak (%)", notes
@@ -85,7 +90,8 @@ def participation(setting: Setting) -> Figure:
     notes = [
         "Of 100 devices with 100 to 900 MB each (seed 42, as in ProFL's published code), those whose memory holds the"
         " least budget. Where tasks are alternatives, who holds the cheapest takes part. Where they come one after"
-        " another (progressive), fewest take part in the dearest."
+        " another (progressive), fewest take part in the dearest. fedavg stands for plain training of the full model,"
+        " as exclusive has it. Blank: refused by the method or the technique, or not measured."
     ]
     return _spans(setting, "eligible_devices", "Who can take part", "devices of 100", notes, factor=1)
 
@@ -94,7 +100,8 @@ def _spans(setting: Setting, column: str, title: str, axis: str, notes: Sequence
     """Draw a line from the cheapest to the dearest task for every contender, a panel per model."""
     rows, down = setting.contenders, math.ceil(len(setting.models) / _PANELS_ACROSS)
     height = down * (0.35 + _ROW * max(len(rows), 4)) + 0.2
-    where = f"{setting.gpu}, batch {setting.batch_size}; every method's dearest and cheapest task"
+    whose = "methods with techniques" if setting.techniques else "every method"
+    where = f"{setting.gpu}, batch {setting.batch_size}; {whose}: dearest and cheapest task"
     ends = [
         Line2D([], [], color="black", ls="", marker="o", ms=5, mfc=face, label=f"{name} task")
         for name, face in (("dearest", "black"), ("cheapest", "white"))
@@ -132,27 +139,32 @@ def operations(setting: Setting, model: str) -> Figure:
     """Draw the peak of every task against the operations of its step, and name those that need least."""
     rows = setting.rows[setting.rows["model"] == model]
     points, named = _points(rows), {}
+    full = next((point.name for point in points if point.kind == REFERENCE and not point.technique), None)
     front = _front(points)
     plain = rows["peak_requested_reduction"].abs().lt(_ALIKE) & (rows["operations_share"] - 1).abs().lt(_ALIKE)
     for at, point in zip(rows.index, points, strict=True):
         dearest = at == setting.tasks(point.name, model).index[0]
         if point.technique or (dearest and not plain[at]):
             named[point] = point.name.rpartition(" with ")[2]
+        elif point.name == full:
+            named[point] = "plain training"
     for point in {point.name: point for point in reversed(front)}.values():
-        named.setdefault(point, point.name)
+        alike = sorted({other.name for other in points if (other.x, other.y) == (point.x, point.y)})
+        named.setdefault(point, ", ".join(alike))
     notes = [
-        "Operations: of a step on a full batch; 100 % are those of plain training of the full model. On the grey line,"
-        " bold: no task with a backward pass and at least as many operations, those beyond 100 % not counted, needs"
-        " less memory; each method is named once there. Named besides: the reference's techniques (diamonds), and the"
-        " dearest task of methods whose dearest is not plain full training. Dots of equal tasks cover each other. How"
-        " much a step teaches is not in this figure."
+        "Operations: of a step on a full batch; 100 % are those of plain training of the full model. Bold, on the grey"
+        " line: what needs least of all tasks that do as much of plain training as it does, or more; operations beyond"
+        " 100 % are work done twice and do not count, and what has no backward pass is left out. Each method is named"
+        " once there. Named besides: the reference's techniques (diamonds), and the dearest task of methods whose"
+        " dearest is not plain full training. Not shown: other methods with techniques, and how much a step teaches."
     ]
-    where = f"width {rows['width'].iloc[0]}, {setting.gpu}, batch {setting.batch_size}: every task of every method"
+    where = f"width {rows['width'].iloc[0]}, {setting.gpu}, batch {setting.batch_size}: every method's tasks"
     title, legend = f"Memory against operations of a local step, {model}", Legend(_kind_handles(setting), 8)
     figure = page(4.8, title, where, notes, legend)
     axes = figure.subplots()
     axes.set(xlabel="operations (% of plain full training)", ylabel="peak requested (MiB)")
-    for point in points:
+    # Of dots that cover each other the one that is named lies on top, above all the reference's.
+    for point in sorted(points, key=lambda point: (point in named, point in front, point.kind == REFERENCE)):
         axes.plot(point.x, point.y, ls="", marker="D" if point.technique else "o", ms=5, mfc=point.colour, mec="white")
     axes.margins(x=0.08, y=0.08)
     settle(figure)

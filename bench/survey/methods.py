@@ -183,15 +183,15 @@ def entries(
     """
     for gpu in gpus:
         resolve(gpu)
-    ways = [Technique.parse(text) for text in techniques or TECHNIQUES]
+    ways = list(dict.fromkeys(Technique.parse(text) for text in techniques or TECHNIQUES))
     found: list[Entry] = []
     refused: list[str] = []
-    for name in models:
+    for name in dict.fromkeys(models):
         if width is None and name not in PUBLISHED_WIDTHS:
             raise InputError(f"model '{name}' has no published width here: give --width")
         model = ModelSpec(name, width or PUBLISHED_WIDTHS[name], classes_of(DATASET))
         model.skeleton()  # a wrong name or width is an error; that a method cannot train a model is none
-        for method in methods:
+        for method in dict.fromkeys(methods):
             method_class(method)
             cell = Cell(
                 method=method,
@@ -211,8 +211,8 @@ def entries(
             for way in ways:
                 where = [
                     (size, gpu)
-                    for size in batch_sizes
-                    for gpu in gpus
+                    for size in dict.fromkeys(batch_sizes)
+                    for gpu in dict.fromkeys(gpus)
                     if techniques or _in_study(method, name, size, gpu, str(way))
                 ]
                 try:

@@ -20,15 +20,19 @@ from profl.bench.technique import NONE, Technique
 
 
 class Span(NamedTuple):
-    """What a contender's dearest and its cheapest task, by peak requested bytes, have in a column; NaN is unknown."""
+    """What a contender's dearest and its cheapest task have in a column; NaN is unknown."""
 
     dearest: float
     cheapest: float
 
 
+_BY_BUDGET = ("least_budget_bytes", "eligible_devices")
+"""Columns in which the dearest task is the one of the largest least budget, not of the highest peak."""
+
+
 @dataclass(frozen=True)
 class Setting:
-    """What was measured of one batch size on one GPU: plain training of every method, and the reference's techniques.
+    """What was measured of one batch size on one GPU and is shown together.
 
     Parameters
     ----------
@@ -36,16 +40,20 @@ class Setting:
         Where, and how many pictures.
     rows
         Rows of the table, with a column ``contender``: the method, and its technique if it has one.
+    techniques
+        Whether it is of other methods than the reference with techniques, and plainly beside; else of plain training of
+        every method, and the reference's techniques.
     """
 
     gpu: str
     batch_size: int
     rows: pd.DataFrame
+    techniques: bool = False
 
     @property
     def name(self) -> str:
         """For files."""
-        return f"{self.gpu.partition(':')[2] or self.gpu}-{self.batch_size}"
+        return f"{self.gpu.partition(':')[2] or self.gpu}-{self.batch_size}{'-techniques' * self.techniques}"
 
     @cached_property
     def models(self) -> list[str]:
@@ -60,14 +68,15 @@ class Setting:
         ranked = sorted(names, key=lambda name: (_kind_place(name[0]), name[0], name[1] != NONE, name[1]))
         return [contender for _, _, contender in ranked]
 
-    def tasks(self, contender: str, model: str) -> pd.DataFrame:
+    def tasks(self, contender: str, model: str, by: str = "peak_requested_bytes") -> pd.DataFrame:
         """Return a contender's rows of a model, the dearest first."""
         rows = self.rows[(self.rows["contender"] == contender) & (self.rows["model"] == model)]
-        return rows.sort_values("peak_requested_bytes", ascending=False)
+        return rows.sort_values(by, ascending=False)
 
     def span(self, contender: str, model: str, column: str) -> Span | None:
         """Return what the dearest and the cheapest task have in a column; None if none was measured."""
-        values = self.tasks(contender, model)[column].astype("float64")
+        by = "least_budget_bytes" if column in _BY_BUDGET else "peak_requested_bytes"
+        values = self.tasks(contender, model, by)[column].astype("float64")
         return Span(values.iloc[0], values.iloc[-1]) if len(values) else None
 
 
@@ -89,29 +98,25 @@ def _is_reference(method: str) -> bool:
 
 
 def settings(table: pd.DataFrame) -> Iterator[Setting]:
-    """Yield what is shown of a table of methods, by GPU and batch size; what failed is left out.
-
-    Techniques of other methods than the reference stay in the table alone.
-    """
-    shown = table[table["failure"].isna() & ~left_in_table(table)]
+    """Yield what is shown of a table of methods, by GPU and batch size; what failed is left out."""
+    done = table[table["failure"].isna()]
     names = [
         Technique.parse(technique).label(method)
-        for method, technique in zip(shown["method"], shown["technique"], strict=True)
+        for method, technique in zip(done["method"], done["technique"], strict=True)
     ]
-    for (gpu, batch_size), rows in shown.assign(contender=names).groupby(["gpu", "batch_size"]):
-        yield Setting(str(gpu), int(batch_size), rows)
-
-
-def left_in_table(table: pd.DataFrame) -> pd.Series[bool]:
-    """Say of every row whether it is of another method than the reference with a technique: drawn nowhere."""
-    return (table["technique"] != NONE) & ~table["method"].map(_is_reference).astype(bool)
+    for (gpu, batch_size), rows in done.assign(contender=names).groupby(["gpu", "batch_size"]):
+        with_technique = (rows["technique"] != NONE) & ~rows["method"].map(_is_reference).astype(bool)
+        others = rows[with_technique]
+        if not with_technique.all():
+            yield Setting(str(gpu), int(batch_size), rows[~with_technique])
+        if len(others):
+            beside = pd.Series(zip(rows["method"], rows["model"], strict=True), rows.index)
+            yield Setting(str(gpu), int(batch_size), rows[beside.isin({*beside[with_technique]})], techniques=True)
 
 
 def write_markdown(table: pd.DataFrame, path: Path) -> None:
-    """Write the tables of every GPU and batch size, and what is not in them."""
+    """Write the tables of every GPU and batch size."""
     lines = [line for setting in settings(table) for grid in _grids(setting) for line in _lines(grid)]
-    if alone := int(left_in_table(table).sum()):
-        lines += [f"In the CSV file alone: {alone} rows of other methods than the reference with techniques.", ""]
     write_whole(path, "\n".join(lines))
 
 
@@ -120,7 +125,8 @@ def _lines(grid: Grid) -> Iterator[str]:
 
 
 def _grids(setting: Setting) -> Iterator[Grid]:
-    where = f"{setting.gpu}, batch {setting.batch_size}, dearest to cheapest task"
+    where = f"{setting.gpu}, batch {setting.batch_size}{', with techniques' * setting.techniques}"
+    where += ", dearest to cheapest task"
     yield _grid(setting, f"Peak requested, MiB, {where}", "peak_requested_bytes", 1 / 2**20, 1)
     yield _grid(setting, f"Less than plain full training at the peak, %, {where}", "peak_requested_reduction", 100, 1)
     yield _grid(setting, f"Operations of a step, % of plain full training, {where}", "operations_share", 100, 1)

@@ -101,7 +101,7 @@ class Table:
             return []
         try:
             text = read_bounded(path, _MOST_BYTES).decode()
-            lines = list(_numbered(text))
+            lines = list(self._lines(text, path))
             dtypes = {**self.columns, FIELD: "string"}
             table = pd.read_csv(StringIO(text), dtype=dtypes)
         except (csv.Error, ValueError, TypeError, OverflowError) as error:  # no CSV, or numbers that no column holds
@@ -121,18 +121,29 @@ class Table:
             first = seen.setdefault(self.identity_of(row), number)
             try:
                 unsealed(cells, self.about)
+                if any(value is None for value in self.identity_of(row)):
+                    raise ValueError("it does not say what was measured")
                 if first != number:
                     raise ValueError(f"it has what line {first} has")
                 if row["failure"] is None and not all(self._is_size(row, name) for name in PEAKS):
                     raise ValueError("it lacks bytes")
             except ValueError as error:
-                raise InputError(
-                    f"{path}, line {number} is damaged ({error}): delete the line to measure it again"
-                ) from None
+                raise _damaged(path, number, str(error)) from None
 
     @staticmethod
     def _is_size(row: Row, name: str) -> bool:
         return name == "least_budget_bytes" if row[name] is None else row[name] >= 0
+
+    def _lines(self, text: str, path: Path) -> Iterator[tuple[int, Row]]:
+        """Yield the lines below the header, as they are written, by their numbers; those of another table end early."""
+        lines = csv.reader(StringIO(text), strict=True)
+        header = next(lines, [])
+        if header not in ([*self.columns], [*self.columns, FIELD]):
+            return
+        for cells in lines:
+            if len(cells) != len(header):
+                raise _damaged(path, lines.line_num, f"it has {len(cells)} of {len(header)} columns")
+            yield lines.line_num, dict(zip(header, cells, strict=True))
 
     def write(self, rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         """Write the rows atomically, in an order of their own: equal rows make equal files."""
@@ -140,7 +151,7 @@ class Table:
         with replacing(path) as partial, open(partial, "w", newline="") as file:
             written = csv.DictWriter(file, [*self.columns, FIELD], lineterminator="\n")
             written.writeheader()
-            written.writerows(sealed(cells, self.about) for _, cells in _numbered(text))
+            written.writerows(sealed(cells, self.about) for _, cells in self._lines(text, path))
 
     def frame(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         """Return the rows as a frame with all of the columns."""
@@ -163,10 +174,16 @@ class SharedTable:
         self._catch_up()
 
     def add(self, *rows: Row) -> None:
-        """Write the rows to the file, each in place of one of its identity; raises as the constructor does."""
+        """Write the rows to the file, each in place of one of its identity; raises as the constructor does.
+
+        What was measured stays where measuring more of it failed.
+        """
         with _alone_in(self._path.parent):
             self._catch_up()
-            self._rows |= {self._table.identity_of(row): row for row in rows}
+            for row in rows:
+                known = self._rows.get(self._table.identity_of(row))
+                if known is None or known.get("failure") or not row.get("failure"):
+                    self._rows[self._table.identity_of(row)] = row
             self._table.write(self._rows.values(), self._path)
             self._known = self._file()
 
@@ -194,14 +211,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
-def _numbered(text: str) -> Iterator[tuple[int, Row]]:
-    """Yield the lines of a CSV file below its header, as they are written, by their numbers."""
-    lines = csv.reader(StringIO(text), strict=True)
-    header = next(lines, [])
-    for cells in lines:
-        if len(cells) != len(header):
-            raise ValueError(f"line {lines.line_num} has {len(cells)} of {len(header)} columns")
-        yield lines.line_num, dict(zip(header, cells, strict=True))
+def _damaged(path: Path, line: int, why: str) -> InputError:
+    return InputError(f"{path}, line {line} is damaged ({why}): delete the line to measure it again")
 
 
 def environment() -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from profl.bench.survey.methods import (
     Entry,
     entries,
 )
-from profl.bench.survey.summary import settings
+from profl.bench.survey.summary import settings, write_markdown
 from profl.bench.survey.table import PEAKS
 from profl.bench.survey.traffic import uploaded_bytes
 from tests.conftest import small_cell
@@ -97,6 +97,13 @@ def test_running_again_measures_nothing_and_draws_the_same(path: Path):
     assert "11 measurements, 11 of them in" in result.output
     assert "2 figures and results.md in" in result.output  # nobody knows who takes part without least budgets
     assert {name: (path.parent / name).read_bytes() for name in names} == before
+
+
+def test_drawing_only_draws_all_of_a_table_that_is_there(path: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="--draw-only draws the whole table: leave out --model and --width"):
+        profl("methods", "--draw-only", "--model", "vit", "--width", 4, "--output", path)
+    with pytest.raises(InputError, match=r"there is no .*none\.csv to draw"):
+        profl("methods", "--draw-only", "--output", tmp_path / "none.csv")
 
 
 def test_only_what_is_missing_or_failed_is_measured(path: Path, tmp_path: Path):
@@ -192,7 +199,7 @@ def test_bold_is_what_needs_least_for_its_operations():
     (setting,) = (one for one in settings(TABLE.frame(TABLE.read(STUDY))) if one.name == "jetson-orin-64")
     with house_style():
         (axes,) = operations(setting, "resnet18").axes
-    bold = {text.get_text() for text in axes.texts if text.get_fontweight() == "bold"}
+    bold = {name for text in axes.texts if text.get_fontweight() == "bold" for name in text.get_text().split(", ")}
     rows = setting.rows[(setting.rows["model"] == "resnet18") & (setting.rows["method"] != "decomfl")]
     done, peaks = rows["operations_share"].clip(upper=1), rows["peak_requested_bytes"]
     least = {
@@ -203,10 +210,47 @@ def test_bold_is_what_needs_least_for_its_operations():
     assert {"checkpoint+micro-batch:4", "cocofl", "profl"} <= bold <= least
 
 
+def test_methods_with_techniques_have_figures_and_tables_of_their_own(path: Path, tmp_path: Path):
+    """Also where nothing else was measured; plain rows of the same methods stand beside."""
+    plain = [row for row in TABLE.read(path) if row["method"] == "profl"]
+    saving = [row | {"technique": "micro-batch:2", "peak_requested_bytes": 10**6} for row in plain]
+    assert plain
+    for rows in (saving, plain + saving):
+        drawn = draw(TABLE.frame(rows), tmp_path)
+        (setting,) = (one for one in settings(TABLE.frame(rows)) if one.techniques)
+        assert "reduction-jetson-orin-4-techniques.png" in {file.name for file in drawn}
+        assert setting.contenders == [*["profl"] * (rows is not saving), "profl with micro-batch:2"]
+        write_markdown(TABLE.frame(rows), tmp_path / "results.md")
+        assert "| profl with micro-batch:2 | 1.0 |" in (tmp_path / "results.md").read_text()
+
+
+def test_figures_stay_in_their_folder_whatever_a_table_says(path: Path, tmp_path: Path):
+    rows = [row | {"model": "../../evil", "gpu": "virtual:../../evil"} for row in TABLE.read(path)]
+    folder = tmp_path / "one" / "two"
+    drawn = draw(TABLE.frame(rows), folder)
+    assert {file.parent for file in drawn} == {folder}
+    assert [file.name for file in tmp_path.rglob("*evil*") if file.parent != folder] == []
+
+
+def test_the_dearest_task_of_budgets_is_the_one_of_the_largest(path: Path):
+    """Which need not be that of the highest peak."""
+    first, second, *_ = (row for row in TABLE.read(path) if row["method"] == "profl")
+    rows = [
+        first | {"peak_requested_bytes": 10**6, "least_budget_bytes": 10**7, "eligible_devices": 3},
+        second | {"peak_requested_bytes": 10**7, "least_budget_bytes": 10**6, "eligible_devices": 30},
+    ]
+    (setting,) = settings(TABLE.frame(rows))
+    assert setting.span("profl", "resnet18", "least_budget_bytes") == (10**7, 10**6)
+    assert setting.span("profl", "resnet18", "eligible_devices") == (3, 30)
+    assert setting.span("profl", "resnet18", "peak_requested_bytes") == (10**7, 10**6)
+
+
 def test_figures_of_all_methods_are_all_on_their_sheets():
     with house_style():
         for setting in settings(TABLE.frame(TABLE.read(STUDY))):
-            drawn = [reduction(setting), *(operations(setting, model) for model in setting.models)]
+            drawn = [reduction(setting)]
+            if not setting.techniques:
+                drawn += [operations(setting, model) for model in setting.models]
             for figure in [*drawn, *([participation(setting)] if setting.batch_size == SEARCHED_BATCH_SIZE else [])]:
                 settle(figure)
                 assert not list(beyond_the_sheet(figure)), setting.name

@@ -131,6 +131,7 @@ def test_without_estimates_nothing_is_compared():
         (("--precision", "float8"), "unknown precision 'float8'"),
         (("--batch-size", "0"), "batch size 0"),
         (("--image-size", "0"), "image size 0"),
+        (("--batch-size", str(10**20)), "batch size 100000000000000000000"),
     ],
 )
 def test_bad_input_is_named(arguments: tuple[str, ...], named: str, tmp_path: Path):
@@ -152,6 +153,7 @@ def test_a_row_that_is_not_what_was_written_is_refused(table: Path, tmp_path: Pa
     damaged = [other[:end] for end in range(1, len(other))]
     damaged += [other.replace(digit, str(9 - int(digit)), 1) for digit in sorted({*other} & {*"0123456789"})]
     damaged += [
+        "",
         other + other,
         f"{one}\n{other}",
         other.replace("squeezenet1_1", "alexnet"),
@@ -159,7 +161,7 @@ def test_a_row_that_is_not_what_was_written_is_refused(table: Path, tmp_path: Pa
     ]
     for line in damaged:
         path.write_text(f"{header}\n{one}\n{line}\n")
-        with pytest.raises(InputError, match=r"models\.csv"):
+        with pytest.raises(InputError, match=r"models\.csv, line [34] is damaged \(.*\): delete the line"):
             TABLE.read(path)
 
 
@@ -191,6 +193,36 @@ def test_two_processes_may_add_to_one_table(table: Path, tmp_path: Path):
     path.unlink()
     one.add(first)
     assert TABLE.read(path) == [first, second]
+
+
+def test_what_was_measured_stays_where_measuring_more_fails(table: Path, tmp_path: Path):
+    path, (first, second) = tmp_path / "models.csv", TABLE.read(table)
+    TABLE.write([first | {"least_budget_bytes": None}], path)
+    shared = SharedTable(TABLE, path)
+    unknown = dict.fromkeys(PEAKS)
+    shared.add(first | unknown | {"failure": "the worker died"}, second | unknown | {"failure": "the worker died"})
+    assert TABLE.read(path) == [
+        first | {"least_budget_bytes": None},
+        second | unknown | {"failure": "the worker died"},
+    ]
+    shared.add(first, second)
+    assert TABLE.read(path) == [first, second]
+
+
+@pytest.mark.parametrize("name", ["model", "gpu", "batch_size", "torch"])
+def test_a_row_that_does_not_say_what_it_is_of_is_refused(name: str, table: Path, tmp_path: Path):
+    rows = pd.read_csv(table, dtype=str).drop(columns="checksum")
+    rows.loc[0, name] = None
+    rows.to_csv(tmp_path / "models.csv", index=False)
+    with pytest.raises(InputError, match=r"line 2 is damaged .it does not say what was measured"):
+        TABLE.read(tmp_path / "models.csv")
+
+
+def test_a_link_to_a_table_stays_one(table: Path, tmp_path: Path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "models.csv")
+    TABLE.write(TABLE.read(table), tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "models.csv").read_bytes() == table.read_bytes()
 
 
 def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path):
