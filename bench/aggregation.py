@@ -79,7 +79,14 @@ def owner_mean(global_state: Mapping[str, Tensor], updates: Sequence[Update], by
         Uploaded parts; a tensor may be smaller than the global one (see ``Update.regions``).
     by_examples
         Weigh every update by its number of examples, at least 1, instead of counting all alike.
+
+    Raises
+    ------
+    ValueError
+        If an update holds what the server has no tensor for: it would be lost without a word.
     """
+    for strange in (name for update in updates for name in update.state if name not in global_state):
+        raise ValueError(f"an update holds '{strange}', and the global state no tensor of that name")
     for name, value in global_state.items():
         owners = [update for update in updates if name in update.state]
         if not owners:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from importlib.metadata import EntryPoint
 from inspect import isabstract
 from typing import Any
@@ -36,6 +36,8 @@ def method_class(name: str) -> type[Method]:
     if isabstract(loaded):
         lacking = ", ".join(sorted(loaded.__abstractmethods__))
         raise InputError(f"{where} does not define {lacking}, as profl.bench.method.Method asks")
+    if not is_dataclass(loaded.Options):
+        raise InputError(f"{where} has Options that are no dataclass: make them a frozen one")
     return loaded
 
 

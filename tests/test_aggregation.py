@@ -15,6 +15,14 @@ def upload(regions=None, **state):
     return Update(state, examples=1, regions=regions or {})
 
 
+def test_what_the_server_has_no_tensor_for_is_refused():
+    """It would be lost without a word."""
+    state = {"w": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"an update holds 'x\.w', and the global state no tensor of that name"):
+        owner_mean(state, [upload(w=torch.ones(2)), Update({"x.w": torch.ones(2)}, 1)])
+    assert state["w"].tolist() == [0, 0]
+
+
 def test_five_widths_of_a_layer_of_64_channels():
     # HeteroFL: users at widths 1 to 1/16 hold the values 1 to 5.
     state = {"w": torch.full((64,), -1.0)}

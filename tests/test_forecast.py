@@ -13,13 +13,15 @@ from profl.bench.cli.sweep_output import in_words
 from profl.bench.config import experiments, override, read_config
 from profl.bench.data import load_dataset
 from profl.bench.engine import InProcess
+from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.forecast import forecast, forecasts, operations_per_second
 from profl.bench.measuring import Measured
 from profl.bench.memory.process.probe import Prober
-from profl.bench.method import FullModel
+from profl.bench.method import FullModel, Method, Task
 from profl.bench.operations import operations_per_example
 from profl.bench.presets import preset, presets
+from profl.bench.registry import create_method
 from profl.bench.results.folder import CellFolder, cell_folders, folder_of
 from profl.bench.results.record import read_record
 from profl.bench.sweep import run_sweep
@@ -47,6 +49,17 @@ def test_a_forecast_is_what_the_run_takes(method: str, tmp_path: Path, prober: P
         assert rows[-1]["eligible_devices"] == told.eligible_devices["grow 4"]
     else:
         assert {row["eligible_devices"] for row in rows} == {max(told.eligible_devices.values())}
+
+
+def test_a_method_that_fails_in_a_round_is_named_in_one_line(prober: Prober, monkeypatch: pytest.MonkeyPatch):
+    experiment = Experiment.of(small_cell("heterofl", "80..104%", recipe=RECIPE))
+
+    def tasks(self: Method) -> list[Task]:
+        return [self.all_tasks()[1 // 0]]
+
+    monkeypatch.setattr(type(create_method("heterofl", experiment.model, 1, 0)), "tasks", tasks)
+    with pytest.raises(InputError, match=r"method 'heterofl' fails where .* ZeroDivisionError: integer division"):
+        list(forecasts([experiment], prober))
 
 
 COMMITTED = [

@@ -84,6 +84,10 @@ def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, s
             "from profl.bench.method import Method\nclass Mine(Method): ...",
             "does not define all_tasks, tasks",
         ),
+        (
+            "from profl.baselines.fedavg import FedAvg\nclass Mine(FedAvg):\n    Options = dict",
+            "has Options that are no dataclass: make them a frozen one",
+        ),
     ],
 )
 def test_a_plugged_in_method_that_is_broken_is_named(text: str, message: str, plugged):
