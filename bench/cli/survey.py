@@ -117,6 +117,8 @@ def _measured(
             if "failure" in row:
                 failed[table.identity_of(row)] = row
             result = f"failed: {row['failure']}" if "failure" in row else f"{row['seconds']:.1f} s"
+            if "failure" not in row and row["least_budget_bytes"]:
+                result += f", with its least budget: {row['least_budget_bytes'] / 2**20:,.0f} MiB"
             print_line(aside, f"{name_of(row)}: {result}")
             if "failure" not in row:
                 detail(f"{name_of(row)}: peak {row['peak_requested_bytes'] / 2**20:,.1f} MiB requested")

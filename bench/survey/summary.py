@@ -26,8 +26,10 @@ class Span(NamedTuple):
     cheapest: float
 
 
-_BY_BUDGET = ("least_budget_bytes", "eligible_devices")
-"""Columns in which the dearest task is the one of the largest least budget, not of the highest peak."""
+_DEAREST_BY = {"eligible_devices": "least_budget_bytes"} | {
+    column: column for column in ("least_budget_bytes", "operations_share", "uploaded_bytes")
+}
+"""By which column the dearest task of another is the one that has most; else it is the one of the highest peak."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Setting:
 
     def span(self, contender: str, model: str, column: str) -> Span | None:
         """Return what the dearest and the cheapest task have in a column; None if none was measured."""
-        by = "least_budget_bytes" if column in _BY_BUDGET else "peak_requested_bytes"
+        by = _DEAREST_BY.get(column, "peak_requested_bytes")
         values = self.tasks(contender, model, by)[column].astype("float64")
         return Span(values.iloc[0], values.iloc[-1]) if len(values) else None
 
@@ -126,11 +128,11 @@ def _lines(grid: Grid) -> Iterator[str]:
 
 def _grids(setting: Setting) -> Iterator[Grid]:
     where = f"{setting.gpu}, batch {setting.batch_size}{', with techniques' * setting.techniques}"
-    where += ", dearest to cheapest task"
+    each, where = f"{where}, from the task with most to that with least", f"{where}, dearest to cheapest task"
     yield _grid(setting, f"Peak requested, MiB, {where}", "peak_requested_bytes", 1 / 2**20, 1)
     yield _grid(setting, f"Less than plain full training at the peak, %, {where}", "peak_requested_reduction", 100, 1)
-    yield _grid(setting, f"Operations of a step, % of plain full training, {where}", "operations_share", 100, 1)
-    yield _grid(setting, f"Bytes up in a round, MiB, {where}", "uploaded_bytes", 1 / 2**20, 2)
+    yield _grid(setting, f"Operations of a step, % of plain full training, {each}", "operations_share", 100, 1)
+    yield _grid(setting, f"Bytes up in a round, MiB, {each}", "uploaded_bytes", 1 / 2**20, 2)
     if setting.rows["least_budget_bytes"].notna().any():
         yield _grid(setting, f"Least budget, MiB, {where}", "least_budget_bytes", 1 / 2**20, 0)
         yield _grid(setting, f"Devices of 100 that hold it, {where}", "eligible_devices", 1, 0)
