@@ -9,8 +9,9 @@ from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
-from profl.bench.errors import InputError
+from profl.bench.errors import InputError, in_one_line
 
 
 @contextmanager
@@ -44,6 +45,29 @@ def contained(who: str) -> Iterator[None]:
         if changed := [f"{name} from {old} to {after[name]}" for name, old in before.items() if old != after[name]]:
             what = " and ".join(changed)
             raise InputError(f"{who} changes PyTorch's {what} for all: let it do so for itself alone") from error
+
+
+@contextmanager
+def refused(who: str, fails: str) -> Iterator[None]:
+    """Run code as `contained` does, and refuse what it raises in one line.
+
+    Parameters
+    ----------
+    fails
+        When it does, for the error: ``fails before any work``.
+
+    Raises
+    ------
+    InputError
+        If the code raises anything but a refusal of its own, or what `contained` refuses.
+    """
+    try:
+        with contained(who):
+            yield
+    except (InputError, ValidationError):
+        raise
+    except Exception as error:  # code that is plugged in may raise anything
+        raise InputError(f"{who} {fails}: {type(error).__name__}: {in_one_line(error)}") from error
 
 
 @contextmanager

@@ -7,13 +7,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
 
-from pydantic import ValidationError
-
 from profl.bench.cell import Cell
-from profl.bench.contained import contained
+from profl.bench.contained import refused
 from profl.bench.data import classes_of
 from profl.bench.environment import memory_bytes
-from profl.bench.errors import InputError, in_one_line
+from profl.bench.errors import InputError
 from profl.bench.fleet import format_bytes
 from profl.bench.method import Method, Task
 from profl.bench.models import ModelSpec
@@ -109,14 +107,9 @@ def _equal(one: tuple[Task, ...], other: tuple[Task, ...]) -> bool:
 
 def _checked_tasks(cell: Cell, model: ModelSpec) -> tuple[Task, ...]:
     who = f"method '{cell.method}' on model '{model.name}'"
-    try:
-        with contained(who):
-            _try_to_build(model)
-            tasks = tuple(_method(cell, model).all_tasks())
-    except (InputError, ValidationError):
-        raise
-    except Exception as error:  # code that is plugged in may raise anything
-        raise InputError(f"{who} fails before any work: {type(error).__name__}: {in_one_line(error)}") from error
+    with refused(who, "fails before any work"):
+        _try_to_build(model)
+        tasks = tuple(_method(cell, model).all_tasks())
     check_texts([task.key for task in tasks], f"tasks of method '{cell.method}'")
     technique = Technique.parse(cell.technique)
     for task in tasks:

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from profl.bench.cell import Cell
-from profl.bench.contained import contained, usual_torch
+from profl.bench.contained import refused, usual_torch
 from profl.bench.data import Dataset, load_dataset
 from profl.bench.data.held_out import hold_out
-from profl.bench.errors import InputError, in_one_line
 from profl.bench.experiment import Experiment
 from profl.bench.federation import Federation
 from profl.bench.fleet import eligibility
@@ -78,14 +77,8 @@ def forecasts(possible: Iterable[Experiment], prober: Prober) -> Iterator[Foreca
         whole = load(cell.dataset, cell.data_folder, cell.recipe.by_user)
         dataset = hold_out(whole, cell.recipe.held_out_share, cell.seed)
         measured = measure_tasks(experiment, prober)
-        try:
-            with contained(who := f"method '{cell.method}'"):
-                found = forecast(experiment, dataset, measured)
-        except InputError:
-            raise
-        except Exception as error:  # code that is plugged in may raise anything
-            why = f"{type(error).__name__}: {in_one_line(error)}"
-            raise InputError(f"{who} fails where its rounds are gone through: {why}") from error
+        with refused(f"method '{cell.method}'", "fails where its rounds are gone through"):
+            found = forecast(experiment, dataset, measured)
         yield found
 
 

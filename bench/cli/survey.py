@@ -180,9 +180,9 @@ def methods(
     A row has the peaks, the operations and the traffic of a task, what it saves against plain training of the full
     model, and how many of the published fleet's devices (100..900 MB) hold it. Least budgets are searched for at batch
     64. By default techniques are those of FedAvg everywhere and those of all methods on ResNet18 and VGG11 at batch 64
-    on the Jetson Orin. Every row is written as soon as it is there:
-    stop at any time, and the same command measures what is missing. What fails is a row with the reason. In the end
-    figures (PNG, SVG) and tables (Markdown) are drawn from the whole table.
+    on the Jetson Orin. Every row is written as soon as it is there: stop at any time, and the same command measures
+    what is missing. What fails is a row with the reason. In the end figures (PNG, SVG) and tables (Markdown) are drawn
+    from the whole table.
 
     \b
     Examples:
@@ -201,8 +201,8 @@ def methods(
 
     spare_imports()
     measured = None
-    given = {"--method": method, "--model": model, "--width": width, "--batch-size": batch_size, "--gpu": gpu}
-    given["--technique"] = technique
+    selection = {"--method": method, "--model": model, "--width": width, "--batch-size": batch_size, "--gpu": gpu}
+    selection["--technique"] = technique
     if not draw_only:
         names, networks = method or sorted(installed()), model or tuple(PUBLISHED_WIDTHS)
         gpus = [available(name) for name in gpu or GPUS]
@@ -213,7 +213,7 @@ def methods(
             why = f"they are searched for in batches of {SEARCHED_BATCH_SIZE}"
             print_line(progress_console(), f"left out: least budgets and who can take part, as {why}")
         measured = _measured(wanted, TABLE, output, workers, task_name)
-    elif chosen := [name for name, value in given.items() if value]:
+    elif chosen := [name for name, value in selection.items() if value]:
         raise InputError(f"--draw-only draws the whole table: leave out {' and '.join(chosen)}")
     elif not output.exists():
         raise InputError(f"there is no {output} to draw: measure first, without --draw-only")

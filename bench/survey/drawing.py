@@ -191,11 +191,11 @@ class _Point(NamedTuple):
 
     @property
     def kind(self) -> str:
-        return kind_of(self.name.split(" ")[0])
+        return _kind(self.name)
 
     @property
     def colour(self) -> str:
-        return KIND_COLOURS.get(self.kind, PALE)
+        return _colour(self.name)
 
 
 def _points(rows: pd.DataFrame) -> list[_Point]:
@@ -221,8 +221,12 @@ def _front(points: Sequence[_Point]) -> list[_Point]:
     return front
 
 
+def _kind(contender: str) -> str:
+    return kind_of(contender.split(" ")[0])
+
+
 def _colour(contender: str) -> str:
-    return KIND_COLOURS.get(kind_of(contender.split(" ")[0]), PALE)
+    return KIND_COLOURS.get(_kind(contender), PALE)
 
 
 def _kind_handles(setting: Setting) -> list[Line2D]:

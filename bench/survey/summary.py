@@ -108,10 +108,9 @@ def settings(table: pd.DataFrame) -> Iterator[Setting]:
     ]
     for (gpu, batch_size), rows in done.assign(contender=names).groupby(["gpu", "batch_size"]):
         with_technique = (rows["technique"] != NONE) & ~rows["method"].map(_is_reference).astype(bool)
-        others = rows[with_technique]
         if not with_technique.all():
             yield Setting(str(gpu), int(batch_size), rows[~with_technique])
-        if len(others):
+        if with_technique.any():
             beside = pd.Series(zip(rows["method"], rows["model"], strict=True), rows.index)
             yield Setting(str(gpu), int(batch_size), rows[beside.isin({*beside[with_technique]})], techniques=True)
 
