@@ -422,6 +422,45 @@ def card_saving(model: str, column: str) -> str:
     return percent(1 - part / full, ".1f")
 
 
+def convolutions(card: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / f"results/card/{card}-convolutions.csv", keep_default_na=False)
+
+
+def card_convolutions(kind: str, column: str) -> str:
+    table = convolutions("h100")
+    size, _, which = kind.partition(", ")
+    grouped, one = table["groups"] > 1, table["kernel"] == 1
+    rows = {"in groups": grouped, "1x1": ~grouped & one, "larger": ~grouped & ~one, "all": table["groups"] > 0}[size]
+    if which:
+        rows &= table["gradient_of"] == which.removeprefix("gradient of the ").removeprefix("forward")
+    differences = (table["virtual_workspace_bytes"] - table["card_workspace_bytes"])[rows]
+    farthest = differences[differences.abs().idxmax()]
+    return {
+        "run": str(len(differences)),
+        "equal": str((differences == 0).sum()),
+        "within 1 KiB": str((differences.abs() <= 2**10).sum()),
+        "virtual too small": str((differences < -(2**10)).sum()),
+        "virtual too large": str((differences > 2**10).sum()),
+        "farthest, MiB": f"{farthest / 2**20:+.1f}" if farthest else "equal",
+    }[column]
+
+
+def other_card(what: str, column: str) -> str:
+    if what == "convolutions, workspace":
+        ours, first, name = convolutions("h200"), convolutions("h100"), "workspace"
+    else:
+        steps = (pd.read_csv(ROOT / f"results/card/{card}-steps.csv").set_index("step") for card in ("h200", "h100"))
+        (ours, first), name = steps, "requested"
+        first = first.loc[ours.index]
+    card, virtual = f"card_{name}_bytes", f"virtual_{name}_bytes"
+    return {
+        "run": str(len(ours)),
+        "equal to the H100 card": str((ours[card] == first[card]).sum()),
+        "virtual H200 equal to virtual H100": str((ours[virtual] == first[virtual]).sum()),
+        "virtual H200 equal to the H200 card": str((ours[virtual] == ours[card]).sum()),
+    }[column]
+
+
 def ablated(name: str) -> pd.Series:
     """Return the scores of an ablation's seeds, in points."""
     return (
@@ -605,6 +644,8 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
         card_models,
         card_saving,
         card_tasks,
+        card_convolutions,
+        other_card,
         picture_rates,
         ablations,
         growth,

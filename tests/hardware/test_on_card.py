@@ -11,7 +11,7 @@ from profl.bench.memory import Prober
 from profl.bench.survey.measuring import measured
 from profl.bench.survey.methods import TABLE, entries
 from profl.bench.survey.table import PEAKS
-from tests.hardware import tasks_on_card
+from tests.hardware import convolutions_on_card, tasks_on_card
 from tests.hardware.on_card import COLUMNS, STEPS, compare
 
 CARD = Path(__file__).parents[2] / "results" / "card"
@@ -34,8 +34,9 @@ def test_steps_are_compared_and_a_step_that_fails_is_told(
     assert told[2] == "sparse rows, SGD: equal"
 
 
-def test_the_committed_numbers_are_of_steps_that_can_be_run() -> None:
-    found = pd.read_csv(CARD / "h100-steps.csv")
+@pytest.mark.parametrize("card", ["h100", "h200"])
+def test_the_committed_numbers_are_of_steps_that_can_be_run(card: str) -> None:
+    found = pd.read_csv(CARD / f"{card}-steps.csv")
     assert list(found.columns) == COLUMNS
     assert found["step"].is_unique
     assert set(found["step"]) <= set(STEPS)
@@ -70,3 +71,25 @@ def test_the_committed_tasks_are_of_that_form_and_none_stands_twice() -> None:
         sizes = [found[f"{where}_peak_{name}_bytes"] for name in ("requested", "allocated", "reserved")]
         assert (sizes[0] <= sizes[1]).all()
         assert (sizes[1] <= sizes[2]).all()
+
+
+def test_single_convolutions_are_compared_by_the_pass(prober: Prober) -> None:
+    passes = [(32, 64, 16, 64, 3, 1, 1, 1, way) for way in ("", "input", "weight")]
+    shapes = pd.DataFrame(passes, columns=convolutions_on_card.SHAPE)
+    found = convolutions_on_card.compared(prober, shapes, "virtual:t4", "virtual:h100")
+    assert list(found.columns) == convolutions_on_card.COLUMNS
+    assert list(found["gradient_of"]) == ["", "input", "weight"]
+    assert (found[["card_workspace_bytes", "virtual_workspace_bytes"]] >= 0).all(axis=None)
+    without = convolutions_on_card.compared(prober, shapes, "virtual:t4", "virtual:t4")
+    assert list(without["card_workspace_bytes"]) == list(without["virtual_workspace_bytes"])
+    assert list(found["card_workspace_bytes"]) == list(without["card_workspace_bytes"])
+    assert (found["card_workspace_bytes"] != found["virtual_workspace_bytes"]).any()
+
+
+@pytest.mark.parametrize("card", ["h100", "h200"])
+def test_the_committed_convolutions_stand_once_each(card: str) -> None:
+    found = convolutions_on_card.read(CARD / f"{card}-convolutions.csv")
+    assert list(found.columns) == convolutions_on_card.COLUMNS
+    assert not found.duplicated(convolutions_on_card.SHAPE).any()
+    assert set(found["gradient_of"]) == {"", "input", "weight"}
+    assert (found.filter(like="_bytes") >= 0).all(axis=None)
