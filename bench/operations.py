@@ -25,6 +25,29 @@ _counted: dict[tuple[object, ...], int] = {}
 """Operations of a step by all that decides them; a task may be another value in every round with the same key."""
 
 
+def _deciding(task: Task, model: ModelSpec, recipe: Recipe, technique: Technique) -> tuple[object, ...]:
+    return type(task), task.key, model, recipe.batch_size, technique
+
+
+def take_over(
+    counts: Mapping[str, int], tasks: Sequence[Task], model: ModelSpec, recipe: Recipe, technique: Technique
+) -> None:
+    """Take the operations of steps, by task key, from where they were counted: they are not counted again here.
+
+    Parameters
+    ----------
+    counts
+        As `operations_per_step` returns them, in whatever process.
+    tasks
+        Those that the counts are of; of others nothing is known.
+    model, recipe, technique
+        With which they were counted.
+    """
+    _counted.update(
+        {_deciding(task, model, recipe, technique): counts[task.key] for task in tasks if task.key in counts}
+    )
+
+
 def operations_per_step(task: Task, model: ModelSpec, recipe: Recipe, technique: Technique = PLAIN) -> int:
     """Return the floating-point operations of one local step on a full batch: forward, backward and what they need.
 
@@ -46,7 +69,7 @@ def operations_per_step(task: Task, model: ModelSpec, recipe: Recipe, technique:
     technique
         How memory is saved: what it computes again counts again.
     """
-    known = (type(task), task.key, model, recipe.batch_size, technique)
+    known = _deciding(task, model, recipe, technique)
     if known not in _counted:
         workload = TrainingWorkload("operations", model, task, recipe, technique)
         try:

@@ -140,7 +140,8 @@ def _measured(
         listener.finished(cell, failure(folder, error))
         return None
     listener.measured(cell)
-    return Job(experiment, folder.path, measured.least_budgets, measured.full_model_bytes)
+    counted = measured.operations if cell.measured_as is None else {}  # else they are of another scale
+    return Job(experiment, folder.path, measured.least_budgets, measured.full_model_bytes, counted)
 
 
 def _contained(who: str, work: Pausing[Measured]) -> Pausing[Measured]:

@@ -1,5 +1,6 @@
 """Memory measured at another scale than that of training: who takes part is as there, what is learned as here."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from profl.bench.cell import MeasuredAs
 from profl.bench.config import cells, experiments, read_config
-from profl.bench.engine import InProcess
+from profl.bench.engine import InProcess, Job, Listener
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
 from profl.bench.fleet import eligibility
@@ -42,6 +43,28 @@ def test_footprints_and_shares_of_tiers_are_those_of_the_measured_scale(prober: 
     }
     assert {entry["task"]: entry["operations_per_step"] for entry in measured.entries(cell)} == steps
     assert cell.budgets(measured.full_model_bytes)[0] == expected.full_model_bytes * 60 // 100
+
+
+class Taking:
+    """An engine that runs nothing, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def run(self, jobs: Iterable[Job | None], listener: Listener) -> None:
+        self.jobs = [job for job in jobs if job]
+
+
+def test_operations_are_handed_over_if_they_were_counted_at_the_scale_of_training(tmp_path: Path, prober: Prober):
+    given = (
+        small_cell("heterofl", "60%", recipe=RECIPE),
+        small_cell("heterofl", "60%", recipe=RECIPE, measured_as=WIDER),
+    )
+    engine = Taking()
+    sweep(list(given), tmp_path, engine, prober, Silent())
+    plain, scaled = engine.jobs
+    assert plain.operations == measure_tasks(Experiment.of(given[0]), prober).operations
+    assert not scaled.operations
 
 
 def test_training_runs_at_its_own_scale_with_the_devices_of_the_other(tmp_path: Path, prober: Prober):

@@ -16,6 +16,7 @@ from profl.bench.memory.process.probe import Prober
 from profl.bench.method import FullModel, Task
 from profl.bench.models import ModelSpec
 from profl.bench.operations import operations_per_example, operations_per_step
+from profl.bench.technique import PLAIN, Technique
 from profl.bench.training import TrainingWorkload
 from tests.conftest import small_cell
 
@@ -108,6 +109,31 @@ def test_they_are_counted_while_the_step_is_measured(prober: Prober, monkeypatch
     footprint, again = measure_step(step, "virtual:sm_90", prober, least_budget=False)
     assert again == counted
     assert footprint.key == step.key
+
+
+def test_what_was_counted_elsewhere_is_taken_over(monkeypatch: pytest.MonkeyPatch):
+    tasks = OneConvolution(), OneConvolution(("0",))
+    counts = {task.key: operations_per_step(task, MODEL, RECIPE) for task in tasks}
+    monkeypatch.setattr(operations, "_counted", {})  # another process
+    monkeypatch.setattr(operations, "_count", lambda workload, device: pytest.fail("counted again"))
+    operations.take_over(counts, tasks, MODEL, RECIPE, PLAIN)
+    assert {task.key: operations_per_step(task, MODEL, RECIPE) for task in tasks} == counts
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"recipe": replace(RECIPE, batch_size=5)}, {"model": replace(MODEL, width=5)}, {"technique": "checkpoint"}],
+)
+def test_what_was_counted_of_another_step_is_not_taken_for_its_own(
+    monkeypatch: pytest.MonkeyPatch, other: dict[str, object]
+):
+    step = {"task": FullModel(MODEL), "model": MODEL, "recipe": RECIPE, "technique": PLAIN}
+    monkeypatch.setattr(operations, "_count", lambda workload, device: 17)
+    operations.take_over({"full model": 1, "another": 2}, [FullModel(MODEL)], MODEL, RECIPE, PLAIN)
+    assert operations_per_step(**step) == 1
+    if "technique" in other:
+        other = {"technique": Technique.parse(str(other["technique"]))}
+    assert operations_per_step(**step | other) == 17
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from profl.bench.experiment import Experiment
 from profl.bench.federation import RoundRow, run_cell
 from profl.bench.memory.errors import MeasurementFailed
 from profl.bench.memory.process.probe import Prober
+from profl.bench.operations import take_over
 from profl.bench.results import CellFolder
 
 # Devices hold different numbers of examples, so convolutions come in many shapes; compiling one takes longer than
@@ -57,12 +58,15 @@ class Job:
         The cell's folder.
     least_budgets, full_model_bytes
         As of ``Measured``.
+    operations
+        Floating-point operations of a training step by task key, as far as they were counted while it was measured.
     """
 
     experiment: Experiment
     path: Path
     least_budgets: Mapping[str, int]
     full_model_bytes: int
+    operations: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cell(self) -> Cell:
@@ -117,11 +121,12 @@ def run_job(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
 
 def _run_here(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
     """Run one cell in this process, unless another sweep is at it."""
-    folder = CellFolder(job.path)
+    folder, experiment = CellFolder(job.path), job.experiment
+    take_over(job.operations, experiment.tasks, experiment.model, job.cell.recipe, experiment.technique)
     try:
         with folder.lock(), folder.attempt(), usual_torch():
             if folder.status != "done":
-                run_cell(job.experiment, folder, job.least_budgets, job.full_model_bytes, on_round)
+                run_cell(experiment, folder, job.least_budgets, job.full_model_bytes, on_round)
     except Timeout:
         return Outcome(taken=True)
     except Exception as error:
