@@ -85,7 +85,6 @@ class Federation:
         on_gpu = cell.memory_only or cell.gpu == PHYSICAL
         self.device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self.resident: dict[str, nn.Module] = {}
-        self._received_bytes: dict[str, int] = {}
         self.trained = TrainedParameters()
         needs = {task.key: self.least_budgets[task.key] for task in self.method.all_tasks()}
         self.method.settle({key: int(np.count_nonzero(self.budgets >= need)) for key, need in needs.items()})
@@ -201,9 +200,10 @@ class Federation:
             del module, self.resident[task.key]  # left in the middle of a step
             clean(self.device)
             return None
+        received = sum(value.nbytes for value in module.state_dict(keep_vars=True).values())
         update = task.update(module, self.method.global_state, local)
         self.trained.observe(module, update)
-        return update, loss, self._received_bytes[task.key], usage
+        return update, loss, received, usage
 
     def context(self, device: int, number: int) -> LocalContext:
         """Return what a task may know of a device in round ``number``."""
@@ -223,8 +223,7 @@ class Federation:
         """Return the task's resident module with the global values in it, on the CPU."""
         if task.key not in self.resident:
             with initialised(self.cell.seed, "resident"):
-                module = self.resident[task.key] = task.build()
-            self._received_bytes[task.key] = sum(value.nbytes for value in module.state_dict(keep_vars=True).values())
+                self.resident[task.key] = task.build()
         module = self.resident[task.key]
         task.load(module, self.method.global_state, local)
         return module

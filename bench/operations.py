@@ -34,6 +34,8 @@ def take_over(
 ) -> None:
     """Take the operations of steps, by task key, from where they were counted: they are not counted again here.
 
+    Where tasks of several types have one key, nobody knows which of them was counted.
+
     Parameters
     ----------
     counts
@@ -43,9 +45,12 @@ def take_over(
     model, recipe, technique
         With which they were counted.
     """
-    _counted.update(
-        {_deciding(task, model, recipe, technique): counts[task.key] for task in tasks if task.key in counts}
-    )
+    kinds: dict[str, set[type[Task]]] = {}
+    for task in tasks:
+        kinds.setdefault(task.key, set()).add(type(task))
+    for task in tasks:
+        if task.key in counts and len(kinds[task.key]) == 1:
+            _counted[_deciding(task, model, recipe, technique)] = counts[task.key]
 
 
 def operations_per_step(task: Task, model: ModelSpec, recipe: Recipe, technique: Technique = PLAIN) -> int:

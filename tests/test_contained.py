@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from profl.bench.contained import contained
 from profl.bench.engine import Job, Outcome, run_job
 from profl.bench.errors import InputError
 from profl.bench.experiment import Experiment
+from profl.bench.method import FullModel
 from profl.bench.registry import method_class
 from profl.bench.results import CellFolder
 from tests.conftest import SMALL_RECIPE, plug_in, small_cell
@@ -55,6 +56,28 @@ def run(method: str, folder: Path) -> Outcome:
     path = folder / "cells" / experiment.cell.folder_name
     CellFolder(path).begin(experiment.cell.to_dict())
     return run_job(Job(experiment, path, {task.key: 1 for task in experiment.tasks}, 1), lambda row: None)
+
+
+@dataclass(frozen=True)
+class Unnameable(FullModel):
+    """Has a key no longer."""
+
+    raised: type[BaseException]
+
+    @property
+    def key(self) -> str:
+        raise self.raised("no key here")
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, SystemExit])
+def test_a_task_that_fails_to_say_its_key_ends_its_cell_alone(tmp_path: Path, raised: type[BaseException]):
+    experiment = Experiment.of(small_cell("fedavg", recipe=RECIPE))
+    folder = CellFolder(tmp_path / experiment.cell.folder_name)
+    folder.begin(experiment.cell.to_dict())
+    broken = replace(experiment, tasks=(Unnameable(experiment.model, raised),))
+    outcome = run_job(Job(broken, folder.path, {"full model": 1}, 1, {"full model": 2}), lambda row: None)
+    assert "no key here" in str(outcome.error)
+    assert folder.status == "failed"
 
 
 def losses(folder: Path) -> list[tuple[float, float]]:

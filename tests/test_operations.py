@@ -137,6 +137,18 @@ def test_what_was_counted_of_another_step_is_not_taken_for_its_own(
 
 
 @dataclass(frozen=True)
+class AnotherFullModel(FullModel):
+    """Of the same key."""
+
+
+def test_a_count_is_of_no_task_if_several_types_have_its_key(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(operations, "_count", lambda workload, device: 17)
+    tasks = FullModel(MODEL), AnotherFullModel(MODEL)
+    operations.take_over({"full model": 1}, tasks, MODEL, RECIPE, PLAIN)
+    assert [operations_per_step(task, MODEL, RECIPE) for task in tasks] == [17, 17]
+
+
+@dataclass(frozen=True)
 class WithoutLoss(FullModel):
     """Fails wherever it runs."""
 

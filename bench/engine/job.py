@@ -13,7 +13,7 @@ import torch
 from filelock import Timeout
 
 from profl.bench.cell import Cell
-from profl.bench.contained import usual_torch
+from profl.bench.contained import contained, usual_torch
 from profl.bench.errors import InputError, in_one_line
 from profl.bench.experiment import Experiment
 from profl.bench.federation import RoundRow, run_cell
@@ -122,10 +122,11 @@ def run_job(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
 def _run_here(job: Job, on_round: Callable[[RoundRow], None]) -> Outcome:
     """Run one cell in this process, unless another sweep is at it."""
     folder, experiment = CellFolder(job.path), job.experiment
-    take_over(job.operations, experiment.tasks, experiment.model, job.cell.recipe, experiment.technique)
     try:
         with folder.lock(), folder.attempt(), usual_torch():
             if folder.status != "done":
+                with contained(f"method '{job.cell.method}'"):  # which may raise as it says a task's key
+                    take_over(job.operations, experiment.tasks, experiment.model, job.cell.recipe, experiment.technique)
                 run_cell(experiment, folder, job.least_budgets, job.full_model_bytes, on_round)
     except Timeout:
         return Outcome(taken=True)
