@@ -426,14 +426,18 @@ def convolutions(card: str) -> pd.DataFrame:
     return pd.read_csv(ROOT / f"results/card/{card}-convolutions.csv", keep_default_na=False)
 
 
+def of_kind(table: pd.DataFrame, kind: str) -> pd.Series:
+    """Return which convolutions without groups are of a kind: ``1x1, forward``, ``larger, gradient of the weight``."""
+    size, _, which = kind.partition(", ")
+    one, ungrouped = table["kernel"] == 1, table["groups"] == 1
+    rows = ungrouped & {"1x1": one, "larger": ~one, "all": ungrouped}[size]
+    passes = {"": ["", "input", "weight"], "forward": [""]}.get(which, [which.removeprefix("gradient of the ")])
+    return rows & table["gradient_of"].isin(passes)
+
+
 def card_convolutions(kind: str, column: str) -> str:
     table = convolutions("h100")
-    size, _, which = kind.partition(", ")
-    grouped, one = table["groups"] > 1, table["kernel"] == 1
-    rows = {"in groups": grouped, "1x1": ~grouped & one, "larger": ~grouped & ~one, "all": table["groups"] > 0}[size]
-    if which:
-        rows &= table["gradient_of"] == which.removeprefix("gradient of the ").removeprefix("forward")
-    differences = (table["virtual_workspace_bytes"] - table["card_workspace_bytes"])[rows]
+    differences = (table["virtual_workspace_bytes"] - table["card_workspace_bytes"])[of_kind(table, kind)]
     farthest = differences[differences.abs().idxmax()]
     return {
         "run": str(len(differences)),
@@ -441,13 +445,60 @@ def card_convolutions(kind: str, column: str) -> str:
         "within 1 KiB": str((differences.abs() <= 2**10).sum()),
         "virtual too small": str((differences < -(2**10)).sum()),
         "virtual too large": str((differences > 2**10).sum()),
-        "farthest, MiB": f"{farthest / 2**20:+.1f}" if farthest else "equal",
+        "farthest, MiB": f"{farthest / 2**20:+.1f}",
+    }[column]
+
+
+def card_plans(kind: str, column: str) -> str:
+    table = pd.read_csv(ROOT / "results/card/h100-plans.csv", keep_default_na=False)
+    rows = table[of_kind(table, kind)]
+    less = rows["description_workspace_bytes"] - rows["handle_workspace_bytes"]
+    assert (rows["handle_plan"] == rows["description_plan"]).all()
+    hidden = rows[rows["description_plan"] != rows["no_driver_plan"]]
+    return {
+        "run": str(len(rows)),
+        "left out without a driver": str(len(hidden)),
+        "kernel": ", ".join(sorted(set(hidden["description_plan"].str.split().str[0]), key=int)) or "none",
+        "131 bytes less with a handle": str((less == 131).sum()),
+        "other with a handle": str((~less.isin([0, 131])).sum()),
+    }[column]
+
+
+def card_methods(method: str, column: str) -> str:
+    table = tasks_on_card()
+    tasks = table[table["method"] == method.strip("`")]
+    differences = tasks["virtual_peak_requested_bytes"] / tasks["card_peak_requested_bytes"] - 1
+    if column.startswith("within "):
+        return str(differences.abs().le(int(column.split()[1]) / 100).sum())
+    return {
+        "tasks": str(len(tasks)),
+        "most too small": percent(min(differences.min(), 0.0), ".1f"),
+        "most too large": percent(max(differences.max(), 0.0), "+.1f"),
+    }[column]
+
+
+def versions(model: str, column: str) -> str:
+    """Compare the virtual H100 of two versions, by requested peaks of tasks without techniques."""
+    task = ["method", "task", "model"]
+    older, newer = tasks_on_card(), pd.read_csv(ROOT / "results/paper-memory/methods.csv")
+    newer = newer[(newer["gpu"] == "virtual:h100") & (newer["batch_size"] == 64)]
+    older, newer = (
+        table[(table["technique"] == "none") & (table["model"] == model.strip("`"))].set_index(task)
+        for table in (older, newer)
+    )
+    differences = (newer["peak_requested_bytes"] / older["virtual_peak_requested_bytes"] - 1).dropna()
+    return {
+        "tasks": str(len(differences)),
+        "within 1 %": str(differences.abs().le(0.01).sum()),
+        "most smaller": percent(min(differences.min(), 0.0), ".1f"),
+        "most larger": percent(max(differences.max(), 0.0), "+.1f"),
     }[column]
 
 
 def other_card(what: str, column: str) -> str:
     if what == "convolutions, workspace":
-        ours, first, name = convolutions("h200"), convolutions("h100"), "workspace"
+        ours, first = (table[table["groups"] == 1] for table in (convolutions("h200"), convolutions("h100")))
+        name = "workspace"
     else:
         steps = (pd.read_csv(ROOT / f"results/card/{card}-steps.csv").set_index("step") for card in ("h200", "h100"))
         (ours, first), name = steps, "requested"
@@ -645,6 +696,9 @@ FROM_FILES: dict[str, Callable[[str, str], str]] = {
         card_saving,
         card_tasks,
         card_convolutions,
+        card_methods,
+        card_plans,
+        versions,
         other_card,
         picture_rates,
         ablations,

@@ -18,12 +18,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from profl.bench.errors import InputError, in_one_line
 from profl.bench.memory import Prober
 from profl.bench.memory.comparison.matching import matching_gpu
+from profl.bench.memory.errors import GpuUnavailable, MeasurementFailed
 from profl.bench.memory.gpu.profile import PHYSICAL
 
 SHAPE = ["examples", "channels", "size", "filters", "kernel", "stride", "padding", "groups", "gradient_of"]
 """Of a convolution of square pictures; ``gradient_of`` is "input" or "weight", or empty for the forward pass."""
+
+PASSES = ("", "input", "weight")
 
 COLUMNS = [*SHAPE, "card_workspace_bytes", "virtual_workspace_bytes"]
 
@@ -70,8 +74,20 @@ def compared(prober: Prober, shapes: pd.DataFrame, card: str, virtual: str) -> p
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Return a table of convolutions; of the forward pass ``gradient_of`` is empty."""
-    return pd.read_csv(path, keep_default_na=False)
+    """Return a table of convolutions; of the forward pass ``gradient_of`` is empty.
+
+    Raises
+    ------
+    InputError
+        If it is no such table, or holds none.
+    """
+    try:
+        table = pd.read_csv(path, keep_default_na=False).astype(dict.fromkeys(SHAPE[:-1], "int64"))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is no table of convolutions: {in_one_line(error)}") from None
+    if table.empty or not set(table["gradient_of"]) <= set(PASSES):
+        raise InputError(f"{path} is no table of convolutions: gradient_of must be input, weight or empty in every row")
+    return table
 
 
 def main() -> None:
@@ -86,9 +102,15 @@ def main() -> None:
     parser.add_argument("--virtual", help="the virtual GPU beside it; by default the one that stands for the card")
     parser.add_argument("--output", type=Path, default=Path("convolutions.csv"), help="the table")
     options = parser.parse_args()
-    with Prober() as prober:
-        virtual = options.virtual or matching_gpu(prober, options.gpu)
-        table = compared(prober, read(options.shapes), options.gpu, virtual)
+    if not options.output.parent.is_dir():
+        parser.error(f"there is no folder {options.output.parent} for --output")
+    try:
+        shapes = read(options.shapes)
+        with Prober() as prober:
+            virtual = options.virtual or matching_gpu(prober, options.gpu)
+            table = compared(prober, shapes, options.gpu, virtual)
+    except (InputError, GpuUnavailable, MeasurementFailed) as error:
+        parser.exit(1, f"Error: {in_one_line(error)}\n")
     table.to_csv(options.output, index=False)
     equal = (table["card_workspace_bytes"] == table["virtual_workspace_bytes"]).sum()
     print(f"{len(table)} convolutions, {equal} of them with the card's workspace: {options.output}")

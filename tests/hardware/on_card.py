@@ -18,8 +18,10 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import resnet18
 
+from profl.bench.errors import in_one_line
 from profl.bench.memory import Prober
 from profl.bench.memory.comparison.matching import matching_gpu
+from profl.bench.memory.errors import GpuUnavailable
 from profl.bench.memory.gpu.profile import PHYSICAL
 from tests.memory import distributed_steps, graphed_steps, recurrent_steps, table_of_steps
 from tests.memory.unwatched import PEAKS, Unwatched
@@ -86,7 +88,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("card.csv"))
     options = parser.parse_args()
     with Prober() as prober:
-        virtual = options.virtual or matching_gpu(prober, options.gpu)
+        try:
+            virtual = options.virtual or matching_gpu(prober, options.gpu)
+        except GpuUnavailable as error:
+            parser.exit(1, f"Error: {in_one_line(error)}\n")
         compare(prober, options.gpu, virtual, options.step or list(STEPS), options.output)
 
 

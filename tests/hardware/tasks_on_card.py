@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("tasks.csv"), help="the table")
     options = parser.parse_args()
     table = joined(options.surveys)
+    if table.empty:
+        parser.exit(1, "Error: no task there was measured both on a card and on a virtual GPU\n")
     table.to_csv(options.output, index=False)
     equal = (table["card_peak_requested_bytes"] == table["virtual_peak_requested_bytes"]).sum()
     print(f"{len(table)} tasks, {equal} of them with the card's requested peak: {options.output}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from profl.bench.errors import InputError
 from profl.bench.memory import Prober
 from profl.bench.survey.measuring import measured
 from profl.bench.survey.methods import TABLE, entries
@@ -86,6 +87,39 @@ def test_single_convolutions_are_compared_by_the_pass(prober: Prober) -> None:
     assert (found["card_workspace_bytes"] != found["virtual_workspace_bytes"]).any()
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "No such file"),
+        ("", "No columns"),
+        ("examples,channels\n1,2\n", "size"),
+        (",".join(convolutions_on_card.SHAPE) + "\n", "gradient_of must be"),
+        (",".join(convolutions_on_card.SHAPE) + "\n1,2,3,4,5,1,0,1,weights\n", "gradient_of must be"),
+        (",".join(convolutions_on_card.SHAPE) + "\n1,x,3,4,5,1,0,1,weight\n", "x"),
+    ],
+)
+def test_what_is_no_table_of_convolutions_is_refused_in_a_line(tmp_path: Path, text: str | None, told: str) -> None:
+    path = tmp_path / "shapes.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=told) as refused:
+        convolutions_on_card.read(path)
+    assert str(path) in str(refused.value)
+
+
+def test_a_comparison_without_a_card_says_so_in_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["x", str(CARD / "h100-convolutions.csv"), "--gpu", "virtual:nothing"])
+    with pytest.raises(SystemExit, match="1"):
+        convolutions_on_card.main()
+    assert capsys.readouterr().err.startswith("Error: ")
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "missing.csv")])
+    with pytest.raises(SystemExit, match="1"):
+        tasks_on_card.main()
+    assert capsys.readouterr().err == "Error: no task there was measured both on a card and on a virtual GPU\n"
+
+
 @pytest.mark.parametrize("card", ["h100", "h200"])
 def test_the_committed_convolutions_stand_once_each(card: str) -> None:
     found = convolutions_on_card.read(CARD / f"{card}-convolutions.csv")
@@ -93,3 +127,12 @@ def test_the_committed_convolutions_stand_once_each(card: str) -> None:
     assert not found.duplicated(convolutions_on_card.SHAPE).any()
     assert set(found["gradient_of"]) == {"", "input", "weight"}
     assert (found.filter(like="_bytes") >= 0).all(axis=None)
+
+
+def test_the_committed_plans_are_of_the_same_convolutions() -> None:
+    plans = convolutions_on_card.read(CARD / "h100-plans.csv")
+    found = convolutions_on_card.read(CARD / "h100-convolutions.csv")
+    assert plans[convolutions_on_card.SHAPE].equals(found[convolutions_on_card.SHAPE])
+    asked = plans["groups"] == 1  # cuDNN; what has groups is run by PyTorch's own kernels
+    assert (plans["handle_workspace_bytes"] == found["card_workspace_bytes"])[asked].all()
+    assert (plans["no_driver_workspace_bytes"] == found["virtual_workspace_bytes"])[asked].all()
