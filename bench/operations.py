@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -45,11 +46,9 @@ def take_over(
     model, recipe, technique
         With which they were counted.
     """
-    kinds: dict[str, set[type[Task]]] = {}
+    types_of = Counter(key for key, _ in {(task.key, type(task)) for task in tasks})
     for task in tasks:
-        kinds.setdefault(task.key, set()).add(type(task))
-    for task in tasks:
-        if task.key in counts and len(kinds[task.key]) == 1:
+        if task.key in counts and types_of[task.key] == 1:
             _counted[_deciding(task, model, recipe, technique)] = counts[task.key]
 
 

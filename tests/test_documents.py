@@ -55,6 +55,7 @@ from profl.bench.technique import PLAIN, Technique
 from profl.bench.training import TrainingWorkload
 from profl.growing import GrowTask
 from tests.conftest import plug_in
+from tests.hardware import convolutions_on_card
 from tests.pytorch.listed import MEMORY_TESTS
 
 ROOT = Path(__file__).parents[1]
@@ -422,21 +423,17 @@ def card_saving(model: str, column: str) -> str:
     return percent(1 - part / full, ".1f")
 
 
-def convolutions(card: str) -> pd.DataFrame:
-    return pd.read_csv(ROOT / f"results/card/{card}-convolutions.csv", keep_default_na=False)
-
-
 def of_kind(table: pd.DataFrame, kind: str) -> pd.Series:
     """Return which convolutions without groups are of a kind: ``1x1, forward``, ``larger, gradient of the weight``."""
     size, _, which = kind.partition(", ")
     one, ungrouped = table["kernel"] == 1, table["groups"] == 1
     rows = ungrouped & {"1x1": one, "larger": ~one, "all": ungrouped}[size]
-    passes = {"": ["", "input", "weight"], "forward": [""]}.get(which, [which.removeprefix("gradient of the ")])
+    passes = {"": convolutions_on_card.PASSES, "forward": [""]}.get(which, [which.removeprefix("gradient of the ")])
     return rows & table["gradient_of"].isin(passes)
 
 
 def card_convolutions(kind: str, column: str) -> str:
-    table = convolutions("h100")
+    table = convolutions_on_card.read(ROOT / "results/card/h100-convolutions.csv")
     differences = (table["virtual_workspace_bytes"] - table["card_workspace_bytes"])[of_kind(table, kind)]
     farthest = differences[differences.abs().idxmax()]
     return {
@@ -450,7 +447,7 @@ def card_convolutions(kind: str, column: str) -> str:
 
 
 def card_plans(kind: str, column: str) -> str:
-    table = pd.read_csv(ROOT / "results/card/h100-plans.csv", keep_default_na=False)
+    table = convolutions_on_card.read(ROOT / "results/card/h100-plans.csv")
     rows = table[of_kind(table, kind)]
     less = rows["description_workspace_bytes"] - rows["handle_workspace_bytes"]
     assert (rows["handle_plan"] == rows["description_plan"]).all()
@@ -497,8 +494,10 @@ def versions(model: str, column: str) -> str:
 
 def other_card(what: str, column: str) -> str:
     if what == "convolutions, workspace":
-        ours, first = (table[table["groups"] == 1] for table in (convolutions("h200"), convolutions("h100")))
-        name = "workspace"
+        tables = (
+            convolutions_on_card.read(ROOT / f"results/card/{card}-convolutions.csv") for card in ("h200", "h100")
+        )
+        (ours, first), name = (table[table["groups"] == 1] for table in tables), "workspace"
     else:
         steps = (pd.read_csv(ROOT / f"results/card/{card}-steps.csv").set_index("step") for card in ("h200", "h100"))
         (ours, first), name = steps, "requested"
