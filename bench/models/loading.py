@@ -30,39 +30,47 @@ def copy_into(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     RuntimeError
         If one has another shape.
     """
-    held = module.state_dict()
-    given = {name: values[name] for name in held}
-    if _is_copied(module) and _is_own(held, module) and all(_agree(held[name], given[name]) for name in held):
-        for name, tensor in held.items():
-            tensor.copy_(given[name])
-    else:
-        module.load_state_dict(given)
+    if all(map(_is_plain, module.modules())):
+        held = _persistent(module)
+        given = [values[name] for name in held]
+        if all(map(_agree, held.values(), given)):
+            torch._foreach_copy_(list(held.values()), given)
+            return
+    module.load_state_dict({name: values[name] for name in module.state_dict()})
 
 
-def _is_copied(module: nn.Module) -> bool:
-    """Return whether a module and all its parts load their state as PyTorch's own do."""
-    return getattr(module.load_state_dict, "__func__", None) is nn.Module.load_state_dict and not any(
-        part._load_state_dict_pre_hooks
+def _is_plain(part: nn.Module) -> bool:
+    """Return whether a module saves and loads its own state, not that of its parts, as PyTorch's own do."""
+    return not (
+        part._state_dict_pre_hooks
+        or part._state_dict_hooks
+        or part._load_state_dict_pre_hooks
         or part._load_state_dict_post_hooks
-        or getattr(part._load_from_state_dict, "__func__", None) not in _COPYING
+        or _function(part.state_dict) is not nn.Module.state_dict
+        or _function(part._save_to_state_dict) is not nn.Module._save_to_state_dict
+        or _function(part.load_state_dict) is not nn.Module.load_state_dict
+        or _function(part._load_from_state_dict) not in _COPYING
+        or type(part).get_extra_state is not nn.Module.get_extra_state
         or type(part).set_extra_state is not nn.Module.set_extra_state
-        for part in module.modules()
     )
 
 
-def _is_own(held: Mapping[str, object], module: nn.Module) -> bool:
-    """Return whether a state is the module's very tensors, and all of them: hooks may hide some, or copy."""
-    own = {
+def _function(method: object) -> object:
+    """Return a method without its object; None if it is a function that somebody put there."""
+    return getattr(method, "__func__", None)
+
+
+def _persistent(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a module's state by name, where all its parts are plain."""
+    return {
         f"{prefix}.{name}" if prefix else name: tensor
         for prefix, part in module.named_modules(remove_duplicate=False)
         for name, tensor in (*part._parameters.items(), *part._buffers.items())
         if tensor is not None and name not in part._non_persistent_buffers_set
     }
-    return held.keys() == own.keys() and all(
-        isinstance(tensor := held[name], Tensor) and tensor.data_ptr() == mine.data_ptr() for name, mine in own.items()
-    )
 
 
 def _agree(held: Tensor, given: Tensor) -> bool:
     """Return whether both are plain tensors of one shape, and not of a kind that copies in its own way."""
-    return type(held) is Tensor and type(given) in (Tensor, nn.Parameter) and held.shape == given.shape
+    kinds = (Tensor, nn.Parameter)
+    return type(held) in kinds and type(given) in kinds and held.shape == given.shape
