@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -138,6 +138,13 @@ def train_locally(
     return float(total) / (task.segments * recipe.local_epochs * len(targets))
 
 
+@cache
+def _example(model: ModelSpec) -> tuple[tuple[int, ...], torch.dtype]:
+    """Return what the model takes: looked up once for the many tasks and times that a step is prepared."""
+    takes = model.skeleton()
+    return takes.input_shape, takes.input_dtype
+
+
 def _device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
@@ -248,18 +255,12 @@ class TrainingWorkload:
         """How many local steps a measured one has of each segment: where others follow two, for the momentum."""
         return 1 if self.task.segments == 1 else 2
 
-    @cached_property
-    def _example(self) -> tuple[tuple[int, ...], torch.dtype]:
-        """What the full model takes: looked up once for the many times that a workload is prepared."""
-        takes = self.model.skeleton()
-        return takes.input_shape, takes.input_dtype
-
     def prepare(self, device: torch.device) -> Prepared:
         """Build module, optimizer and one batch on ``device``; the values do not matter, only their sizes."""
         with torch.device("meta"):
             module = self.task.build()
         module.to_empty(device=device)
-        shape, dtype = self._example
+        shape, dtype = _example(self.model)
         inputs = torch.zeros(self.recipe.batch_size, *shape, dtype=dtype, device=device)
         targets = torch.zeros(self.recipe.batch_size, dtype=torch.int64, device=device)
         steps = [LocalStep(self.task, module, self.recipe, self.technique) for _ in range(self.task.segments)]

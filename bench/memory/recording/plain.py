@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -19,12 +19,22 @@ _PARTS = {
 _BY_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric, torch.per_channel_affine_float_qparams)
 
 
-def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the tensors with memory of their own that make up ``tensor``; most are it itself.
+_SIMPLE = frozenset((Tensor, nn.Parameter))
+
+
+def plain_tensors(tensor: Tensor) -> Iterable[Tensor]:
+    """Return the tensors with memory of their own that make up ``tensor``; most are it itself.
 
     A sparse one has indices and values, one quantised by channel its scales and zero points, a subclass that wraps
     others (nested, quantised, distributed) what it says. A parameter that has yet to learn its shape has none.
     """
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    if type(tensor) in _SIMPLE and tensor.layout is torch.strided and not (tensor.is_quantized or wrapped):
+        return (tensor,)  # asked of each tensor many times a step
+    return _parts(tensor)
+
+
+def _parts(tensor: Tensor) -> Iterator[Tensor]:
     if is_lazy(tensor):
         return
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # of torch.func

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -139,7 +140,7 @@ class Recorder:
             self._begin_untold_forward()
             self._follow("backward")
         assert self._watched is not None
-        saved = self._addresses(self._watched.trail.annotate_graph(loss))
+        saved = chain.from_iterable(map(self._addresses, self._watched.trail.annotate_graph(loss)))
         if torch._C._current_autograd_node() is None:  # else part of a pass that goes on
             self._claim("gradients", self._watched.gradients())
             self.graphs.append(Graph(self._log.moment(), frozenset(saved)))
@@ -225,16 +226,14 @@ class Recorder:
     def _claim(self, category: str, owned: Iterable[tuple[Tensor | None, str]]) -> None:
         modules: dict[int, str] = {}
         for tensor, module in owned:
-            for address in self._addresses([tensor]):
-                modules.setdefault(address, module)
+            if tensor is not None:
+                for address in self._addresses(tensor):
+                    modules.setdefault(address, module)
         self.claims.append(Claim(self._log.moment(), category, modules))
 
-    def _addresses(self, tensors: Iterable[Tensor | None]) -> Iterator[int]:
-        for tensor in tensors:
-            for part in plain_tensors(tensor) if tensor is not None else ():
-                address = self._log.address(part)
-                if address is not None:
-                    yield address
+    def _addresses(self, tensor: Tensor) -> list[int]:
+        addresses = map(self._log.address, plain_tensors(tensor))
+        return [address for address in addresses if address is not None]
 
 
 class _Watched:

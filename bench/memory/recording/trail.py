@@ -12,12 +12,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 from torch._guards import TracingContext
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from profl.bench.memory.recording.event_log import GRAPH_NODE, STEP
 from profl.bench.memory.recording.plain import plain_tensors
@@ -53,7 +52,7 @@ class ModuleTrail:
 
     def __init__(self, module: nn.Module, on_stranger: Callable[[nn.Module], None] = lambda module: None) -> None:
         self._paths: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-        self._owners: Any = WeakTensorKeyDictionary()
+        self._owners: dict[int, tuple[ReferenceType[Tensor], str]] = {}
         self._on_stranger = on_stranger
         self._thread = _Thread()
         self._know(module, "")
@@ -76,7 +75,8 @@ class ModuleTrail:
 
     def owner(self, parameter: Tensor) -> str:
         """Return the path of the first module that holds the parameter; ``STEP`` if none is known to."""
-        return self._owners.get(parameter, STEP)
+        known, path = self._owners.get(id(parameter), (None, STEP))
+        return path if known is None or known() is parameter else STEP
 
     def path(self, module: nn.Module) -> str:
         """Return the path of a module; ``STEP`` if it is not known."""
@@ -86,7 +86,9 @@ class ModuleTrail:
         for path, child in module.named_modules():
             self._paths.setdefault(child, ".".join(filter(None, (name, path))) or ROOT)
         for parameter, path in parameter_owners(module).items():
-            self._owners.setdefault(parameter, path if not name else ".".join((name, path)).removesuffix(f".{ROOT}"))
+            if self.owner(parameter) == STEP:
+                whole = path if not name else ".".join((name, path)).removesuffix(f".{ROOT}")
+                self._owners[id(parameter)] = ref(parameter), whole
 
     def annotate_graph(self, output: Tensor) -> list[Tensor]:
         """Write onto every node that ``output`` was computed by which module made it; return what the nodes save.

@@ -17,6 +17,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from profl.bench.errors import InputError
@@ -323,6 +324,7 @@ class Allocator:
         self.requested, self.allocated, self.reserved, self.segments = _Gauge(), _Gauge(), _Gauge(), _Gauge()
         self.events: list[ReplayedEvent] = []
         self._settings = settings
+        self._block_bytes = cache(settings.block_bytes)  # of the few sizes that come again and again
         self._limit_bytes = UNLIMITED_BYTES if limit_bytes is None else limit_bytes
         self._max_split_bytes = settings.max_split_bytes or UNLIMITED_BYTES
         self._rounding_bytes = settings.max_non_split_rounding_bytes or settings.large_segment_bytes
@@ -343,7 +345,7 @@ class Allocator:
 
     def allocate(self, requested_bytes: int, stream: int) -> Block | None:
         """Return a block, or None if memory ran out."""
-        needed_bytes = self._settings.block_bytes(requested_bytes)
+        needed_bytes = self._block_bytes(requested_bytes)
         pool = self._small if needed_bytes <= _SMALL_BYTES else self._large
         if self._collects_garbage:
             pool.clock += 1
@@ -382,15 +384,15 @@ class Allocator:
         if self._settings.expandable_segments:
             # How well a block fits is judged by what it can grow to: the end of the segment is spared.
             while pool.holds(position + 1, stream):
-                position += 1
-                if pool.at(position).expandable_bytes >= block.expandable_bytes:
+                if pool.at(position + 1).expandable_bytes >= block.expandable_bytes:
                     break
+                position += 1
                 block = pool.at(position)
         if needed_bytes < self._max_split_bytes <= block.bytes:
             return None
         if needed_bytes >= self._max_split_bytes and block.bytes >= needed_bytes + self._rounding_bytes:
             return None
-        pool.remove(block)
+        del pool.cached[position]
         return block
 
     def _obtain(self, pool: _Pool, stream: int, needed_bytes: int) -> Block | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -102,6 +103,7 @@ class Script:
                 raise InputError("an allocation was refused: record a trial with more memory")
             self._requests.append(request)
         self._settings = settings
+        self._block_bytes = cache(settings.block_bytes)
         self._sequels: dict[int, _Sequel] = {}
         self._forecasts: list[Forecast] = []
 
@@ -143,7 +145,7 @@ class Script:
 
     def _comparable(self, action: str, size: int, stream: int) -> tuple[str, int, int]:
         """Return an event with sizes in blocks: what is asked for in place of a block may be known no better."""
-        return action, size if action.startswith("segment") else self._settings.block_bytes(size), stream
+        return action, size if action.startswith("segment") else self._block_bytes(size), stream
 
     # --- playing ---
 
@@ -238,7 +240,7 @@ class Script:
                 break
             if isinstance(own, Alloc) and not isinstance(seen, Free):
                 refused = isinstance(seen, Refused)
-                own_bytes = self._settings.block_bytes(own.bytes) if refused else own.bytes
+                own_bytes = self._block_bytes(own.bytes) if refused else own.bytes
                 if (own_bytes, own.stream) != (seen.bytes, seen.stream):
                     break
                 if refused:
