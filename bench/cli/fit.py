@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from profl.bench.cli.imports import spare_imports
-from profl.bench.cli.options import available, chosen_workloads, several, task_options, tracked
+from profl.bench.cli.options import available, chosen_workloads, several, started_prober, task_options, tracked
 from profl.bench.cli.own_step import arguments, check_own, fit_own, own_step, tell_batch, up_to
 from profl.bench.cli.volume import quiet_option, verbose_option
 
@@ -54,23 +54,22 @@ def fit(
       profl fit --budget 256MiB --method fedavg --technique none --technique checkpoint
       profl fit --budget 2GiB --batch-size 64 --json > fit.json
     """
+    check_own(build, argument, OF_TASKS)
+    gpu = available(gpu)
+    prober = started_prober(gpu)  # before the imports that take long
     from profl.bench.fit import BEGIN_BATCH, fit_table, fit_task, guarantee, read_budgets
-    from profl.bench.memory.process.probe import Prober
     from profl.bench.terminal import Terminal
 
     spare_imports()
-    check_own(build, argument, OF_TASKS)
-    gpu = available(gpu)
     budgets = read_budgets(budget, gpu)
     if build:
-        fit_own(build, argument, gpu, budgets, batch_size, as_json)
+        fit_own(build, argument, gpu, prober, budgets, batch_size, as_json)
         return
     shape: dict[str, Any] = {"model": model, "width": width, "dataset": dataset, "gpu": gpu}
     wanted = chosen_workloads(method, option, technique, rounds, batch_size or BEGIN_BATCH, data=data, **shape)
     fits = []
-    with Prober() as prober:
-        for workload in tracked(wanted, "trying batches"):  # a comprehension would keep the bar after Ctrl-C
-            fits.append(fit_task(workload, batch_size, gpu, budgets, prober, tell_batch))
+    for workload in tracked(wanted, "trying batches"):  # a comprehension would keep the bar after Ctrl-C
+        fits.append(fit_task(workload, batch_size, gpu, budgets, prober, tell_batch))
     if as_json:
         click.echo(json.dumps({**shape, "batch_size": batch_size, "tasks": [task.to_dict() for task in fits]}))
         return

@@ -88,12 +88,11 @@ def measure_command(
     check_own(build, argument, (*OF_TASKS, "against", "save"))
     gpu = available(gpu)
     settings = {text: AllocatorSettings.parse(text) for text in what_if}
+    prober = started_prober(gpu)  # before the imports that take long
     if build:
         under = partial(_peaks_under, settings) if settings else None
-        measure_own(build, argument, gpu, plot, snapshot, trace, under, as_json)
+        measure_own(build, argument, gpu, prober, plot, snapshot, trace, under, as_json)
         return
-    prober = started_prober(gpu)  # before the imports that take long
-
     from profl.bench.cli.against import described, other_run
     from profl.bench.cli.measure_output import Result, print_results
     from profl.bench.errors import unknown

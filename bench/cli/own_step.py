@@ -86,6 +86,7 @@ def measure_own(
     build: str,
     argument: tuple[str, ...],
     gpu: str,
+    prober: Prober,
     plot: Path | None,
     snapshot: Path | None,
     trace: Path | None,
@@ -95,14 +96,13 @@ def measure_own(
     """Measure a step of the user's, and print its footprint."""
     from profl.bench.memory.api import BuiltStep
     from profl.bench.memory.named import NamedBuild
-    from profl.bench.memory.process.probe import Prober
     from profl.bench.memory.summary import mebibytes
     from profl.bench.operations import Counted
 
     spare_imports()
     named = NamedBuild.parse(build, own_arguments(argument))
     file = f"{Path(named.module).stem}-{named.function}"
-    with Prober() as prober, TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch:
         folder = snapshot or (Path(scratch) if peaks_under else None)
         shot = _in(folder, f"{file}.pickle") if folder else None
         for step in tracked([BuiltStep(named)], "measuring", lambda step: step.key):
@@ -128,14 +128,19 @@ def measure_own(
 
 
 def fit_own(
-    build: str, argument: tuple[str, ...], gpu: str, budgets: dict[int, str], most: int | None, as_json: bool
+    build: str,
+    argument: tuple[str, ...],
+    gpu: str,
+    prober: Prober,
+    budgets: dict[int, str],
+    most: int | None,
+    as_json: bool,
 ) -> None:
     """Find the largest batch of a step of the user's in every budget, and print it."""
     from profl.bench.errors import InputError
     from profl.bench.fit import Fit, fit_batches, fit_table, guarantee, step_at
     from profl.bench.memory.errors import OutOfMemory
     from profl.bench.memory.named import NamedBuild
-    from profl.bench.memory.process.probe import Prober
     from profl.bench.operations import Counted
     from profl.bench.terminal import Terminal
 
@@ -143,13 +148,12 @@ def fit_own(
     if "batch_size" in given:
         raise InputError("argument 'batch_size' is what is looked for: leave it out, or give a cap by --batch-size")
     named = NamedBuild.parse(build, given)
-    with Prober() as prober:
-        batches, least = fit_batches(lambda batch: step_at(named, batch), most, gpu, budgets, prober, tell_batch)
-        largest = max(filter(None, batches.values()), default=1)
-        operations, why_unknown = _operations(Counted(step_at(named, largest)), gpu, prober)
-        caveats: tuple[str, ...] = ()
-        with suppress(OutOfMemory):
-            caveats = prober.measure(step_at(named, 1), gpu).caveats  # as it was measured for the least budget
+    batches, least = fit_batches(lambda batch: step_at(named, batch), most, gpu, budgets, prober, tell_batch)
+    largest = max(filter(None, batches.values()), default=1)
+    operations, why_unknown = _operations(Counted(step_at(named, largest)), gpu, prober)
+    caveats: tuple[str, ...] = ()
+    with suppress(OutOfMemory):
+        caveats = prober.measure(step_at(named, 1), gpu).caveats  # as it was measured for the least budget
     each = None if operations is None else round(operations / largest)
     found = Fit(Path(named.module).name, named.function, batches, least, each)
     if as_json:

@@ -15,6 +15,7 @@ from profl.bench.cli.options import (
     engine_options,
     instructions_option,
     several,
+    started_prober,
     sweep_options,
     workers_option,
 )
@@ -85,8 +86,8 @@ def sweep(
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
     source, name, chosen = chosen_sweep(**given)
+    prober = started_prober(chosen.gpu)  # before the imports that take long
     from profl.bench.config import experiments
-    from profl.bench.memory.process.probe import Prober
     from profl.bench.report import View, closing_table, write_report
     from profl.bench.report.appearance import Appearance
     from profl.bench.results import read_run
@@ -97,15 +98,14 @@ def sweep(
     possible, part = experiments(chosen), cells or WHOLE
     if dry_run:
         with if_stopped("nothing was trained, and nothing of a dry run is kept: run the same command to begin again"):
-            print_forecasts(possible[part], workers, as_json)
+            print_forecasts(possible[part], prober, workers, as_json)
         return
     tell_untuned(chosen, source)
     run = output or Path("results") / f"run-{name}"
     order = dict.fromkeys(one.cell.contender for one in possible) if given["method"] else ()
     view = View(appearance=Appearance(order=tuple(order)))
     runner = chosen_engine(engine, address, workers)
-    with Prober() as prober:
-        progress = carry_out(possible, run, runner, prober, as_json, log_to, part)
+    progress = carry_out(possible, run, runner, prober, as_json, log_to, part)
     if cells:
         refuse_incomplete(progress, len(possible[part]), run)
         done = sum(folder_of(one.cell, run).status == "done" for one in possible)

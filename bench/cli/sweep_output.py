@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
     from profl.bench.experiment import Experiment
     from profl.bench.forecast import Forecast
+    from profl.bench.memory.process.probe import Prober
 
 
-def print_forecasts(possible: Sequence[Experiment], workers: int | None, as_json: bool) -> None:
+def print_forecasts(possible: Sequence[Experiment], prober: Prober, workers: int | None, as_json: bool) -> None:
     """Print what a sweep will take: tables for a person, or one JSON object a line for every cell."""
     from profl.bench.forecast import forecasts, operations_per_second
-    from profl.bench.memory.process.probe import Prober
     from profl.bench.results.json_files import as_json as text
     from profl.bench.terminal import Terminal
 
-    with Prober() as prober:
-        found = list(forecasts(tracked(possible, "measuring"), prober))
+    found = list(forecasts(tracked(possible, "measuring"), prober))
     trained = {(one.model, one.cell.recipe.batch_size): one for one in possible if not one.cell.memory_only}
     per_second = {known: operations_per_second(one) for known, one in trained.items()}
     hours = {}

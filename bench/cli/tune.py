@@ -9,7 +9,14 @@ from typing import Any
 import click
 
 from profl.bench.cli.imports import spare_imports
-from profl.bench.cli.options import chosen_sweep, instructions_option, several, sweep_options, workers_option
+from profl.bench.cli.options import (
+    chosen_sweep,
+    instructions_option,
+    several,
+    started_prober,
+    sweep_options,
+    workers_option,
+)
 from profl.bench.cli.running import carry_out, chosen_engine, refuse_incomplete
 from profl.bench.cli.volume import progress_console, quiet_option, verbose_option
 
@@ -55,11 +62,11 @@ def tune(
       profl tune --config my-study.toml --method profl --tier 80% --rounds 60 --output results/rates
     """
     _, name, config = chosen_sweep(**given)
+    prober = started_prober(config.gpu)  # before the imports that take long
     from rich.table import Table
 
     from profl.bench.config import experiments
     from profl.bench.files import write_whole
-    from profl.bench.memory.process.probe import Prober
     from profl.bench.report.sheets import as_csv
     from profl.bench.terminal import Terminal
     from profl.bench.tuning import at_each_rate, choose, finished, rates_around, scores, table
@@ -68,10 +75,9 @@ def tune(
     folder = output or Path("results") / f"tune-{name}"
     sweeps = at_each_rate(config, learning_rate or rates_around(config.recipe.learning_rate), held_out_share)
     possible = {rate: experiments(sweep) for rate, sweep in sweeps.items()}
-    with Prober() as prober:
-        for rate, wanted in possible.items():
-            run = folder / str(rate)
-            refuse_incomplete(carry_out(wanted, run, chosen_engine(workers=workers), prober), len(wanted), run)
+    for rate, wanted in possible.items():
+        run = folder / str(rate)
+        refuse_incomplete(carry_out(wanted, run, chosen_engine(workers=workers), prober), len(wanted), run)
     found = scores(finished(folder, config, held_out_share))
     choices = choose(found)
     chosen = found["rate"] == found["method"].map(lambda method: choices[method].rate)

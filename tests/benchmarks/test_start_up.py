@@ -32,14 +32,25 @@ def test_start_up(benchmark: BenchmarkFixture, name: str) -> None:
     benchmark.pedantic(run_python, args=STARTS[name], rounds=5)
 
 
-def test_measuring_starts_its_process_before_it_imports_torch() -> None:
-    """Both import it, a second and more, and side by side where there are two cores."""
+@pytest.mark.parametrize(
+    ("words", "not_yet"),
+    [
+        (["measure", "--method", "fedavg"], "torch"),
+        (["measure", "examples/own_model.py:build"], "torch"),
+        (["fit", "--budget", "1MiB"], "torch"),
+        (["sweep", "--preset", "smoke"], "pandas"),
+        (["tune", "--preset", "smoke"], "pandas"),
+    ],
+    ids=lambda words: words if isinstance(words, str) else " ".join(words),
+)
+def test_measuring_starts_its_process_before_the_imports_that_take_long(words: list[str], not_yet: str) -> None:
+    """Both import, a second and more, and side by side where there are two cores."""
     stopped = (
         "import sys\n"
         "from profl.bench.memory.process.probe import Prober\n"
-        "Prober.start = lambda self, gpu: sys.exit(40 + ('torch' in sys.modules))\n"
+        f"Prober.start = lambda self, gpu: sys.exit(40 + ('{not_yet}' in sys.modules))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", stopped + MAIN, "measure", "--method", "fedavg"], check=False)
+    ended = subprocess.run([sys.executable, "-c", stopped + MAIN, *words], check=False)
     assert ended.returncode == 40
 
 
