@@ -88,10 +88,13 @@ def _collect_conformance(config: pytest.Config, names: list[str]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let a test whose marker is wrong fail alone, before anything is set up for it."""
+    wrong = None
     try:
         _demand(item)
     except ValueError as error:
-        pytest.fail(str(error), pytrace=False)
+        wrong = str(error)
+    if wrong is not None:  # not within the handler, whose error would be shown too
+        pytest.fail(wrong, pytrace=False)
 
 
 @pytest.fixture(scope="session")

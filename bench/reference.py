@@ -108,8 +108,8 @@ def reference_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise InputError(
-            f"no reference file in {folder.absolute()}: go to the folder that holds {folder}, give --reference, or "
-            "make the first one with --update and --preset or --config"
+            f"no reference file in {folder.absolute()}: name the folder that holds some with --reference, or make the "
+            "first one with --update and --preset or --config"
         )
     return files
 

@@ -296,8 +296,8 @@ def chosen_workloads(
     shape |= {"tier": UNLIMITED, "seed": 0, "recipe": Recipe(rounds=rounds, batch_size=batch_size)}
     cells = [
         Cell(method=name, options=options.get(name, {}), technique=text, **shape)
-        for name in method or sorted(methods())
-        for text in technique or (NONE,)
+        for name in dict.fromkeys(method) or sorted(methods())
+        for text in dict.fromkeys(technique) or (NONE,)
     ]
     return [step for cell in cells for step in workloads(Experiment.of(cell)).values()]
 

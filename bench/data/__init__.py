@@ -25,7 +25,9 @@ __all__ = ["DATASETS", "Dataset", "augment", "classes_of", "load_dataset", "shap
 
 def _folder(root: Path | None) -> Path:
     if root is None:
-        raise InputError("dataset 'imagefolder' needs the folder that holds train/<class> and test/<class>")
+        raise InputError(
+            "dataset 'imagefolder' needs the folder that holds train/<class> and test/<class>: name it with --data"
+        )
     return root
 
 

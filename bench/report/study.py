@@ -21,10 +21,12 @@ from profl.bench.report.appearance import PLAIN, Appearance
 from profl.bench.report.axis import AXES, Axis, axis_named
 from profl.bench.report.contenders import chosen, contenders, only
 from profl.bench.report.looks import NAMESAKE, Look, in_order, looks
+from profl.bench.report.score import SCORE
 from profl.bench.report.spread import INTERVAL, Spread, over_seeds
 from profl.bench.report.style import README, Sheet, mebibytes
 from profl.bench.report.view import USUAL, View
 from profl.bench.results import Run
+from profl.bench.results.score import LAST_TESTS
 
 Values = Mapping[tuple[str, str], pd.Series]
 """By method and tier: one value per seed whose cell is done, indexed by seed."""
@@ -288,7 +290,20 @@ class Study:
     @property
     def notes(self) -> list[str]:
         """What every figure of means must add: the ideal bound, what the intervals are, what is missing."""
-        return [*self.bounds, self.certainty, *self.selection, *self.gaps]
+        return [*self.bounds, self.certainty, *self.few_tests, *self.selection, *self.gaps]
+
+    @property
+    def few_tests(self) -> list[str]:
+        """What to say of scores behind which there are fewer than `LAST_TESTS` tests."""
+        scored = self.cells.loc[self.cells[SCORE].notna(), "cell"]
+        tests = self.rounds.loc[self.rounds["cell"].isin(scored)].groupby("cell")["test_accuracy"].count()
+        fewer = tests[tests < LAST_TESTS]
+        if fewer.empty:
+            return []
+        low, high = fewer.min(), fewer.max()
+        span = f"{low}" if low == high else f"{low} to {high}"
+        which = "All scores are" if len(fewer) == len(tests) else f"{len(fewer)} of {len(tests)} cells' scores are"
+        return [f"{which} of fewer than {LAST_TESTS} tests: the mean of {span}."]
 
     @property
     def selection(self) -> list[str]:

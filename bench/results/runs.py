@@ -67,7 +67,8 @@ def find_runs(folder: Path) -> list[Path]:
         If there is no such folder.
     """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: name one with runs in it")
+        is_no = f"{folder} is no folder" if folder.exists() else f"there is no folder {folder}"
+        raise InputError(f"{is_no}: name one with runs in it")
     found = []
     for place, below, _ in os.walk(folder):
         if is_run(Path(place)):

@@ -192,6 +192,10 @@ def test_a_dying_worker_is_replaced(prober: Prober) -> None:
     with pytest.raises(MeasurementFailed, match=r"died with status -9: (.|\n)*these are my last words"):
         unbudgeted(prober, Faulty("dies"))
     assert prober.fits(Linear(), GPU, 1 << 30)
+    with pytest.raises(
+        MeasurementFailed, match="died with status -9: it was killed, as happens where this machine's own"
+    ):
+        unbudgeted(prober, Faulty("dies without a word"))
 
 
 @pytest.mark.parametrize(

@@ -681,14 +681,28 @@ def test_the_table_of_movement_counts_the_rounds_of_the_step(study: Study):
     assert said.endswith("Not counted, as no movement is known of them: 5 of profl (grow 1/4).")
 
 
-def test_a_run_too_short_for_the_rule_says_so(study: Study):
+def test_of_a_run_too_short_for_the_rule_nothing_is_drawn_and_for_its_slope_a_panel_says_so(study: Study):
     unknown = [dict.fromkeys(found, math.nan) for found in study.rounds["diagnostics"]]
     short = replace(study, rounds=study.rounds.assign(diagnostics=unknown))
-    assert "no step of as many rounds as the rule takes" in texts(draw("effective_movement", short))
-    assert (
-        NAMED["effective_movement"].sentence(short)
-        == "No step has had as many rounds as the freezing rule takes to speak."
+    assert "effective_movement" not in {figure.name for figure in figures.figures_of(short)}
+    levels = [{**found, "movement_slope": math.nan} if found else found for found in study.rounds["diagnostics"]]
+    movement, slope = draw("effective_movement", replace(study, rounds=study.rounds.assign(diagnostics=levels))).axes
+    said = "no step of as many rounds as the rule takes"
+    assert said not in [text.get_text() for text in movement.texts]
+    assert said in [text.get_text() for text in slope.texts]
+
+
+def test_scores_of_fewer_tests_than_five_say_so(study: Study):
+    assert not study.few_tests
+    two = study.rounds.groupby("cell")["test_accuracy"].transform(
+        lambda tests: tests.where(tests[::-1].notna().cumsum() <= 2)
     )
+    few = replace(study, rounds=study.rounds.assign(test_accuracy=two))
+    assert few.few_tests == ["All scores are of fewer than 5 tests: the mean of 2."]
+    assert few.few_tests[0] in few.notes
+    one_cell = study.rounds["cell"] == study.cells_of("profl", "50%")["cell"].iloc[0]
+    mixed = replace(study, rounds=study.rounds.assign(test_accuracy=two.where(one_cell, study.rounds["test_accuracy"])))
+    assert mixed.few_tests[0].startswith("1 of ")
 
 
 def test_figures_of_what_was_not_recorded_are_left_out(study: Study):

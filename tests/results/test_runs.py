@@ -81,6 +81,9 @@ def test_runs_are_found_below_and_links_are_not_followed(tmp_path: Path):
     assert find_runs(tmp_path / "b") == [tmp_path / "b"]
     with pytest.raises(InputError, match="there is no folder"):
         find_runs(tmp_path / "c")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is no folder"):
+        find_runs(tmp_path / "file")
 
 
 def test_the_last_changed_comes_first(tmp_path: Path):

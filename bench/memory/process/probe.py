@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,11 @@ __all__ = ["GpuUnavailable", "MeasurementFailed", "OutOfMemory", "Prober", "prob
 _LAUNCH = Path(__file__).with_name("launch.py")
 _GRACE_SECONDS = 5
 _PAUSE_SECONDS = 0.1
+_DEATHS = {
+    -signal.SIGKILL: "it was killed, as happens where this machine's own memory runs out: build the step smaller, or "
+    "all of it on the device that is given"
+}
+"""What the end of a worker that left no word means, by its status."""
 _MAIN = ("init_main_from_name", "init_main_from_path")
 _WORKER_VARIABLES = {
     # PyTorch keeps every convolution's plan, also one that it fell back to when memory was short. Without
@@ -253,7 +259,7 @@ class _Worker:
             status = self._process.wait()
             self._errors.seek(0)
             last = self._errors.read().decode(errors="replace")[-2000:].strip()
-            words = last.splitlines()[-1] if last else "no message"
+            words = last.splitlines()[-1] if last else _DEATHS.get(status, "no message")
             more = f"\n{last}" if last != words and last else ""
             raise MeasurementFailed(f"the worker process died with status {status}: {words}{more}") from None
 

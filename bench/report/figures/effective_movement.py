@@ -60,7 +60,7 @@ def draw(study: Study) -> Figure:
         for tier in study.tiers
         if (steps := list(pieces(study, method, tier)))
     }
-    shown_in = [tier for tier in study.tiers if any(shown == tier for _, shown in found)] or study.tiers[:1]
+    shown_in = [tier for tier in study.tiers if any(shown == tier for _, shown in found)]
     heaps = _alike(shown_in, found)
     tiers = [heap[0] for heap in heaps]
     each = "a line per seed and step" if study.seeds > 1 else "a line per step"
@@ -98,7 +98,7 @@ def draw(study: Study) -> Figure:
                     if math.isfinite(step.frozen_after):
                         end = values.iloc[[int(step.frozen_after) - 1]]
                         panel.plot(end, color=colour, **freezing)
-            if not found:
+            if not any(step.rounds[name].notna().any() for steps in found.values() for step in steps):
                 say_empty(panel, "no step of as many rounds as the rule takes")
     for panel in axes[:, 1]:
         panel.axhline(0, color=GREY, lw=0.8, zorder=0.9)
@@ -140,8 +140,6 @@ def sentence(study: Study) -> str:
             frozen = sum(math.isfinite(step.frozen_after) for step in steps)
             named.append(f"{study.called(method)} in {frozen} of {len(steps)}")
             apart += _unruled(study, method)
-    if not named:
-        return "No step has had as many rounds as the freezing rule takes to speak."
     of_all = "over all tiers and seeds" if study.seeds > 1 else "over all tiers"
     told = f"Steps that the freezing rule would end by itself: {', '.join(named)} ({of_all})."
     return f"{told} Not counted, as no movement is known of them: {', '.join(apart)}." if apart else told
@@ -191,8 +189,7 @@ def _entry(steps: list[Piece]) -> Entry:
 def _shown(study: Study) -> bool:
     if study.memory_only:  # weights do not move where nothing is computed
         return False
-    known = {name for found in study.rounds["diagnostics"].dropna() for name in found}
-    return not known.isdisjoint(DIAGNOSTICS)
+    return any(True for method in study.methods for tier in study.tiers for _ in pieces(study, method, tier))
 
 
 FIGURE = ReportFigure(
