@@ -115,6 +115,38 @@ def test_a_loader_of_the_module_s_own_is_called_wherever_it_was_set() -> None:
         copy_into(on_instance, values_for(on_instance))
 
 
+class Hiding(nn.Module):
+    """Hides a part from whoever goes through its modules, as from an optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teacher = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def named_modules(self, *arguments: Any, **more: Any) -> Any:
+        return (found for found in super().named_modules(*arguments, **more) if "teacher" not in found[0])
+
+
+class Delegating(nn.Module):
+    """Has the state of what it wraps, under its names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.state_dict = self.inner.state_dict  # type: ignore[method-assign]
+        self.load_state_dict = self.inner.load_state_dict  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("kind", [Hiding, Delegating, nn.ReLU])
+def test_state_is_what_a_module_says_that_it_is(kind: type[nn.Module]) -> None:
+    module = kind()
+    values = values_for(module)
+    copy_into(module, values)
+    assert all(torch.equal(value, values[name]) for name, value in module.state_dict().items())
+    if values:
+        with pytest.raises(KeyError):
+            copy_into(module, dict(list(values.items())[:-1]))
+
+
 def test_a_name_that_a_hook_hides_is_missed_as_pytorch_misses_it() -> None:
     module = nn.Linear(2, 3)
     module.register_state_dict_post_hook(lambda _, state, *rest: state.__delitem__("bias"))

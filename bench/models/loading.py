@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,22 @@ def copy_into(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     RuntimeError
         If one has another shape.
     """
-    if all(map(_is_plain, module.modules())):
-        held = _persistent(module)
+    parts = list(_parts(module))
+    if all(_is_plain(part) for _, part in parts):
+        held = {prefix + name: tensor for prefix, part in parts for name, tensor in _persistent(part)}
         given = [values[name] for name in held]
-        if all(map(_agree, held.values(), given)):
+        if held and all(map(_agree, held.values(), given)):
             torch._foreach_copy_(list(held.values()), given)
             return
     module.load_state_dict({name: values[name] for name in module.state_dict()})
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield a module and all in it, each with what its names begin with, as ``state_dict`` goes through them."""
+    yield prefix, module
+    for name, part in module._modules.items():
+        if part is not None:
+            yield from _parts(part, f"{prefix}{name}.")
 
 
 def _is_plain(part: nn.Module) -> bool:
@@ -46,28 +55,25 @@ def _is_plain(part: nn.Module) -> bool:
         or part._state_dict_hooks
         or part._load_state_dict_pre_hooks
         or part._load_state_dict_post_hooks
-        or _function(part.state_dict) is not nn.Module.state_dict
-        or _function(part._save_to_state_dict) is not nn.Module._save_to_state_dict
-        or _function(part.load_state_dict) is not nn.Module.load_state_dict
-        or _function(part._load_from_state_dict) not in _COPYING
+        or _function(part, part.state_dict) is not nn.Module.state_dict
+        or _function(part, part._save_to_state_dict) is not nn.Module._save_to_state_dict
+        or _function(part, part.load_state_dict) is not nn.Module.load_state_dict
+        or _function(part, part._load_from_state_dict) not in _COPYING
         or type(part).get_extra_state is not nn.Module.get_extra_state
         or type(part).set_extra_state is not nn.Module.set_extra_state
     )
 
 
-def _function(method: object) -> object:
-    """Return a method without its object; None if it is a function that somebody put there."""
-    return getattr(method, "__func__", None)
+def _function(part: nn.Module, method: object) -> object:
+    """Return a method without its object; None if it is a function that somebody put there, or another's method."""
+    return getattr(method, "__func__", None) if getattr(method, "__self__", None) is part else None
 
 
-def _persistent(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a module's state by name, where all its parts are plain."""
-    return {
-        f"{prefix}.{name}" if prefix else name: tensor
-        for prefix, part in module.named_modules(remove_duplicate=False)
-        for name, tensor in (*part._parameters.items(), *part._buffers.items())
-        if tensor is not None and name not in part._non_persistent_buffers_set
-    }
+def _persistent(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a plain module's own state, with their names in it."""
+    for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+        if tensor is not None and name not in part._non_persistent_buffers_set:
+            yield name, tensor
 
 
 def _agree(held: Tensor, given: Tensor) -> bool:
