@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -312,12 +312,14 @@ def available(gpu: str) -> str:
     return usable
 
 
-def started_prober(gpu: str) -> Prober:
-    """Return what measures on a GPU until the command ends; its process imports torch while this one does."""
-    from profl.bench.memory.process.probe import Prober
+def started_prober(gpu: str, ahead: bool = True) -> Prober:
+    """Return what measures until the command ends; if ``ahead``, its process imports torch while this one does."""
+    from profl.bench.memory.process.probe import GpuUnavailable, Prober
 
     prober = click.get_current_context().with_resource(Prober())
-    prober.start(gpu)
+    if ahead:
+        with suppress(GpuUnavailable):  # told by the first question, if there is any
+            prober.start(gpu)
     return prober
 
 

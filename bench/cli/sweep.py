@@ -86,7 +86,8 @@ def sweep(
       profl sweep --preset smoke --json | jq -c 'select(.event == "finished")'
     """
     source, name, chosen = chosen_sweep(**given)
-    prober = started_prober(chosen.gpu)  # before the imports that take long
+    run = output or Path("results") / f"run-{name}"
+    prober = started_prober(chosen.gpu, ahead=dry_run or not run.exists())  # before the imports that take long
     from profl.bench.config import experiments
     from profl.bench.report import View, closing_table, write_report
     from profl.bench.report.appearance import Appearance
@@ -101,7 +102,6 @@ def sweep(
             print_forecasts(possible[part], prober, workers, as_json)
         return
     tell_untuned(chosen, source)
-    run = output or Path("results") / f"run-{name}"
     order = dict.fromkeys(one.cell.contender for one in possible) if given["method"] else ()
     view = View(appearance=Appearance(order=tuple(order)))
     runner = chosen_engine(engine, address, workers)

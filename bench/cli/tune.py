@@ -62,7 +62,8 @@ def tune(
       profl tune --config my-study.toml --method profl --tier 80% --rounds 60 --output results/rates
     """
     _, name, config = chosen_sweep(**given)
-    prober = started_prober(config.gpu)  # before the imports that take long
+    folder = output or Path("results") / f"tune-{name}"
+    prober = started_prober(config.gpu, ahead=not folder.exists())  # before the imports that take long
     from rich.table import Table
 
     from profl.bench.config import experiments
@@ -72,7 +73,6 @@ def tune(
     from profl.bench.tuning import at_each_rate, choose, finished, rates_around, scores, table
 
     spare_imports()
-    folder = output or Path("results") / f"tune-{name}"
     sweeps = at_each_rate(config, learning_rate or rates_around(config.recipe.learning_rate), held_out_share)
     possible = {rate: experiments(sweep) for rate, sweep in sweeps.items()}
     for rate, wanted in possible.items():

@@ -38,8 +38,8 @@ def test_start_up(benchmark: BenchmarkFixture, name: str) -> None:
         (["measure", "--method", "fedavg"], "torch"),
         (["measure", "examples/own_model.py:build"], "torch"),
         (["fit", "--budget", "1MiB"], "torch"),
-        (["sweep", "--preset", "smoke"], "pandas"),
-        (["tune", "--preset", "smoke"], "pandas"),
+        (["sweep", "--preset", "smoke", "--output", "/nowhere"], "pandas"),
+        (["tune", "--preset", "smoke", "--output", "/nowhere"], "pandas"),
     ],
     ids=lambda words: words if isinstance(words, str) else " ".join(words),
 )
