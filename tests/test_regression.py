@@ -248,7 +248,7 @@ def test_what_is_written_is_read(tmp_path: Path, kept: dict):
 
 
 def test_a_folder_without_references_is_an_error_as_nothing_would_be_compared(tmp_path: Path):
-    with pytest.raises(InputError, match=f"no reference file in {tmp_path}: go to the folder"):
+    with pytest.raises(InputError, match=f"no reference file in {tmp_path}: name the folder"):
         reference_files(tmp_path)
 
 
