@@ -88,13 +88,10 @@ def _collect_conformance(config: pytest.Config, names: list[str]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let a test whose marker is wrong fail alone, before anything is set up for it."""
-    wrong = None
     try:
         _demand(item)
     except ValueError as error:
-        wrong = str(error)
-    if wrong is not None:  # not within the handler, whose error would be shown too
-        pytest.fail(wrong, pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")

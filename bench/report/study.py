@@ -283,8 +283,7 @@ class Study:
         """Say how far the cells of a pair are, in the short texts that stand in a table in place of a result."""
         told = []
         for status, rounds in self.cells_of(method, tier).groupby("status")["rounds"]:
-            span = str(rounds.min()) if rounds.min() == rounds.max() else f"{rounds.min()} to {rounds.max()}"
-            told += [str(status), *([f"{span} of {self.of_rounds} rounds"] if rounds.max() else [])]
+            told += [str(status), *([f"{_span(rounds)} of {self.of_rounds} rounds"] if rounds.max() else [])]
         return told or ["not run"]
 
     @property
@@ -300,10 +299,8 @@ class Study:
         fewer = tests[tests < LAST_TESTS]
         if fewer.empty:
             return []
-        low, high = fewer.min(), fewer.max()
-        span = f"{low}" if low == high else f"{low} to {high}"
         which = "All scores are" if len(fewer) == len(tests) else f"{len(fewer)} of {len(tests)} cells' scores are"
-        return [f"{which} of fewer than {LAST_TESTS} tests: the mean of {span}."]
+        return [f"{which} of fewer than {LAST_TESTS} tests: the mean of {_span(fewer)}."]
 
     @property
     def selection(self) -> list[str]:
@@ -353,6 +350,11 @@ def bytes_of(entry: Mapping[Any, Any], column: str) -> float:
     """Return a number of bytes of a footprint, NaN if it was not measured."""
     value = entry.get(column)
     return math.nan if value is None else float(value)
+
+
+def _span(numbers: pd.Series) -> str:
+    low, high = numbers.min(), numbers.max()
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _times(number: float) -> str:

@@ -110,14 +110,14 @@ def _table(study: Study) -> Group:
         else f"From top to bottom: {SCORE_NAME}{interval};\n"
         "share of devices that can train; least budget of the dearest trained task.\n" + best_note(study, "*")
     )
-    failed = [Text(sentence, style="yellow") for sentence in (*study.few_tests, *study.out_of_memory)]
+    cautions = [Text(sentence, style="yellow") for sentence in (*study.few_tests, *study.out_of_memory)]
     missing = [Text(f"{study.completeness}\n", style="yellow")] if study.completeness else []
     return Group(
         Text(study.training_setting, style="bold"),
         table,
         Text(with_sign(key, "unknown", shown) + "\n"),
         *missing,
-        *failed,
+        *cautions,
     )
 
 

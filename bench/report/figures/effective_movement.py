@@ -91,14 +91,14 @@ def draw(study: Study) -> Figure:
             if panel is row[0] or not sheet.narrow:
                 panel.set_title(_heading(study, heap))
             panel.set_ylabel(called)
-            for method in study.methods:
-                for step in found.get((method, tier), ()):
-                    colour, values = study.looks[method].colour, step.rounds[name]
-                    panel.plot(values, color=colour, **LINE)
-                    if math.isfinite(step.frozen_after):
-                        end = values.iloc[[int(step.frozen_after) - 1]]
-                        panel.plot(end, color=colour, **freezing)
-            if not any(step.rounds[name].notna().any() for steps in found.values() for step in steps):
+            own = [(method, step) for method in study.methods for step in found.get((method, tier), ())]
+            for method, step in own:
+                colour, values = study.looks[method].colour, step.rounds[name]
+                panel.plot(values, color=colour, **LINE)
+                if math.isfinite(step.frozen_after):
+                    end = values.iloc[[int(step.frozen_after) - 1]]
+                    panel.plot(end, color=colour, **freezing)
+            if not any(step.rounds[name].notna().any() for _, step in own):
                 say_empty(panel, "no step of as many rounds as the rule takes")
     for panel in axes[:, 1]:
         panel.axhline(0, color=GREY, lw=0.8, zorder=0.9)
